@@ -1,0 +1,30 @@
+"""The configuration: one frozen pydantic model per table of `mailq.toml`.
+
+Descriptions here are the documentation: `mailq example-config` and `etc/mailq.toml` are made of
+them. Unknown keys are refused.
+"""
+
+from pydantic import Field
+
+from mailq.config.base import Section
+from mailq.config.delivery import DeliveryConfig, SmarthostConfig, SourceConfig, TimeoutsConfig, TlsConfig
+from mailq.config.dns import DnsConfig
+from mailq.config.operations import HttpConfig, LogConfig, WorkerConfig
+from mailq.config.rabbitmq import RabbitConfig
+
+__all__ = ["Config"]
+
+
+class Config(Section):
+    """Everything that can be configured; the defaults run as they stand."""
+
+    rabbitmq: RabbitConfig = Field(default_factory=RabbitConfig)
+    worker: WorkerConfig = Field(default_factory=WorkerConfig)
+    delivery: DeliveryConfig = Field(default_factory=DeliveryConfig)
+    timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
+    tls: TlsConfig = Field(default_factory=TlsConfig)
+    smarthost: SmarthostConfig = Field(default_factory=SmarthostConfig)
+    dns: DnsConfig = Field(default_factory=DnsConfig)
+    sources: tuple[SourceConfig, ...] = Field((), description="Local addresses to send from.")
+    http: HttpConfig = Field(default_factory=HttpConfig)
+    log: LogConfig = Field(default_factory=LogConfig)

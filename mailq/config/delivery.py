@@ -1,0 +1,82 @@
+"""Tables `delivery`, `timeouts`, `tls`, `smarthost` and `sources`: how mail is sent."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from mailq.config.base import Section
+
+
+class DeliveryConfig(Section):
+    """What is tried, how often and how long."""
+
+    port: int = Field(25, ge=1, le=65535, description="Port of the MX hosts.")
+    sink: str = Field(
+        "", description='"host:port": connect there instead of to the real target, all else as configured.'
+    )
+    ehlo: str = Field("", description="EHLO name of sources without one; empty: this host's full name.")
+    ip_family: Literal["any", "ipv4", "ipv6"] = Field("any", description="Address families to connect to.")
+    max_targets: int = Field(5, ge=1, le=100, description="Addresses tried in one attempt at most.")
+    max_message_size: int = Field(
+        50 * 1024 * 1024, ge=1024, description="Largest message in octets that is accepted from a producer."
+    )
+    retries: tuple[int, ...] = Field(
+        (600, 600, 1800, 1800, 3600, 3600, 7200),
+        min_length=1,
+        description="Seconds between attempts; the last repeats.",
+    )
+    retry_jitter: float = Field(0.01, ge=0, le=0.5, description="Largest share by which a wait is lengthened.")
+    max_deliver_time: int = Field(86_400, ge=1, description="Seconds from first consumption to giving up.")
+    max_attempts: int = Field(0, ge=0, description="Attempts until giving up; 0: no limit.")
+    attempt_timeout: float = Field(
+        1500, gt=0, le=1740, description="Seconds for one whole attempt; below RabbitMQ's consumer timeout of 30 min."
+    )
+
+
+class TimeoutsConfig(Section):
+    """Seconds to wait in each state; RFC 5321 section 4.5.3.2 where it has a figure."""
+
+    dns: float = Field(60, gt=0, description="Resolving the domain and its MX hosts.")
+    connect: float = Field(30, gt=0, description="Setting up the TCP connection.")
+    intro: float = Field(300, gt=0, description="The 220 greeting.")
+    ehlo: float = Field(300, gt=0, description="The answer to EHLO.")
+    helo: float = Field(300, gt=0, description="The answer to HELO.")
+    starttls: float = Field(60, gt=0, description="The answer to STARTTLS and the TLS handshake.")
+    auth: float = Field(60, gt=0, description="Each answer while logging in.")
+    mailfrom: float = Field(300, gt=0, description="The answer to MAIL FROM.")
+    rcptto: float = Field(300, gt=0, description="The answer to RCPT TO.")
+    data: float = Field(120, gt=0, description="The answer to DATA.")
+    message: float = Field(600, gt=0, description="Sending the message and the answer to the final dot.")
+    quit: float = Field(5, gt=0, description="The answer to QUIT; nothing depends on it.")
+
+
+class TlsConfig(Section):
+    """STARTTLS towards receivers."""
+
+    mode: Literal["opportunistic", "required", "none"] = Field(
+        "opportunistic", description="opportunistic: when offered; required: never without; none: never."
+    )
+    retry_plaintext: bool = Field(
+        True, description="After a failed handshake try once more without TLS (opportunistic only)."
+    )
+    min_version: Literal["1.0", "1.1", "1.2", "1.3"] = Field(
+        "1.0", description="Oldest TLS version; for opportunistic use any encryption beats none."
+    )
+    ca_file: str = Field("", description="CA certificates (PEM) to verify with; empty: those of the system.")
+
+
+class SmarthostConfig(Section):
+    """Send everything through one server; a job's own smarthost comes first."""
+
+    hostname: str = Field("", description="Host name or IP address; empty: deliver to the MX hosts.")
+    port: int = Field(25, ge=1, le=65535, description="Port; on 465 TLS comes first.")
+    username: str = Field("", description="Log in as this user; empty: no login.")
+    password: SecretStr = Field(SecretStr(""), description="With this password.")
+    plaintext_auth: bool = Field(False, description="Allow the password to be sent without TLS (any smarthost).")
+
+
+class SourceConfig(Section):
+    """One local address to send from."""
+
+    ip: str = Field(description="IP address that exists on this host.")
+    ehlo: str = Field("", description="EHLO name, best the address's reverse DNS; empty: delivery.ehlo.")

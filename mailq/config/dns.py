@@ -1,0 +1,24 @@
+"""Table `dns`: resolving."""
+
+from pydantic import Field
+
+from mailq.config.base import Section
+
+
+class DnsConfig(Section):
+    """The resolver and its cache."""
+
+    servers: tuple[str, ...] = Field(
+        (), description='Name servers as "ip" or "ip:port" ("[v6]:port"); empty: those of the system.'
+    )
+    timeout: float = Field(5, gt=0, description="Seconds until a name server counts as silent.")
+    lifetime: float = Field(20, gt=0, description="Seconds for one question over all servers and attempts.")
+    cache_size: int = Field(50_000, ge=0, description="Answers kept in memory.")
+    min_ttl: int = Field(5, ge=0, description="Seconds that an answer is kept at least.")
+    max_ttl: int = Field(86_400, ge=1, description="Seconds that an answer is kept at most.")
+    trouble_ttl: int = Field(10, ge=0, description="Seconds that SERVFAIL and silence are remembered.")
+    overrides: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description='Fixed targets by domain instead of DNS: {"internal.example" = ["192.0.2.1", "host:2525"]};'
+        ' "*" is for every domain without one of its own.',
+    )

@@ -1,0 +1,34 @@
+"""Tables `worker`, `http` and `log`: running it."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mailq.config.base import Section
+
+
+class WorkerConfig(Section):
+    """One worker process."""
+
+    prefetch: int = Field(500, ge=1, le=65535, description="Jobs taken from the outbox and not yet settled.")
+    sessions: int = Field(100, ge=1, description="SMTP conversations under way at once.")
+    drain_timeout: float = Field(30, ge=0, description="Seconds that SIGTERM gives to what is on the wire.")
+    stalled_after: float = Field(
+        60, gt=0, description="Seconds without a delivery, jobs waiting, until the stalled alarm is raised."
+    )
+
+
+class HttpConfig(Section):
+    """The port for /metrics, /healthz and /readyz."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(9125, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    enabled: bool = Field(True, description="Serve metrics and health at all.")
+
+
+class LogConfig(Section):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is written.")
+    format: Literal["json", "console"] = Field("json", description="One JSON object a line, or for people.")
+    attempts: bool = Field(True, description="Write one line per attempt.")

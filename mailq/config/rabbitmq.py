@@ -1,0 +1,38 @@
+"""Table `rabbitmq`: the broker, its exchange and queues."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from mailq.config.base import Section
+
+
+class RabbitConfig(Section):
+    """Broker, exchange and queues. An empty queue name means: no such queue."""
+
+    url: SecretStr = Field(
+        SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
+        description="amqp:// or amqps:// address with user, password and virtual host.",
+    )
+    declare: bool = Field(True, description="Declare exchange and queues; false only checks that they exist.")
+    queue_type: Literal["quorum", "classic"] = Field(
+        "quorum", description="Type of the queues that mailq declares; quorum survives a lost node."
+    )
+    exchange: str = Field("mailq", min_length=1, description="Topic exchange that every result is published to.")
+    outbox: str = Field("outbox", min_length=1, description="Queue of the jobs to deliver.")
+    poison: str = Field("outbox.poison", min_length=1, description="Queue for what cannot be processed.")
+    results: str = Field("results", description="Queue for every final result.")
+    success: str = Field("success", description="Queue for the results of delivered jobs.")
+    failures: str = Field("failures", description="Queue for the results of jobs given up.")
+    retry: str = Field("retry", description="Queue for a copy of each result that is not final.")
+    delivery_limit: int = Field(20, ge=1, description="Redeliveries after which the broker moves a job to poison.")
+    heartbeat: int = Field(30, ge=0, le=3600, description="Seconds between AMQP heartbeats; 0 turns them off.")
+    connect_timeout: float = Field(10, gt=0, description="Seconds to connect and log in.")
+    confirm_timeout: float = Field(
+        60, gt=0, description="Seconds to wait for a publisher confirm before the connection counts as lost."
+    )
+    reconnect_delay: float = Field(
+        1, gt=0, description="Seconds before the first reconnect; doubles up to reconnect_max."
+    )
+    reconnect_max: float = Field(30, gt=0, description="Longest pause between reconnects in seconds.")
+    ca_file: str = Field("", description="CA certificates (PEM) for amqps://; empty: those of the system.")

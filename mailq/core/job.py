@@ -1,0 +1,267 @@
+"""A job: what a producer asks for in one JSON message, typed once and republished untouched.
+
+`Job.parse` is the only way in. It reads the bytes (gzip if so encoded), checks every property
+that mailq knows, and keeps the producer's raw `document` beside the typed view, because results
+go back with everything the producer put there. What cannot be read ends as `InvalidJobError`, which
+says where (a JSON pointer, RFC 6901) and why.
+"""
+
+import hashlib
+import zlib
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from mailq.core.address import Address, AddressError, parse_address
+from mailq.core.times import parse_time
+
+NOT_BUILT = (
+    "data",
+    "key",
+    "dkim",
+    "inlinecss",
+    "headers",
+    "pool",
+    "security",
+    "useful_until",
+    "dryrun",
+)
+"""Properties that are understood but not acted on yet: a job that asks for one is refused."""
+
+
+class InvalidJobError(ValueError):
+    """The job cannot be processed: `pointer` says where, `document` is what could be read of it."""
+
+    def __init__(self, reason: str, pointer: str = "", document: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.pointer = pointer
+        self.document = document
+
+
+def _address(value: object) -> Address:
+    if not isinstance(value, str):
+        raise ValueError("is not a string")  # noqa: TRY004 - pydantic collects ValueErrors
+    try:
+        return parse_address(value)
+    except AddressError as trouble:
+        raise ValueError(f"{trouble}") from None
+
+
+def _sender(value: object) -> Address | None:
+    return None if value in (None, "", "<>") else _address(value)
+
+
+def _moment(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("is not a string")  # noqa: TRY004
+    try:
+        return parse_time(value)
+    except ValueError:
+        raise ValueError("is not a time of the form YYYY-MM-DD HH:MM:SS (UTC)") from None
+
+
+_TIME_SCHEMA = {"type": "string", "examples": ["2030-01-31 12:00:00"]}
+Recipient = Annotated[Address, PlainValidator(_address), WithJsonSchema({"type": "string"})]
+Sender = Annotated[Address | None, PlainValidator(_sender), WithJsonSchema({"type": "string"})]
+Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema(_TIME_SCHEMA)]
+QueueName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Host = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f/@]+$")]
+Xtext = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[\x20-\x7e]+$")]
+Credential = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$")]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class NextAttempt(_Asked):
+    """When the job may be attempted; mailq writes it on each retry."""
+
+    time: Moment = Field(description="Not before this moment.")
+
+
+class Dsn(_Asked):
+    """Delivery status notifications asked of the receiving server (RFC 3461), if it offers them."""
+
+    notify: str | None = Field(
+        None,
+        pattern=r"^(?i:NEVER|(SUCCESS|FAILURE|DELAY)(\s*,\s*(SUCCESS|FAILURE|DELAY))*)$",
+        description="NEVER, or a comma list of SUCCESS, FAILURE and DELAY (RCPT parameter NOTIFY).",
+    )
+    ret: Literal["FULL", "HDRS"] | None = Field(None, description="What a bounce returns (MAIL parameter RET).")
+    orcpt: Xtext | None = Field(
+        None,
+        description="Original recipient (RCPT parameter ORCPT), `rfc822;` is put before a bare address.",
+    )
+    envid: Annotated[Xtext, StringConstraints(max_length=100)] | None = Field(
+        None, description="Envelope identifier (MAIL parameter ENVID)."
+    )
+
+
+class Queues(_Asked):
+    """Where this job's results go instead of the configured queues; null switches one off."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    results: QueueName | None = Field(None, description="For the final result, whichever it is.")
+    success: QueueName | None = Field(None, description="For the result of a delivered job.")
+    failure: QueueName | None = Field(None, description="For the result of a job given up.")
+    retry: QueueName | None = Field(None, description="For a copy of each result that is not final.")
+    dsn: QueueName | None = Field(None, description="Kept, not used: mailq makes no DSN messages itself.")
+
+
+class Smarthost(_Asked):
+    """A server that gets the message instead of the recipient's MX hosts."""
+
+    hostname: Host = Field(description="Host name or IP address; its MX records are not looked at.")
+    port: int = Field(25, ge=1, le=65535, description="Port; on 465 TLS comes first (RFC 8314).")
+    username: Credential | None = Field(None, description="Log in as this user.")
+    password: Credential | None = Field(None, description="With this password; never in a result.", repr=False)
+
+
+class Job(_Asked):
+    """One envelope, one recipient, one message. Unknown properties are kept and come back."""
+
+    recipient: Recipient = Field(description="The one RCPT TO address.")
+    envelope: Sender = Field(None, description="The MAIL FROM address; absent or empty: `MAIL FROM:<>`.")
+    mime: str | dict[str, Any] | None = Field(None, description="The message, header and body (RFC 5322).")
+    keepmime: bool = Field(False, description="Leave `mime` in the final result.")
+    ips: list[str] | None = Field(None, description="Local IP addresses it may be sent from.")
+    nextattempt: NextAttempt | None = Field(None, description="Not to be attempted before; written on retries.")
+    delayed: Moment | None = Field(None, description="Older name of `nextattempt.time`.")
+    maxdelivertime: Moment | None = Field(None, description="Give up after this moment.")
+    maxattempts: int | None = Field(None, ge=0, description="Give up after so many attempts; 0: no limit.")
+    retries: list[Annotated[int, Field(ge=1, le=31_536_000)]] | None = Field(
+        None, min_length=1, max_length=100, description="Seconds between attempts; the last repeats."
+    )
+    force: bool = Field(False, description="Deliver even if a conversion fails; nothing converts yet.")
+    dsn: Dsn | None = Field(None, description="Delivery status notifications to ask for.")
+    queues: Queues | None = Field(None, description="Result queues of this job alone.")
+    smarthost: Smarthost | None = Field(None, description="Deliver through this server.")
+    tags: list[str] = Field(default_factory=list, description="Free labels.")
+    priority: int | None = Field(None, ge=0, le=255, description="AMQP priority when republished.")
+    id: str | None = Field(None, min_length=1, max_length=255, description="The producer's identity of the job.")
+    on_doubt: Literal["retry", "fail"] = Field(
+        "retry", description="After a loss between the final dot and its answer: `fail` is not built yet."
+    )
+    seen: Moment | None = Field(None, description="First consumption; written by mailq.")
+    results: list[dict[str, Any]] = Field(default_factory=list, description="Earlier attempts, oldest first.")
+
+    data: Any = Field(None, description="Template variables. Not built yet: refused.")
+    key: Any = Field(None, description="Key of the message in a store. Not built yet: refused.")
+    dkim: Any = Field(None, description="DKIM keys to sign with. Not built yet: refused.")
+    inlinecss: bool = Field(False, description="Move CSS into attributes. Not built yet: refused when true.")
+    headers: Any = Field(None, description="Edits of the header. Not built yet: refused.")
+    pool: Any = Field(None, description="Name of a pool of sources. Not built yet: refused.")
+    security: Any = Field(None, description="TLS policy of this job. Not built yet: refused.")
+    useful_until: Any = Field(None, description="No use after this moment. Not built yet: refused.")
+    dryrun: bool = Field(False, description="Stop before DATA. Not built yet: refused when true.")
+
+    _document: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _identity: str = PrivateAttr(default="")
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The producer's raw document, to be republished; never changed in place."""
+        return self._document
+
+    @property
+    def identity(self) -> str:
+        """AMQP message id, else the job's `id`, else a digest of the body."""
+        return self._identity
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt to be made now, counted from 1."""
+        return len(self.results) + 1
+
+    @property
+    def due(self) -> datetime | None:
+        """The moment before which the job must not be attempted, if any."""
+        return self.nextattempt.time if self.nextattempt else self.delayed
+
+    @classmethod
+    def parse(cls, body: bytes, *, encoding: str | None = None, message_id: str | None = None, limit: int) -> Self:
+        """Return the job in an AMQP body of at most `limit` octets (after gzip is undone).
+
+        Raises:
+            InvalidJobError: it is not a job; names the place and the remedy.
+        """
+        document = read_document(body, encoding, limit)
+        try:
+            job = cls.model_validate(document)
+        except ValidationError as trouble:
+            error = trouble.errors(include_url=False, include_input=False)[0]
+            reason = error["msg"].removeprefix("Value error, ")
+            raise InvalidJobError(reason, _pointer(document, error["loc"]), document) from None
+        job._document = document
+        job._identity = message_id or job.id or hashlib.blake2b(body, digest_size=16).hexdigest()
+        job._refuse_not_built()
+        return job
+
+    def _refuse_not_built(self) -> None:
+        asked = [name for name in NOT_BUILT if getattr(self, name) not in (None, False, [], "")]
+        if isinstance(self.mime, dict):
+            asked.append("mime")
+        if self.on_doubt == "fail":
+            asked.append("on_doubt")
+        if asked:
+            reason = f"asks for something mailq does not do yet: {', '.join(asked)}; remove it"
+            raise InvalidJobError(reason, f"/{asked[0]}", self._document)
+
+
+def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, Any]:
+    """Return the JSON object in an AMQP body; `limit` bounds what gzip may unfold to, in octets.
+
+    Raises:
+        InvalidJobError: without a document, since none could be read.
+    """
+    if encoding == "gzip":
+        body = _unzip(body, limit)
+    elif encoding not in (None, "", "identity", "utf-8"):
+        raise InvalidJobError(f"content_encoding {encoding!r} is not known; use gzip or none")
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as trouble:
+        raise InvalidJobError(f"body is not JSON: {trouble}") from None
+    if not isinstance(document, dict):
+        raise InvalidJobError("body is JSON but not an object")
+    return document
+
+
+def _unzip(body: bytes, limit: int) -> bytes:
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        plain = unzip.decompress(body, limit)
+    except zlib.error as trouble:
+        raise InvalidJobError(f"body is not gzip though content_encoding says so: {trouble}") from None
+    if unzip.unconsumed_tail:
+        raise InvalidJobError(f"gzip body unfolds to more than {limit} octets")
+    if not unzip.eof:
+        raise InvalidJobError("gzip body is cut short")
+    return plain
+
+
+def _pointer(document: dict[str, Any], location: tuple[int | str, ...]) -> str:
+    """Return the JSON pointer of an error; names of union members in `location` are left out."""
+    node: Any = document
+    pointer = ""
+    for part in location:
+        inside = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        if not inside and not (isinstance(node, dict) and part == location[-1]):
+            break
+        pointer += "/" + str(part).replace("~", "~0").replace("/", "~1")
+        node = node[part] if inside else None
+    return pointer

@@ -1,0 +1,118 @@
+"""An SMTP reply as a value, and the reader that cuts a byte stream into replies.
+
+Source: RFC 5321 section 4.2 (form and meaning of replies), RFC 2034 and RFC 3463 (enhanced
+status codes). The reader is strict about the form and never judges the meaning: which replies
+are good is decided by whoever asked. Everything is bounded, because the peer is a stranger.
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_LINE = 4096
+"""Longest accepted reply line in octets (RFC 5321 section 4.5.3.1.5 allows 512; peers exceed it)."""
+
+MAX_REPLY = 32 * 1024
+"""Longest accepted reply, all its lines together, in octets."""
+
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?\r?", re.DOTALL)
+_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
+
+
+class MalformedReplyError(ValueError):
+    """The peer sent something that is not an SMTP reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    r"""A valid SMTP answer: basic code, enhanced status if the peer sent one, text (lines joined by \n)."""
+
+    code: int
+    status: str | None
+    text: str
+
+    @property
+    def positive(self) -> bool:
+        """Tell whether the code is 2yz: the command was carried out."""
+        return self.code // 100 == 2
+
+    @property
+    def permanent(self) -> bool:
+        """Tell whether the code is 5yz: the same command will not succeed later."""
+        return self.code // 100 == 5
+
+    @property
+    def closing(self) -> bool:
+        """Tell whether the code is 421: the connection's trouble, never the recipient's."""
+        return self.code == 421
+
+
+def make_reply(code: int, lines: list[str]) -> Reply:
+    """Return the `Reply` for a basic code and the texts of its lines, enhanced status separated."""
+    match = _ENHANCED.match(lines[0]) if lines else None
+    if match is None:
+        return Reply(code, None, "\n".join(lines))
+    status = match[1]
+    texts = [line[len(status) :].lstrip() if line.startswith(status) else line for line in lines]
+    return Reply(code, status, "\n".join(texts))
+
+
+class ReplyReader:
+    """Cuts received bytes into replies, however they were split or glued on the way."""
+
+    __slots__ = ("_buffer", "_code", "_lines", "_size")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._lines: list[str] = []
+        self._code = 0
+        self._size = 0
+
+    @property
+    def pending(self) -> bool:
+        """Tell whether bytes of an unfinished reply are held."""
+        return bool(self._buffer or self._lines)
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """Return the replies that are complete now.
+
+        Raises:
+            MalformedReplyError: the stream is not SMTP, or a line or reply is over its limit.
+                The reader must not be fed again.
+        """
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        replies = []
+        for line in lines:
+            reply = self._line(line)
+            if reply is not None:
+                replies.append(reply)
+        if len(self._buffer) > MAX_LINE:
+            raise MalformedReplyError(f"reply line longer than {MAX_LINE} octets")
+        return replies
+
+    def _line(self, line: bytes) -> Reply | None:
+        if len(line) > MAX_LINE:
+            raise MalformedReplyError(f"reply line longer than {MAX_LINE} octets")
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise MalformedReplyError(f"not an SMTP reply: {printable(line)}")
+        code = int(match[1])
+        if self._lines and code != self._code:
+            raise MalformedReplyError(f"reply changes its code from {self._code} to {code}")
+        self._size += len(line)
+        if self._size > MAX_REPLY:
+            raise MalformedReplyError(f"reply longer than {MAX_REPLY} octets")
+        self._code = code
+        self._lines.append(printable(match[3] or b"", limit=MAX_LINE))
+        if match[2] == b"-":
+            return None
+        lines, self._lines, self._size = self._lines, [], 0
+        return make_reply(code, lines)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+
+
+def printable(raw: bytes, limit: int = 200) -> str:
+    """Return at most `limit` octets of a stranger's text, control characters shown as `?`."""
+    text = raw[:limit].decode("utf-8", "replace").rstrip("\r ")
+    return _CONTROL.sub("?", text)

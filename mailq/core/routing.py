@@ -1,0 +1,46 @@
+"""Where to connect, in which order, and whether another target may help. Pure."""
+
+from dataclasses import dataclass
+
+from mailq.core.failure import Failure
+from mailq.core.states import AUTH_STATES, ORDER, Kind, State
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One IP address and port of one MX host; `host` is the name in DNS."""
+
+    host: str
+    ip: str
+    port: int
+
+    @property
+    def ipv6(self) -> bool:
+        """Tell whether the address is IPv6."""
+        return ":" in self.ip
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A local IP to send from with its EHLO name; `ip` None leaves the choice to the system."""
+
+    ip: str | None
+    ehlo: str
+
+    def reaches(self, target: Target) -> bool:
+        """Tell whether source and target are of one address family."""
+        return self.ip is None or (":" in self.ip) == target.ipv6
+
+
+def try_next(failure: Failure, *, in_doubt: bool) -> bool:
+    """Tell whether the next target of the same attempt may take what this one did not.
+
+    Trouble of the connection moves on, up to and including 421 anywhere (RFC 5321 section 3.8);
+    an answer about the sender, the recipient, the message or the login does not. A message that may
+    have been taken already is never offered to another target.
+    """
+    if in_doubt and failure.reply is None:
+        return False
+    if failure.kind is not Kind.ERROR or (failure.reply and failure.reply.closing):
+        return ORDER[failure.state] >= ORDER[State.BIND]
+    return ORDER[State.BIND] <= ORDER[failure.state] < ORDER[State.MAILFROM] and failure.state not in AUTH_STATES

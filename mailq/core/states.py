@@ -1,0 +1,56 @@
+"""The two axes of what can happen: where an attempt stood (`State`) and how it ended there (`Kind`).
+
+The words are MailerQ's, so that its result consumers work unchanged. What an ending *means*
+(success, failure, retry) is decided in `core.verdict` and nowhere else.
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where an attempt stands; members are in the order in which a delivery goes through them."""
+
+    PROCESS = "process"
+    SUPPRESSION = "suppression"
+    STORAGE = "storage"
+    RESPONSIVE = "responsive"
+    PERSONALIZE = "personalize"
+    REWRITE = "rewrite"
+    DNS = "dns"
+    BIND = "bind"
+    CONNECT = "connect"
+    HANDSHAKE = "handshake"
+    INTRO = "intro"
+    EHLO = "ehlo"
+    HELO = "helo"
+    STARTTLS = "starttls"
+    AUTHPLAIN = "authplain"
+    AUTHLOGIN = "authlogin"
+    AUTHUSERNAME = "authusername"
+    AUTHPASSWORD = "authpassword"
+    AUTHCRAM = "authcram"
+    AUTHRESPONSE = "authresponse"
+    AUTHXOAUTH2 = "authxoauth2"
+    MAILFROM = "mailfrom"
+    RCPTTO = "rcptto"
+    DATA = "data"
+    MESSAGE = "message"
+
+
+class Kind(StrEnum):
+    """How an attempt ended in its state; the JSON property is called `result`."""
+
+    ACCEPTED = "accepted"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+    INVALID = "invalid"
+    ERROR = "error"
+
+
+ORDER: dict[State, int] = {state: place for place, state in enumerate(State)}
+
+AUTH_STATES = frozenset(state for state in State if state.startswith("auth"))
+"""The states of an SMTP AUTH exchange (RFC 4954), one per line that the client sends."""
+
+WIRE_STATES = frozenset(state for state in State if ORDER[state] >= ORDER[State.INTRO])
+"""The states in which an SMTP server is expected to answer."""

@@ -1,0 +1,25 @@
+"""Timestamps in JSON: `YYYY-MM-DD HH:MM:SS`, always UTC, as MailerQ writes them."""
+
+from datetime import UTC, datetime
+
+FORMAT = "%Y-%m-%d %H:%M:%S"
+
+
+def parse_time(text: str) -> datetime:
+    """Return the moment written in `text`: MailerQ's form, or RFC 3339 with an offset or `Z`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return datetime.strptime(text, FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("has neither the form YYYY-MM-DD HH:MM:SS nor a UTC offset")
+    return moment.astimezone(UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """Return the moment in MailerQ's form, fractions of a second cut off."""
+    return moment.astimezone(UTC).strftime(FORMAT)

@@ -1,0 +1,156 @@
+"""What the flow needs of the world, as Protocols. No behaviour lives here.
+
+The edges implement these with one library each; tests implement them with a few lines.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from mailq.core.job import Job
+from mailq.core.publication import Publication
+from mailq.core.reply import Reply
+from mailq.core.result import Result
+from mailq.core.routing import Source, Target
+from mailq.core.verdict import Verdict
+
+Now = Callable[[], datetime]
+"""Returns the current moment in UTC."""
+
+
+class Wire(Protocol):
+    """One TCP connection to one target, not yet opened.
+
+    A reply is a value, silence is an exception: what goes wrong is raised as
+    `core.failure.Trouble` (lost, invalid, error). Clocks are the caller's. First the opening calls,
+    one exchange each; then `take_over`, after which replies are read in order with `reply`.
+    """
+
+    @property
+    def local(self) -> str | None:
+        """Local IP address, once connected."""
+
+    @property
+    def sent(self) -> int:
+        """Octets given to the connection so far (inside TLS: plaintext octets)."""
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether the peer may still be spoken to: open, in step, nothing unread."""
+
+    @property
+    def transcript(self) -> Sequence[str]:
+        """The last lines of the conversation, `S:` and `C:`, secrets masked, bounded."""
+
+    async def bind(self, source: Source) -> None:
+        """Create the socket and bind it to the source address."""
+
+    async def connect(self) -> None:
+        """Set up the TCP connection."""
+
+    async def handshake(self) -> None:
+        """Start TLS at once, before the greeting (RFC 8314 section 3.3)."""
+
+    async def greeting(self) -> Reply:
+        """Return the server's first reply."""
+
+    async def command(self, line: str, *, shown: str | None = None) -> Reply:
+        """Send one command line and return its reply; `shown` stands in the transcript instead."""
+
+    async def starttls(self) -> Reply:
+        """Ask for TLS and, if the answer is 220, do the handshake; returns the answer."""
+
+    def security(self) -> dict[str, Any]:
+        """Return the `cipher` and `certificate` result properties of the TLS session; {} without TLS."""
+
+    def take_over(self) -> None:
+        """Switch from the opening protocol to the transaction protocol."""
+
+    def write(self, data: bytes, *, shown: str | None = None) -> None:
+        """Send octets without waiting; `shown` stands in the transcript (None: each line itself)."""
+
+    async def drain(self) -> None:
+        """Wait until the connection can take more (write backpressure)."""
+
+    async def reply(self) -> Reply:
+        """Return the next reply in order."""
+
+    def close(self) -> None:
+        """Close the connection at once; safe to call twice."""
+
+
+class Dialer(Protocol):
+    """Makes wires."""
+
+    def wire(self, target: Target) -> Wire:
+        """Return an unconnected wire to `target`."""
+
+
+class Resolver(Protocol):
+    """Answers from the DNS, cached. Failures are `core.failure.Failure` in state dns.
+
+    NXDOMAIN has a permanent code, SERVFAIL and timeouts a transient one.
+    """
+
+    async def mx(self, domain: str) -> Sequence[tuple[int, str]]:
+        """Return the MX records as (preference, host); empty if the name exists without any."""
+
+    async def addresses(self, host: str) -> Sequence[str]:
+        """Return the IP addresses of a host, IPv6 first; empty if the name exists without any."""
+
+
+class Sources(Protocol):
+    """The local addresses that mail may be sent from."""
+
+    def usable(self, ips: Sequence[str] | None) -> Sequence[Source]:
+        """Return the sources for a job's `ips` (None: the configured ones) that exist on the host."""
+
+
+class Publisher(Protocol):
+    """The way back to the broker."""
+
+    async def publish(self, publications: Sequence[Publication]) -> None:
+        """Publish all and return when the broker has confirmed every one.
+
+        Raises:
+            BrokerError: connection lost, message returned (no such queue) or refused.
+        """
+
+    async def ensure_queue(self, name: str) -> bool:
+        """Tell whether a queue of that name can be published to (it may be declared for it)."""
+
+
+class BrokerError(Exception):
+    """The broker could not do what was asked; nothing may be taken as done."""
+
+
+class UnroutableError(BrokerError):
+    """A published message was returned: no queue takes it."""
+
+
+class Observer(Protocol):
+    """Sees everything, changes nothing: metrics and logs implement it and must not raise."""
+
+    def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
+        """One attempt was judged."""
+
+    def parked(self, job: Job, until: datetime) -> None:
+        """A job that was not due went back without an attempt."""
+
+    def poisoned(self, reason: str) -> None:
+        """A message that is no job went to the poison queue."""
+
+    def published(self, routing_key: str, count: int) -> None:
+        """The broker confirmed publications; `routing_key` is an outcome or `delay`, `poison`."""
+
+    def bug(self, where: str, error: BaseException) -> None:
+        """Something happened that the code does not foresee."""
+
+    def broker(self, event: str, detail: str) -> None:
+        """The connection to the broker changed: connected, lost, blocked, unblocked, retrying."""
+
+    def flight(self, jobs: int, sessions: int) -> None:
+        """So many jobs are being worked on and so many SMTP connections are open."""
+
+    def stalled(self, *, stalled: bool) -> None:
+        """The outbox holds jobs, the worker is connected, and nothing is delivered to it."""

@@ -1,0 +1,1 @@
+"""The states on the wire: session, transaction, login, envelope parameters."""
