@@ -15,8 +15,8 @@ MAX_LOCAL = 64
 MAX_DOMAIN = 255
 MAX_PATH = 254
 
-_ATOM = re.compile(r"[^\s\x00-\x20\x7f-\x9f<>()\[\],;:\\\"@]+")
-_QUOTED = re.compile(r'"(?:[^\x00-\x1f\x7f-\x9f\\"]|\\[\x20-\x7e])*"')
+_ATOM = re.compile(r"[^\s\x00-\x20\x7f-\x9f\ud800-\udfff<>()\[\],;:\\\"@]+")
+_QUOTED = re.compile(r'"(?:[^\x00-\x1f\x7f-\x9f\ud800-\udfff\\"]|\\[\x20-\x7e])*"')
 _LABELS = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 
 
@@ -54,6 +54,8 @@ def parse_address(text: str) -> Address:
     Raises:
         AddressError: what is wrong with it, in one clause.
     """
+    if len(text) > MAX_PATH + 1:  # a final dot does not count; nothing longer is worth a look
+        raise AddressError(f"is longer than {MAX_PATH} octets")
     local, at, domain = text.rpartition("@")
     if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
         raise AddressError("has a control character")
@@ -88,6 +90,8 @@ def ascii_domain(domain: str) -> str:
 
 def _literal(domain: str) -> str:
     text = domain[1:-1].strip() if domain.endswith("]") else ""
+    if "%" in text:  # a scope (RFC 4007) means nothing to a peer, and may hold any character
+        raise AddressError("has an address literal with a scope")
     tagged = text[:5].lower() == "ipv6:"
     try:
         ip = ipaddress.IPv6Address(text[5:]) if tagged else ipaddress.IPv4Address(text)

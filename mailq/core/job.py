@@ -40,6 +40,10 @@ NOT_BUILT = (
 """Properties that are understood but not acted on yet: a job that asks for one is refused."""
 
 
+MAX_DEPTH = 200
+"""Objects and arrays a document may hold before it is tried out whether they are nested too deeply."""
+
+
 class InvalidJobError(ValueError):
     """The job cannot be processed: `pointer` says where, `document` is what could be read of it."""
 
@@ -77,6 +81,7 @@ Recipient = Annotated[Address, PlainValidator(_address), WithJsonSchema({"type":
 Sender = Annotated[Address | None, PlainValidator(_sender), WithJsonSchema({"type": "string"})]
 Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema(_TIME_SCHEMA)]
 QueueName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Identity = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Host = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f/@]+$")]
 Xtext = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[\x20-\x7e]+$")]
 Credential = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$")]
@@ -152,7 +157,7 @@ class Job(_Asked):
     smarthost: Smarthost | None = Field(None, description="Deliver through this server.")
     tags: list[str] = Field(default_factory=list, description="Free labels.")
     priority: int | None = Field(None, ge=0, le=255, description="AMQP priority when republished.")
-    id: str | None = Field(None, min_length=1, max_length=255, description="The producer's identity of the job.")
+    id: Identity | None = Field(None, description="The producer's identity of the job.")
     on_doubt: Literal["retry", "fail"] = Field(
         "retry", description="After a loss between the final dot and its answer: `fail` is not built yet."
     )
@@ -171,6 +176,7 @@ class Job(_Asked):
 
     _document: dict[str, Any] = PrivateAttr(default_factory=dict)
     _identity: str = PrivateAttr(default="")
+    _identified: bool = PrivateAttr(default=False)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -181,6 +187,11 @@ class Job(_Asked):
     def identity(self) -> str:
         """AMQP message id, else the job's `id`, else a digest of the body."""
         return self._identity
+
+    @property
+    def identified(self) -> bool:
+        """Tell whether somebody gave the job its identity, so that no equal job shares it."""
+        return self._identified
 
     @property
     def attempt(self) -> int:
@@ -201,18 +212,19 @@ class Job(_Asked):
         """
         document = read_document(body, encoding, limit)
         try:
-            job = cls.model_validate(document)
+            job = cls.model_validate({name: value for name, value in document.items() if value is not None})
         except ValidationError as trouble:
             error = trouble.errors(include_url=False, include_input=False)[0]
             reason = error["msg"].removeprefix("Value error, ")
             raise InvalidJobError(reason, _pointer(document, error["loc"]), document) from None
         job._document = document
         job._identity = message_id or job.id or hashlib.blake2b(body, digest_size=16).hexdigest()
+        job._identified = bool(message_id or job.id)
         job._refuse_not_built()
         return job
 
     def _refuse_not_built(self) -> None:
-        asked = [name for name in NOT_BUILT if getattr(self, name) not in (None, False, [], "")]
+        asked = [name for name in NOT_BUILT if _asks(getattr(self, name))]
         if isinstance(self.mime, dict):
             asked.append("mime")
         if self.on_doubt == "fail":
@@ -220,6 +232,11 @@ class Job(_Asked):
         if asked:
             reason = f"asks for something mailq does not do yet: {', '.join(asked)}; remove it"
             raise InvalidJobError(reason, f"/{asked[0]}", self._document)
+
+
+def _asks(value: object) -> bool:
+    """Tell whether a property asks for something: `{}` does, an empty list, text or false does not."""
+    return value is not None and value is not False and value not in ([], "")
 
 
 def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, Any]:
@@ -232,13 +249,24 @@ def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, An
         body = _unzip(body, limit)
     elif encoding not in (None, "", "identity", "utf-8"):
         raise InvalidJobError(f"content_encoding {encoding!r} is not known; use gzip or none")
+    if len(body) > limit:
+        raise InvalidJobError(f"body of {len(body)} octets is larger than {limit}")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as trouble:
         raise InvalidJobError(f"body is not JSON: {trouble}") from None
     if not isinstance(document, dict):
         raise InvalidJobError("body is JSON but not an object")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(document)
     return document
+
+
+def _check_depth(document: dict[str, Any]) -> None:
+    try:
+        orjson.dumps(document)
+    except TypeError:
+        raise InvalidJobError("body is nested too deeply to be given back") from None
 
 
 def _unzip(body: bytes, limit: int) -> bytes:
@@ -247,6 +275,8 @@ def _unzip(body: bytes, limit: int) -> bytes:
         plain = unzip.decompress(body, limit)
     except zlib.error as trouble:
         raise InvalidJobError(f"body is not gzip though content_encoding says so: {trouble}") from None
+    if unzip.unused_data:
+        raise InvalidJobError("gzip body is followed by something else")
     if unzip.unconsumed_tail:
         raise InvalidJobError(f"gzip body unfolds to more than {limit} octets")
     if not unzip.eof:

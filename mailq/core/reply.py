@@ -6,6 +6,7 @@ are good is decided by whoever asked. Everything is bounded, because the peer is
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_LINE = 4096
@@ -15,11 +16,18 @@ MAX_REPLY = 32 * 1024
 """Longest accepted reply, all its lines together, in octets."""
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?\r?", re.DOTALL)
-_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
 
 class MalformedReplyError(ValueError):
-    """The peer sent something that is not an SMTP reply."""
+    """The peer sent something that is not an SMTP reply; `replies` came whole before it in the same read.
+
+    Those count: what follows the answer to a final dot must not make an accepted message unsent.
+    """
+
+    def __init__(self, text: str, replies: Sequence["Reply"] = ()) -> None:
+        super().__init__(text)
+        self.replies = replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ def make_reply(code: int, lines: list[str]) -> Reply:
     if match is None:
         return Reply(code, None, "\n".join(lines))
     status = match[1]
-    texts = [line[len(status) :].lstrip() if line.startswith(status) else line for line in lines]
+    matches = [(line, _ENHANCED.match(line)) for line in lines]
+    texts = [line[found.end() :] if found and found[1] == status else line for line, found in matches]
     return Reply(code, status, "\n".join(texts))
 
 
@@ -80,18 +89,19 @@ class ReplyReader:
                 The reader must not be fed again.
         """
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        replies = []
-        for line in lines:
-            reply = self._line(line)
-            if reply is not None:
-                replies.append(reply)
-        if len(self._buffer) > MAX_LINE:
-            raise MalformedReplyError(f"reply line longer than {MAX_LINE} octets")
+        replies: list[Reply] = []
+        try:
+            for line in lines:
+                reply = self._line(line)
+                if reply is not None:
+                    replies.append(reply)
+            _check_length(self._buffer)
+        except MalformedReplyError as trouble:
+            raise MalformedReplyError(str(trouble), replies) from None
         return replies
 
     def _line(self, line: bytes) -> Reply | None:
-        if len(line) > MAX_LINE:
-            raise MalformedReplyError(f"reply line longer than {MAX_LINE} octets")
+        _check_length(line)
         match = _LINE.fullmatch(line)
         if match is None:
             raise MalformedReplyError(f"not an SMTP reply: {printable(line)}")
@@ -107,6 +117,11 @@ class ReplyReader:
             return None
         lines, self._lines, self._size = self._lines, [], 0
         return make_reply(code, lines)
+
+
+def _check_length(line: bytes) -> None:
+    if len(line) > MAX_LINE:
+        raise MalformedReplyError(f"reply line longer than {MAX_LINE} octets")
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")

@@ -25,6 +25,7 @@ class Trail:
     state: State = State.PROCESS
     facts: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
+    extracted: dict[str, Any] | None = None
     in_doubt: bool = False
 
     def enter(self, state: State) -> None:
@@ -33,11 +34,12 @@ class Trail:
 
     def spent(self, state: State, seconds: float) -> None:
         """Add the time that an exchange in `state` took."""
-        self.timing[state] = round(self.timing.get(state, 0.0) + seconds * 1000, 3)
+        self.timing[state.value] = round(self.timing.get(state.value, 0.0) + seconds * 1000, 3)
 
     def forget_connection(self) -> None:
         """Drop the facts of a connection that was given up for the next target; timing stays."""
-        self.facts.clear()
+        self.facts = {}
+        self.in_doubt = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Result:
     description: str
     facts: dict[str, Any]
     timing: dict[str, float]
+    extracted: dict[str, Any] | None = None
     pointer: str | None = None
     in_doubt: bool = False
     from_peer: bool = False
@@ -95,6 +98,7 @@ def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int) -> Res
         reply.text,
         trail.facts,
         trail.timing,
+        trail.extracted,
         from_peer=True,
     )
 
@@ -111,6 +115,7 @@ def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int) -> R
         failure.text,
         trail.facts,
         trail.timing,
+        trail.extracted,
         pointer=failure.pointer,
         in_doubt=trail.in_doubt and failure.reply is None,
         from_peer=failure.reply is not None,

@@ -36,13 +36,14 @@ LATE_SHARE = 0.05
 
 
 def next_attempt(attempt: int, schedule: Sequence[int], jitter: float, now: datetime, rng: Random) -> datetime:
-    """Return when to make the attempt after number `attempt` (from 1), whole seconds.
+    """Return when to make the attempt after number `attempt` (from 1), rounded up to whole seconds.
 
     `jitter` is the largest share by which the wait is lengthened, so that jobs which failed
     together do not come back together.
     """
     wait = schedule[min(attempt, len(schedule)) - 1] * (1 + jitter * rng.random())
-    return (now + timedelta(seconds=wait)).replace(microsecond=0)
+    at = now + timedelta(seconds=wait)
+    return at.replace(microsecond=0) + timedelta(seconds=at.microsecond > 0)
 
 
 def delay_step(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Where to connect, in which order, and whether another target may help. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from mailq.core.failure import Failure
 from mailq.core.states import AUTH_STATES, ORDER, Kind, State
@@ -30,6 +31,34 @@ class Source:
     def reaches(self, target: Target) -> bool:
         """Tell whether source and target are of one address family."""
         return self.ip is None or (":" in self.ip) == target.ipv6
+
+
+class Tls(StrEnum):
+    """What is asked of STARTTLS: when offered, never without, never, or TLS before the greeting."""
+
+    OPPORTUNISTIC = "opportunistic"
+    REQUIRED = "required"
+    NONE = "none"
+    IMPLICIT = "implicit"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who to log in as at a smarthost; `plaintext` allows the password without TLS."""
+
+    username: str
+    password: str = field(repr=False)
+    plaintext: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """From where to where, how secured and as whom: everything that shapes a session."""
+
+    source: Source
+    target: Target
+    tls: Tls
+    login: Login | None = None
 
 
 def try_next(failure: Failure, *, in_doubt: bool) -> bool:

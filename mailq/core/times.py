@@ -17,7 +17,10 @@ def parse_time(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("has neither the form YYYY-MM-DD HH:MM:SS nor a UTC offset")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is before the first or after the last year") from None
 
 
 def format_time(moment: datetime) -> str:

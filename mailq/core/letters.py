@@ -1,0 +1,160 @@
+"""What is published when an attempt is settled: documents with results, and where they go. Pure.
+
+Every result leaves once, through the topic exchange, whose bindings fan it out; only a job with
+`queues` of its own is addressed queue by queue. What result queues get holds no secret and no
+message (unless `keepmime`); what goes back to the outbox keeps both.
+"""
+
+import gzip
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from mailq.core.job import Job, Queues
+from mailq.core.publication import Consumed, Publication
+from mailq.core.result import Result
+from mailq.core.retry import delay_step
+from mailq.core.times import format_time
+from mailq.core.verdict import Outcome, Verdict
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The broker's names that publications need; an empty queue name means: no such queue."""
+
+    exchange: str = "mailq"
+    outbox: str = "outbox"
+    poison: str = "outbox.poison"
+    results: str = "results"
+    success: str = "success"
+    failures: str = "failures"
+    retry: str = "retry"
+
+    def queues_of(self, outcome: Outcome) -> dict[str, str]:
+        """Return the configured queues of an outcome, by the property of `queues` that overrides each."""
+        return {
+            Outcome.SUCCESS: {"results": self.results, "success": self.success},
+            Outcome.FAILURE: {"results": self.results, "failure": self.failures},
+            Outcome.RETRY: {"retry": self.retry},
+        }[outcome]
+
+
+def settle(
+    job: Job, result: Result, verdict: Verdict, names: Names, consumed: Consumed, now: datetime
+) -> tuple[Publication, ...]:
+    """Return what to publish for a judged attempt; the job may be acknowledged when all is confirmed."""
+    document = with_result(job.document, result, verdict)
+    letters = list(report(document, verdict.outcome, names, consumed, job.queues, extracted=result.extracted))
+    if verdict.at is not None:
+        document["seen"] = format_time(job.seen or now)
+        letters.append(park(job, document, verdict.at, names, consumed, now))
+    return tuple(letters)
+
+
+def with_result(document: Document, result: Result, verdict: Verdict) -> Document:
+    """Return a copy of the document with the result appended and the next attempt's time set."""
+    record = result.as_json()
+    if verdict.expired:
+        record["expired"] = True
+    earlier = document.get("results")
+    copy = {**document, "results": [*(earlier if isinstance(earlier, list) else ()), record]}
+    copy.pop("nextattempt", None)
+    copy.pop("delayed", None)
+    if verdict.at is not None:
+        copy["nextattempt"] = {"time": format_time(verdict.at)}
+    return copy
+
+
+def report(
+    document: Document,
+    outcome: Outcome,
+    names: Names,
+    consumed: Consumed,
+    override: Queues | None,
+    *,
+    extracted: Document | None,
+) -> Iterator[Publication]:
+    """Yield the publications that tell result consumers, to the exchange or to the job's own queues."""
+    queues = names.queues_of(outcome)
+    body = orjson.dumps(public(document, extracted))
+    own = {name: getattr(override, name) for name in queues if override and name in override.model_fields_set}
+    if not own:
+        yield _letter(names.exchange, outcome.value, body, consumed, mandatory=any(queues.values()))
+        return
+    for queue in dict.fromkeys({**queues, **own}.values()):
+        if queue:
+            yield _letter("", queue, body, consumed)
+
+
+def park(job: Job, document: Document, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
+    """Return the publication that sends a job on its way back to the outbox, to be there at `until`.
+
+    One hop may end before that: then the job is parked again. It keeps its identity on the way.
+    """
+    body = orjson.dumps(document)
+    zipped = consumed.content_encoding == "gzip"
+    return Publication(
+        "",
+        f"{names.outbox}.delay.{delay_step((until - now).total_seconds())}",
+        gzip.compress(body, 1) if zipped else body,
+        message_id=job.identity,
+        content_encoding="gzip" if zipped else None,
+        priority=consumed.priority if job.priority is None else job.priority,
+        headers=_passed_on(consumed.headers),
+    )
+
+
+def poison(consumed: Consumed, reason: str, names: Names) -> Publication:
+    """Return the publication that puts a message which is no job aside, bytes untouched, with the reason."""
+    headers = {**_passed_on(consumed.headers), "x-mailq-reason": reason[:500], "x-mailq-state": "process"}
+    return Publication(
+        "",
+        names.poison,
+        consumed.body,
+        message_id=consumed.message_id,
+        content_type=None,
+        content_encoding=consumed.content_encoding,
+        headers=headers,
+    )
+
+
+def public(document: Document, extracted: Document | None) -> Document:
+    """Return the document as result consumers get it: no message unless asked for, no secret ever."""
+    copy = dict(document)
+    if copy.get("keepmime") is not True:
+        copy.pop("mime", None)
+    if isinstance(smarthost := copy.get("smarthost"), dict):
+        copy["smarthost"] = {name: value for name, value in smarthost.items() if name != "password"}
+    if "dkim" in copy:
+        copy["dkim"] = _without_keys(copy["dkim"])
+    if extracted is not None:
+        copy["extracted"] = extracted
+    return copy
+
+
+def _without_keys(dkim: object) -> object:
+    if isinstance(dkim, list):
+        return [_without_keys(entry) for entry in dkim]
+    return {name: value for name, value in dkim.items() if name != "key"} if isinstance(dkim, dict) else None
+
+
+def _passed_on(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the producer's AMQP headers (traceparent among them) without those that brokers add."""
+    return {name: value for name, value in headers.items() if not name.startswith("x-")}
+
+
+def _letter(exchange: str, key: str, body: bytes, consumed: Consumed, *, mandatory: bool = True) -> Publication:
+    return Publication(
+        exchange,
+        key,
+        body,
+        message_id=consumed.message_id,
+        priority=consumed.priority,
+        headers=_passed_on(consumed.headers) or None,
+        mandatory=mandatory,
+    )

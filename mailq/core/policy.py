@@ -1,0 +1,48 @@
+"""What the operator decided about deliveries, as one value for the flow (which never sees a file)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mailq.core.job import Smarthost
+from mailq.core.routing import Login, Tls
+
+IMPLICIT_TLS_PORT = 465
+"""Submission over TLS from the first octet (RFC 8314 section 3.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The tables `delivery`, `tls`, `smarthost` and `dns.overrides` as the flow uses them; times in seconds."""
+
+    port: int = 25
+    family: Literal["any", "ipv4", "ipv6"] = "any"
+    max_targets: int = 5
+    max_message_size: int = 50 * 1024 * 1024
+    retries: tuple[int, ...] = (600, 600, 1800, 1800, 3600, 3600, 7200)
+    retry_jitter: float = 0.0
+    max_deliver_time: int = 86_400
+    max_attempts: int = 0
+    attempt_timeout: float = 1500
+    dns_timeout: float = 60
+    tls: Tls = Tls.OPPORTUNISTIC
+    retry_plaintext: bool = True
+    plaintext_auth: bool = False
+    smarthost: Smarthost | None = None
+    overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def login(self, smarthost: Smarthost | None) -> Login | None:
+        """Return who to log in as at a smarthost; None where no user name is given."""
+        if smarthost is None or smarthost.username is None:
+            return None
+        return Login(smarthost.username, smarthost.password or "", plaintext=self.plaintext_auth)
+
+    def tls_towards(self, smarthost: Smarthost | None) -> Tls:
+        """Return what is asked of TLS: a password never travels without it unless allowed."""
+        if smarthost is None:
+            return self.tls
+        if smarthost.port == IMPLICIT_TLS_PORT:
+            return Tls.IMPLICIT
+        if smarthost.username is not None and not self.plaintext_auth:
+            return Tls.REQUIRED
+        return self.tls
