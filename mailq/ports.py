@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from mailq.core.job import Job
-from mailq.core.publication import Publication
+from mailq.core.publication import Consumed, Publication
 from mailq.core.reply import Reply
 from mailq.core.result import Result
 from mailq.core.routing import Source, Target
@@ -38,10 +38,6 @@ class Wire(Protocol):
     def alive(self) -> bool:
         """Tell whether the peer may still be spoken to: open, in step, nothing unread."""
 
-    @property
-    def transcript(self) -> Sequence[str]:
-        """The last lines of the conversation, `S:` and `C:`, secrets masked, bounded."""
-
     async def bind(self, source: Source) -> None:
         """Create the socket and bind it to the source address."""
 
@@ -54,8 +50,8 @@ class Wire(Protocol):
     async def greeting(self) -> Reply:
         """Return the server's first reply."""
 
-    async def command(self, line: str, *, shown: str | None = None) -> Reply:
-        """Send one command line and return its reply; `shown` stands in the transcript instead."""
+    async def command(self, line: str) -> Reply:
+        """Send one command line and return its reply."""
 
     async def starttls(self) -> Reply:
         """Ask for TLS and, if the answer is 220, do the handshake; returns the answer."""
@@ -66,11 +62,11 @@ class Wire(Protocol):
     def take_over(self) -> None:
         """Switch from the opening protocol to the transaction protocol."""
 
-    def write(self, data: bytes, *, shown: str | None = None) -> None:
-        """Send octets without waiting; `shown` stands in the transcript (None: each line itself)."""
+    def write(self, data: bytes) -> None:
+        """Send octets without waiting; a lost connection is noticed by `reply`."""
 
     async def drain(self) -> None:
-        """Wait until the connection can take more (write backpressure)."""
+        """Wait until the connection can take more, or is lost (write backpressure)."""
 
     async def reply(self) -> Reply:
         """Return the next reply in order."""
@@ -120,6 +116,34 @@ class Publisher(Protocol):
         """Tell whether a queue of that name can be published to (it may be declared for it)."""
 
 
+class Broker(Publisher, Protocol):
+    """One life of the connection to the broker: when any part of it ends, all of it is over."""
+
+    async def consume(self, deliver: Callable[[Consumed], None]) -> None:
+        """Begin to consume the outbox; each message is handed to `deliver`."""
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge a message; nothing happens once the connection is lost."""
+
+    def requeue(self, tag: int) -> None:
+        """Give a message back to the outbox."""
+
+    async def stop_consuming(self) -> None:
+        """Consume no more; what was delivered may still be settled."""
+
+    async def depth(self) -> int | None:
+        """Return the number of ready messages in the outbox, None if it cannot be told."""
+
+    async def closed(self) -> "BrokerError":
+        """Wait until the connection is over and return why."""
+
+    def fail(self, trouble: "BrokerError") -> None:
+        """End the connection because of `trouble`; safe to call twice."""
+
+    async def close(self) -> None:
+        """Close what is open."""
+
+
 class BrokerError(Exception):
     """The broker could not do what was asked; nothing may be taken as done."""
 
@@ -133,6 +157,9 @@ class Observer(Protocol):
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
         """One attempt was judged."""
+
+    def refused(self, result: Result) -> None:
+        """A document that is no job was answered with a result of its own."""
 
     def parked(self, job: Job, until: datetime) -> None:
         """A job that was not due went back without an attempt."""

@@ -1,0 +1,238 @@
+"""The DNS behind `ports.Resolver`, with dnspython: questions asked once, answers kept as long as they hold.
+
+It decides what an answer means for mail (a name that does not exist is final, a server's trouble
+passes) and how long it is believed: positive answers by their TTL (RFC 1035 section 3.2.1),
+negative ones by the SOA's minimum (RFC 2308 section 5), trouble for `trouble_ttl` (section 7).
+Questions go to recursive servers; CNAMEs are followed there and dnspython reads the chain. Which
+of the addresses is tried first, and what a null MX means, is `stages.dns`'s affair.
+
+What strangers put into the DNS is bounded: records kept per answer, answers kept at all,
+questions under way, seconds per question. Names that are no host names are never asked for.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import dns.asyncresolver
+import dns.exception
+import dns.message
+import dns.name
+import dns.nameserver
+import dns.rdatatype
+import dns.resolver
+import dns.rrset
+
+from mailq.config.checks import split_endpoint
+from mailq.config.dns import DnsConfig
+from mailq.core.address import AddressError, ascii_domain
+from mailq.core.failure import Failure
+from mailq.core.reply import printable
+from mailq.core.states import Kind, State
+
+MAX_MX = 100
+"""MX records kept of one answer, the preferred ones."""
+
+MAX_ADDRESSES = 50
+"""Addresses kept of one answer, so of one host and one address family."""
+
+MAX_NAME = 253
+"""Characters of a name without its final dot: 255 octets on the wire (RFC 1035 section 2.3.4)."""
+
+MAX_QUESTIONS = 200
+"""Questions under way at once: each has a socket of its own (RFC 5452 section 9.2), and a burst of
+some 280 overflows the usual receive buffer (208 KiB) of a name server on the same host."""
+
+MAX_NEGATIVE_TTL = 10_800
+"""Seconds that "does not exist" is believed at most (RFC 2308 section 5: one to three hours)."""
+
+UDP_PAYLOAD = 1232
+"""Octets of an answer that pass every path unfragmented; longer ones come by TCP."""
+
+_Question = tuple[str, str]
+"""Name without a final dot, and record type."""
+
+_Record = tuple[int, str]
+"""Preference and host of an MX record; 0 and the IP address of an address record."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why there are no records; an exception would collect a traceback at each use."""
+
+    kind: Kind
+    text: str
+    code: int = 451
+    status: str = "4.4.3"
+
+    def failure(self) -> Failure:
+        """Return it as the end of an attempt."""
+        return Failure(State.DNS, self.kind, self.text, code=self.code, status=self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a question came to, and for how many seconds that holds."""
+
+    ttl: float
+    records: tuple[_Record, ...] = ()
+    trouble: _Trouble | None = None
+
+
+class DnsResolver:
+    """Implements `ports.Resolver`; belongs to one event loop.
+
+    Raises:
+        ValueError: no name server is configured, nor has the system any.
+    """
+
+    def __init__(self, config: DnsConfig) -> None:
+        self._config = config
+        self._stub = _stub(config)
+        self._cache: OrderedDict[_Question, tuple[float, _Answer]] = OrderedDict()
+        self._asking: dict[_Question, asyncio.Task[_Answer]] = {}
+        self._slots = asyncio.Semaphore(MAX_QUESTIONS)
+
+    async def mx(self, domain: str) -> Sequence[tuple[int, str]]:
+        """Return the MX records as (preference, host), preferred first; a null MX has the host `.`.
+
+        Raises:
+            Failure: NXDOMAIN (550 5.1.2), or the DNS is in trouble (451 4.4.3).
+        """
+        answer = await _answered(self._ask(_name(domain), "MX"))
+        if answer.trouble:
+            raise answer.trouble.failure()
+        return answer.records
+
+    async def addresses(self, host: str) -> Sequence[str]:
+        """Return the IP addresses of a host, IPv6 first; one family is enough if the other fails.
+
+        Raises:
+            Failure: NXDOMAIN (550 5.1.2), or the DNS is in trouble (451 4.4.3).
+        """
+        name = _name(host)
+        asked = self._ask(name, "AAAA"), self._ask(name, "A")  # both are under way before either is awaited
+        answers = [await _answered(question) for question in asked]
+        found = [ip for answer in answers for _, ip in answer.records]
+        troubles = [answer.trouble for answer in answers if answer.trouble]
+        passing = [trouble for trouble in troubles if trouble.code // 100 == 4]
+        if not found and (passing or len(troubles) == len(answers)):
+            raise (passing or troubles)[0].failure()
+        return found
+
+    async def close(self) -> None:
+        """Give up the questions under way; whoever waits for them is cancelled."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ask(self, name: str, rdtype: str) -> _Answer | asyncio.Task[_Answer]:
+        """Return the answer if it is known, else the task that is finding it for all who ask."""
+        question = (name, rdtype)
+        expires, answer = self._cache.get(question, (0.0, None))
+        if answer and time.monotonic() < expires:
+            self._cache.move_to_end(question)
+            return answer
+        task = self._asking.get(question)
+        if task is None:
+            task = self._asking[question] = asyncio.create_task(self._find(question))
+            task.add_done_callback(lambda _: self._asking.pop(question))
+        return task
+
+    async def _find(self, question: _Question) -> _Answer:
+        async with self._slots:
+            answer = await self._query(*question)
+        self._cache.pop(question, None)
+        if answer.ttl > 0:
+            self._cache[question] = time.monotonic() + answer.ttl, answer
+        while len(self._cache) > self._config.cache_size:
+            self._cache.popitem(last=False)
+        return answer
+
+    async def _query(self, name: str, rdtype: str) -> _Answer:
+        qname = dns.name.from_text(name)
+        try:
+            answer = await self._stub.resolve(qname, rdtype, raise_on_no_answer=False)
+        except dns.resolver.NXDOMAIN as nothing:
+            trouble = _Trouble(Kind.ERROR, f"domain {name} does not exist", 550, "5.1.2")
+            return _Answer(self._ttl(nothing.kwargs["responses"][qname], MAX_NEGATIVE_TTL), trouble=trouble)
+        except dns.exception.Timeout:
+            return self._trouble(Kind.TIMEOUT, f"no answer from the DNS in time for {rdtype} of {name}")
+        except dns.exception.DNSException as error:
+            return self._trouble(Kind.ERROR, f"DNS lookup of {rdtype} of {name} failed: {_reason(error)}")
+        if answer.rrset is not None:
+            return _Answer(self._ttl(answer.response, self._config.max_ttl), _records(answer.rrset))
+        if _referral(answer.response):
+            return self._trouble(Kind.ERROR, f"DNS lookup of {rdtype} of {name} failed: referral instead of an answer")
+        return _Answer(self._ttl(answer.response, MAX_NEGATIVE_TTL))
+
+    def _trouble(self, kind: Kind, text: str) -> _Answer:
+        return _Answer(self._config.trouble_ttl, trouble=_Trouble(kind, text))
+
+    def _ttl(self, response: dns.message.QueryMessage, most: int) -> int:
+        """Return the seconds to keep a response: lowest TTL of the chain, or the SOA's minimum."""
+        ttl = max(response.resolve_chaining().minimum_ttl, self._config.min_ttl)
+        return min(ttl, most, self._config.max_ttl)
+
+
+async def _answered(asked: _Answer | asyncio.Task[_Answer]) -> _Answer:
+    """Return the answer; who is cancelled while waiting takes it from nobody else."""
+    return asked if isinstance(asked, _Answer) else await asyncio.shield(asked)
+
+
+def _records(rrset: dns.rrset.RRset) -> tuple[_Record, ...]:
+    """Return at most `MAX_MX` or `MAX_ADDRESSES` records; odd octets in a name stay escaped."""
+    if rrset.rdtype == dns.rdatatype.MX:
+        records = sorted((mx.preference, mx.exchange.to_text(omit_final_dot=True).lower()) for mx in rrset)
+        return tuple(records[:MAX_MX])
+    return tuple((0, record.address) for record in islice(rrset, MAX_ADDRESSES))
+
+
+def _referral(response: dns.message.QueryMessage) -> bool:
+    """Tell whether an empty response only names other servers: it does not say that there is no record.
+
+    RFC 2308 section 2.2: "no data" has an SOA record, or neither SOA nor NS.
+    """
+    types = {rrset.rdtype for rrset in response.authority}
+    return dns.rdatatype.NS in types and dns.rdatatype.SOA not in types
+
+
+def _reason(error: dns.exception.DNSException) -> str:
+    """Return why no server gave an answer: response codes or names of exceptions, nothing a stranger wrote."""
+    errors = error.kwargs.get("errors", ()) if isinstance(error, dns.resolver.NoNameservers) else ()
+    reasons = [why if isinstance(why, str) else type(why).__name__ for _, _, _, why, _ in errors]
+    return ", ".join(dict.fromkeys(reasons)) or type(error).__name__
+
+
+def _name(text: str) -> str:
+    """Return a name as a key for question and cache.
+
+    Raises:
+        Failure: it cannot exist (550 5.1.2).
+    """
+    try:
+        name = ascii_domain(text)
+    except AddressError:
+        name = ""
+    if not 0 < len(name) <= MAX_NAME:
+        wrong = f"not a valid domain name: {printable(text.encode())}"
+        raise Failure(State.DNS, Kind.ERROR, wrong, code=550, status="5.1.2")
+    return name
+
+
+def _stub(config: DnsConfig) -> dns.asyncresolver.Resolver:
+    try:
+        stub = dns.asyncresolver.Resolver(configure=not config.servers)
+    except dns.resolver.NoResolverConfiguration as error:
+        raise ValueError(f"the system has no name servers ({error}); set dns.servers") from None
+    if config.servers:
+        servers = [split_endpoint(text) for text in config.servers]
+        stub.nameservers = [dns.nameserver.Do53Nameserver(ip, port or 53) for ip, port in servers]
+    stub.timeout = config.timeout
+    stub.lifetime = config.lifetime
+    stub.use_edns(0, 0, UDP_PAYLOAD)
+    return stub

@@ -1,0 +1,59 @@
+"""The local addresses that mail may be sent from, and whether this host has them."""
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from time import monotonic
+
+from mailq.config.delivery import SourceConfig
+from mailq.core.routing import Source
+
+REMEMBERED = 30.0
+"""Seconds for which it is remembered whether an address exists: addresses move between hosts."""
+
+
+class HostSources:
+    """Configured and job-given source addresses (see `ports.Sources`)."""
+
+    def __init__(self, configured: Sequence[SourceConfig], ehlo: str) -> None:
+        name = ehlo or socket.getfqdn()
+        self._configured = tuple(Source(_canonical(source.ip), source.ehlo or name) for source in configured)
+        self._names = {source.ip: source.ehlo for source in self._configured}
+        self._default = Source(None, name)
+        self._seen: dict[str, tuple[float, bool]] = {}
+
+    def usable(self, ips: Sequence[str] | None) -> Sequence[Source]:
+        """Return the sources for a job's `ips` (None: the configured ones) that exist on the host."""
+        if ips is None:
+            if not self._configured:
+                return (self._default,)
+            candidates = self._configured
+        else:
+            addresses = dict.fromkeys(_canonical(ip) for ip in ips)
+            candidates = tuple(Source(ip, self._names.get(ip) or self._default.ehlo) for ip in addresses)
+        return tuple(source for source in candidates if source.ip and self._exists(source.ip))
+
+    def _exists(self, ip: str) -> bool:
+        now = monotonic()
+        checked, answer = self._seen.get(ip, (-REMEMBERED, False))
+        if now - checked >= REMEMBERED:
+            if len(self._seen) > 10_000:  # job-given addresses are strangers' input
+                self._seen.clear()
+            answer = exists(ip)
+            self._seen[ip] = (now, answer)
+        return answer
+
+
+def exists(ip: str) -> bool:
+    """Tell whether `ip` is an address of this host: whether a socket can be bound to it."""
+    try:
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((ip, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _canonical(ip: str) -> str:
+    return str(ipaddress.ip_address(ip))

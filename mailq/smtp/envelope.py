@@ -1,0 +1,73 @@
+"""MAIL FROM and RCPT TO with the parameters that the server offers. Pure.
+
+SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461). What the server cannot
+do and the message cannot do without ends the attempt here, before anything is sent.
+"""
+
+import re
+from collections.abc import Mapping
+
+from mailq.core.address import Address
+from mailq.core.failure import Failure
+from mailq.core.job import Dsn
+from mailq.core.mime import Content
+from mailq.core.states import Kind, State
+
+Extensions = Mapping[str, str]
+"""What EHLO offered: keyword in lower case, parameters as they stood."""
+
+
+def mail_from(
+    sender: Address | None, recipient: Address, content: Content, dsn: Dsn | None, offered: Extensions
+) -> str:
+    """Return the MAIL command for a message.
+
+    Raises:
+        Failure: the message is larger than the server takes, or needs SMTPUTF8 and gets none.
+    """
+    parameters = [f"MAIL FROM:<{sender or ''}>"]
+    if "size" in offered:
+        _check_size(content.size, offered["size"])
+        parameters.append(f"SIZE={content.size}")
+    if content.eightbit and "8bitmime" in offered:
+        parameters.append("BODY=8BITMIME")
+    if _needs_utf8(sender, recipient, content, offered):
+        parameters.append("SMTPUTF8")
+    if dsn and "dsn" in offered:
+        if dsn.ret:
+            parameters.append(f"RET={dsn.ret}")
+        if dsn.envid:
+            parameters.append(f"ENVID={xtext(dsn.envid)}")
+    return " ".join(parameters)
+
+
+def rcpt_to(recipient: Address, dsn: Dsn | None, offered: Extensions) -> str:
+    """Return the RCPT command for a recipient."""
+    parameters = [f"RCPT TO:<{recipient}>"]
+    if dsn and "dsn" in offered:
+        if dsn.notify:
+            parameters.append("NOTIFY=" + "".join(dsn.notify.split()).upper())
+        if dsn.orcpt:
+            kind, semicolon, address = dsn.orcpt.partition(";")
+            parameters.append(f"ORCPT={kind};{xtext(address)}" if semicolon else f"ORCPT=rfc822;{xtext(kind)}")
+    return " ".join(parameters)
+
+
+def xtext(text: str) -> str:
+    """Return `text` encoded as xtext (RFC 3461 section 4): safe inside an ESMTP parameter."""
+    return re.sub(r"[^!-*,-<>-~]", lambda match: f"+{ord(match[0]):02X}", text)
+
+
+def _check_size(size: int, offered: str) -> None:
+    limit = int(offered) if offered.isascii() and offered.isdigit() and len(offered) < 20 else 0
+    if limit and size > limit:
+        text = f"message of {size} octets is larger than the server's limit of {limit}"
+        raise Failure(State.MAILFROM, Kind.ERROR, text, code=552, status="5.3.4")
+
+
+def _needs_utf8(sender: Address | None, recipient: Address, content: Content, offered: Extensions) -> bool:
+    international = recipient.international or (sender is not None and sender.international)
+    if international and "smtputf8" not in offered:
+        text = "the address needs SMTPUTF8 and the server does not offer it"
+        raise Failure(State.MAILFROM, Kind.ERROR, text, code=550, status="5.6.7")
+    return international or (content.eightbit_header and "smtputf8" in offered)

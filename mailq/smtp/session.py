@@ -1,0 +1,283 @@
+"""One conversation with one mail server. Read `open`, then `deliver`: that is the state machine.
+
+`step` is the only place where a state is entered, its clock runs, and trouble becomes a
+`Failure`. Order is code, facts are tables, trouble has one door. Timeouts are RFC 5321 section
+4.5.3.2 unless the operator says otherwise.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from time import monotonic
+from typing import Any, TypeVar
+
+from mailq.core.failure import Failure, Trouble
+from mailq.core.mime import payload
+from mailq.core.reply import Reply
+from mailq.core.result import Trail
+from mailq.core.routing import Login, Route, Tls
+from mailq.core.states import Kind, State
+from mailq.ports import Wire
+from mailq.smtp import auth
+from mailq.smtp.envelope import Extensions
+from mailq.smtp.transaction import Transaction, check
+
+T = TypeVar("T")
+
+BLOCK = 256 * 1024
+"""Octets of a message written before the connection is asked whether it can take more."""
+
+
+class Session:
+    """An SMTP session over one wire; opened once, then good for messages until it is retired."""
+
+    __slots__ = ("_facts", "_offered", "_open", "_retired", "messages", "quit_timeout", "route", "timeouts", "wire")
+
+    def __init__(self, wire: Wire, route: Route, timeouts: Mapping[State, float], quit_timeout: float) -> None:
+        self.wire = wire
+        self.route = route
+        self.timeouts = timeouts
+        self.quit_timeout = quit_timeout
+        self.messages = 0
+        self._offered: Extensions = {}
+        self._facts: dict[str, Any] = {}
+        self._open = False
+        self._retired = False
+
+    @property
+    def reusable(self) -> bool:
+        """Tell whether another message may be sent: in step with the peer, and nothing unread."""
+        return not self._retired and self.wire.alive
+
+    @property
+    def offered(self) -> Extensions:
+        """What the server offered in its last EHLO reply."""
+        return self._offered
+
+    async def open(self, trail: Trail) -> None:
+        """Walk bind, connect, intro, ehlo, starttls and login.
+
+        Raises:
+            Failure: the first state that did not come out well; the wire is closed.
+        """
+        try:
+            await self._walk(trail)
+        except BaseException:
+            self.retire()
+            raise
+        finally:
+            self._note_sent(trail, 0)
+
+    async def deliver(self, trail: Trail, mail: str, rcpt: str, content: bytes) -> Reply:
+        """Walk mailfrom, rcptto, data and message; return the answer to the final dot.
+
+        Raises:
+            Failure: who refused what, or what became of the connection.
+        """
+        self.messages += 1
+        trail.facts.update(self._facts, messages=self.messages)
+        try:
+            await self._listen(trail)
+            if self._open:
+                await self._reset(trail)
+            await self._transact(trail, mail, rcpt)
+            reply = await self._hand_over(trail, payload(content))
+        except asyncio.CancelledError:
+            self.retire()
+            raise
+        finally:
+            self._note_sent(trail, len(content) if trail.in_doubt else 0)
+        trail.facts["dsn"] = "dsn" in self._offered
+        return reply
+
+    async def quit(self) -> None:
+        """Say QUIT if the peer may still be spoken to, and close; never raises."""
+        try:
+            if self.reusable:
+                async with asyncio.timeout(self.quit_timeout):
+                    self.wire.write(b"QUIT\r\n")
+                    await self.wire.reply()
+        except (Trouble, TimeoutError):
+            pass
+        finally:
+            self.retire()
+
+    def retire(self) -> None:
+        """Close the connection: never speak here again."""
+        self._retired = True
+        self.wire.close()
+
+    async def ask(self, trail: Trail, state: State, exchange: Awaitable[Reply]) -> Reply:
+        """Do a step that is answered; the answer must be the one this state hopes for."""
+        reply = await self.step(trail, state, exchange)
+        trouble = check(state, reply)
+        if trouble:
+            raise trouble
+        return reply
+
+    async def step(self, trail: Trail, state: State, exchange: Awaitable[T]) -> T:
+        """Enter `state` and await its one exchange, or fail in it."""
+        trail.enter(state)
+        started = monotonic()
+        try:
+            async with asyncio.timeout(self.timeouts[state]):
+                return await exchange
+        except Trouble as trouble:
+            self.retire()
+            raise Failure(state, trouble.kind, trouble.text) from trouble
+        except TimeoutError:
+            self.retire()
+            raise Failure(state, Kind.TIMEOUT) from None
+        finally:
+            trail.spent(state, monotonic() - started)
+
+    async def _walk(self, trail: Trail) -> None:
+        wire, route = self.wire, self.route
+        await self.step(trail, State.BIND, wire.bind(route.source))
+        await self.step(trail, State.CONNECT, wire.connect())
+        self._learn(trail, {"from": wire.local, "to": route.target.ip, "messages": 1})
+        if route.tls is Tls.IMPLICIT:
+            await self.step(trail, State.STARTTLS, wire.handshake())
+            self._learn(trail, wire.security())
+        intro = await self.ask(trail, State.INTRO, wire.greeting())
+        name = intro.text.split(maxsplit=1)
+        self._learn(trail, {"mta": name[0][:255]} if name else {})
+        await self._hello(trail)
+        if route.tls in (Tls.OPPORTUNISTIC, Tls.REQUIRED):
+            await self._starttls(trail)
+        if route.login:
+            await self._login(trail, route.login)
+        wire.take_over()
+
+    def _learn(self, trail: Trail, facts: Mapping[str, Any]) -> None:
+        """Note facts of the connection: they stand in this result and in those of later messages."""
+        self._facts.update(facts)
+        trail.facts.update(facts)
+
+    def _note_sent(self, trail: Trail, data: int) -> None:
+        if "to" in self._facts:
+            trail.facts["sent"] = {"connection": self.wire.sent, "data": data}
+
+    async def _command(self, trail: Trail, state: State, line: str, shown: str | None = None) -> Reply:
+        trail.facts["command"] = shown or line
+        return await self.step(trail, state, self.wire.command(line))
+
+    async def _hello(self, trail: Trail) -> None:
+        name = self.route.source.ehlo
+        reply = await self._command(trail, State.EHLO, f"EHLO {name}")
+        self._offered = extensions(reply) if reply.positive else {}
+        if reply.permanent:
+            reply = await self._command(trail, State.HELO, f"HELO {name}")
+        trouble = check(trail.state, reply)
+        if trouble:
+            raise trouble
+
+    async def _starttls(self, trail: Trail) -> None:
+        if "starttls" in self._offered:
+            trail.facts["command"] = "STARTTLS"
+            await self.ask(trail, State.STARTTLS, self.wire.starttls())
+            self._learn(trail, self.wire.security())
+            await self._hello(trail)
+        elif self.route.tls is Tls.REQUIRED:
+            trail.enter(State.STARTTLS)
+            raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required and the server does not offer STARTTLS")
+
+    async def _login(self, trail: Trail, login: Login) -> None:
+        encrypted = "cipher" in self._facts
+        if not (encrypted or login.plaintext):
+            trail.enter(State.STARTTLS)
+            raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
+        mechanism = auth.choose(self._offered.get("auth", "").upper().split(), encrypted=encrypted)
+        self._learn(trail, {"authentication": mechanism})
+        dialogue = auth.MECHANISMS[mechanism](login)
+        state, line = next(dialogue)
+        reply = await self._command(trail, state, line, f"AUTH {mechanism}")
+        while reply.code // 100 == 3:
+            try:
+                state, line = dialogue.send(reply)
+            except StopIteration:
+                break
+            reply = await self._command(trail, state, line, f"AUTH {mechanism}")
+        trouble = check(state, reply)
+        if trouble:
+            raise trouble
+
+    async def _listen(self, trail: Trail) -> None:
+        """Hear what the server said out of turn before anything is sent: 421, its good-bye, or nonsense."""
+        if self.wire.alive:
+            return
+        reply = await self.step(trail, State.MAILFROM, self.wire.reply())
+        self.retire()
+        if reply.closing:
+            raise Failure(State.MAILFROM, Kind.ERROR, reply=reply)
+        raise Failure(State.MAILFROM, Kind.INVALID, f"the server spoke out of turn: {reply.code} {reply.text}"[:500])
+
+    async def _reset(self, trail: Trail) -> None:
+        """End a transaction that was left open before the next one begins (RFC 5321 section 4.1.1.5)."""
+        self.wire.write(b"RSET\r\n")
+        try:
+            await self.ask(trail, State.MAILFROM, self.wire.reply())
+        except Failure:
+            self.retire()
+            raise
+        self._open = False
+
+    async def _transact(self, trail: Trail, mail: str, rcpt: str) -> None:
+        transaction = Transaction(mail, rcpt, pipelining="pipelining" in self._offered)
+        shown = {State.MAILFROM: mail, State.RCPTTO: rcpt, State.DATA: "DATA"}
+        self._open = True
+        try:
+            while True:
+                lines = transaction.to_write()
+                if lines:
+                    self.wire.write("".join(f"{line}\r\n" for line in lines).encode())
+                state = transaction.awaiting
+                if state is None:
+                    break
+                if transaction.refusal is None:
+                    trail.facts["command"] = shown[state]
+                transaction.answer(await self.step(trail, state, self.wire.reply()))
+        except Failure:
+            if transaction.refusal is None:
+                raise
+        if transaction.refusal is None:
+            return
+        self._open = not transaction.ended
+        if transaction.must_close or transaction.refusal.kind is Kind.INVALID or _is_closing(transaction.refusal):
+            self.retire()
+        trail.enter(transaction.refusal.state)
+        raise transaction.refusal
+
+    async def _hand_over(self, trail: Trail, message: bytes) -> Reply:
+        """Send the message and return the answer; from the last octets on its fate may be in doubt."""
+        wire = self.wire
+        for start in range(0, len(message), BLOCK):
+            if not wire.alive:
+                break
+            block = message[start : start + BLOCK]
+            trail.in_doubt = start + BLOCK >= len(message)
+            wire.write(block)
+            if not trail.in_doubt:
+                await self.step(trail, State.MESSAGE, wire.drain())
+        reply = await self.step(trail, State.MESSAGE, wire.reply())
+        self._open = False
+        trouble = check(State.MESSAGE, reply)
+        if trouble is None and not trail.in_doubt:
+            trouble = Failure(State.MESSAGE, Kind.INVALID, "the server answered before the message was complete")
+        if trouble is None:
+            return reply
+        if not trail.in_doubt or trouble.kind is Kind.INVALID or _is_closing(trouble):
+            self.retire()
+        raise trouble
+
+
+def extensions(reply: Reply) -> dict[str, str]:
+    """Return what an EHLO reply offers: keyword in lower case to its parameters (RFC 5321 section 4.1.1.1)."""
+    offered: dict[str, str] = {}
+    for line in reply.text.split("\n")[1:101]:
+        keyword, _, parameters = line.strip().replace("=", " ", 1).partition(" ")
+        offered.setdefault(keyword.lower(), parameters.strip())
+    return offered
+
+
+def _is_closing(failure: Failure) -> bool:
+    return failure.reply is not None and failure.reply.closing

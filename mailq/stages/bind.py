@@ -1,0 +1,21 @@
+"""State bind: choose the source address for a target."""
+
+from collections.abc import Sequence
+from random import Random
+
+from mailq.core.failure import Failure
+from mailq.core.routing import Source, Target
+from mailq.core.states import Kind, State
+
+
+def choose(sources: Sequence[Source], target: Target, rng: Random) -> Source:
+    """Return one of the sources of the target's address family, at random.
+
+    Raises:
+        Failure: there is none of that family; another target may do.
+    """
+    fitting = [source for source in sources if source.reaches(target)]
+    if not fitting:
+        family = "IPv6" if target.ipv6 else "IPv4"
+        raise Failure(State.BIND, Kind.ERROR, f"no {family} source address to reach {target.ip}")
+    return rng.choice(fitting)

@@ -1,0 +1,251 @@
+"""State `dns`: which addresses to connect to for a domain, in which order.
+
+Here is the policy: MX by preference, equal ones shuffled (RFC 5321 section 5.1), a domain without
+MX is its own host, a null MX takes no mail (RFC 7505), address literals, the operator's overrides,
+smarthosts. It decides too how few addresses an attempt tries (`max_targets`) without a dead host or
+a dead address family using them up. Asking and caching is the resolver's; time limits and what a
+failure means for the job are the caller's.
+"""
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import zip_longest
+from random import Random
+from types import MappingProxyType
+from typing import Literal
+
+from mailq.core.address import AddressError, ascii_domain
+from mailq.core.failure import Failure
+from mailq.core.reply import printable
+from mailq.core.routing import Target
+from mailq.core.states import Kind, State
+from mailq.ports import Resolver
+
+Family = Literal["any", "ipv4", "ipv6"]
+
+MAX_HOSTS = 20
+"""Hosts looked up for one attempt at most, the preferred ones."""
+
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
+
+NO_OVERRIDES: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+_ADDRESS = {"any": "address", "ipv4": "IPv4 address", "ipv6": "IPv6 address"}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A host name or IP address with the port to connect to."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """How many targets of which family are wanted, and the dice."""
+
+    family: Family
+    limit: int
+    rng: Random
+
+    def takes(self, ip: str) -> bool:
+        """Tell whether an address is of a wanted family and can be somebody's mail server."""
+        return _reachable(ip) and (self.family == "any" or (self.family == "ipv6") == (":" in ip))
+
+
+async def targets(
+    domain: str,
+    resolver: Resolver,
+    *,
+    rng: Random,
+    port: int,
+    family: Family = "any",
+    max_targets: int = 5,
+    overrides: Mapping[str, Sequence[str]] = NO_OVERRIDES,
+) -> tuple[Target, ...]:
+    """Return the targets for mail to `domain` in try order: at least one, at most `max_targets`.
+
+    `domain` is in lower-case A-labels, or an address literal in brackets. `overrides` are targets by
+    domain, `*` for all others and literals too; an empty list means: as the DNS says.
+
+    Raises:
+        Failure: in state dns; permanent for NXDOMAIN (550 5.1.2), null MX (556 5.1.10) and no address
+            (550 5.4.4), transient (451 4.4.3) for trouble of the DNS or of an override.
+    """
+    choice = _Choice(family, max_targets, rng)
+    fixed = overrides.get(domain, overrides.get("*", ()))
+    if fixed:
+        return await _configured(f"override for {domain}", fixed, port, resolver, choice)
+    literal = _unbracketed(domain)
+    if literal != domain:
+        hosts, lack = [literal], f"{domain} is not an address to deliver to"
+    else:
+        hosts = await _mx_hosts(domain, resolver, rng)
+        lack = f"none of the MX hosts of {domain} has an {_ADDRESS[family]}"
+    if not hosts:
+        hosts, lack = [domain], f"{domain} has neither MX hosts nor an {_ADDRESS[family]}"
+    found, trouble = await _find([Endpoint(host, port) for host in hosts], resolver, choice)
+    if found:
+        return found
+    if trouble and not trouble.permanent:
+        raise Failure(State.DNS, trouble.kind, f"{lack}: {trouble.text}")
+    raise Failure(State.DNS, Kind.ERROR, lack, code=550, status="5.4.4")
+
+
+async def host_targets(
+    host: str,
+    port: int,
+    resolver: Resolver,
+    *,
+    rng: Random,
+    family: Family = "any",
+    max_targets: int = 5,
+) -> tuple[Target, ...]:
+    """Return the targets of one configured host (name, IP address or literal); MX is not looked at.
+
+    Raises:
+        Failure: always transient (451 4.4.3), for the recipient has no part in it.
+    """
+    choice = _Choice(family, max_targets, rng)
+    return await _reach(f"host {printable(host.encode())}", [Endpoint(_unbracketed(host), port)], resolver, choice)
+
+
+def parse_endpoint(text: str, port: int) -> Endpoint:
+    """Return the endpoint written as `host`, `host:port`, `ip`, `ip:port` or `[v6]:port`; `port` if none is.
+
+    Raises:
+        ValueError: it is none of these; names the text.
+    """
+    match = _ENDPOINT.fullmatch(text)
+    host, number = (match["v6"] or match["name"], int(match["port"] or port)) if match else (text, port)
+    try:
+        name = _ip(host) or ascii_domain(host)
+    except AddressError:
+        name = ""
+    bracketed_name = text.startswith("[") and ":" not in name
+    if not name or bracketed_name or not 0 < number < 65536:
+        raise ValueError(f"{text!r} is not of the form host, host:port, ip, ip:port or [v6]:port")
+    return Endpoint(name, number)
+
+
+async def _mx_hosts(domain: str, resolver: Resolver, rng: Random) -> list[str]:
+    """Return the MX hosts in try order, empty if the domain has none; a null MX is a failure."""
+    records = await resolver.mx(domain)
+    ordered = sorted(records, key=lambda record: (record[0], rng.random()))
+    hosts = list(dict.fromkeys(host for _, host in ordered if host != "."))
+    if records and not hosts:
+        raise Failure(State.DNS, Kind.ERROR, f"{domain} takes no mail (null MX)", code=556, status="5.1.10")
+    return hosts
+
+
+async def _configured(
+    what: str, entries: Sequence[str], port: int, resolver: Resolver, choice: _Choice
+) -> tuple[Target, ...]:
+    try:
+        endpoints = [parse_endpoint(entry, port) for entry in entries]
+    except ValueError as error:
+        raise Failure(State.DNS, Kind.ERROR, f"{what}: {error}") from None
+    return await _reach(what, endpoints, resolver, choice)
+
+
+async def _reach(what: str, endpoints: Sequence[Endpoint], resolver: Resolver, choice: _Choice) -> tuple[Target, ...]:
+    """Return the targets of what the operator configured; that there are none is transient."""
+    found, trouble = await _find(endpoints, resolver, choice)
+    if found:
+        return found
+    kind, text = (trouble.kind, trouble.text) if trouble else (Kind.ERROR, f"has no {_ADDRESS[choice.family]}")
+    raise Failure(State.DNS, kind, f"{what}: {text}")
+
+
+async def _find(
+    endpoints: Sequence[Endpoint], resolver: Resolver, choice: _Choice
+) -> tuple[tuple[Target, ...], Failure | None]:
+    """Return the targets, and what went wrong on the way: the first passing trouble, else the first.
+
+    Hosts are looked up together, but no more of them than can be needed: each fills at least one
+    place, and a second host is wanted even where the first fills all.
+    """
+    hosts: list[list[Target]] = []
+    seen: set[tuple[str, int]] = set()
+    trouble: Failure | None = None
+    waiting = endpoints[:MAX_HOSTS]
+    while waiting and (len(seen) < choice.limit or len(hosts) < min(2, choice.limit)):
+        size = max(1, choice.limit - len(seen))
+        batch, waiting = waiting[:size], waiting[size:]
+        for endpoint, answer in zip(batch, await _look_up(batch, resolver), strict=True):
+            if isinstance(answer, Failure):
+                if trouble is None or (trouble.permanent and not answer.permanent):
+                    trouble = answer
+                continue
+            fresh = [ip for ip in dict.fromkeys(answer) if (ip, endpoint.port) not in seen and choice.takes(ip)]
+            if fresh:
+                seen.update((ip, endpoint.port) for ip in fresh)
+                hosts.append([Target(endpoint.host, ip, endpoint.port) for ip in fresh])
+    return _share(hosts, choice), trouble
+
+
+async def _look_up(endpoints: Sequence[Endpoint], resolver: Resolver) -> Sequence[Sequence[str] | Failure]:
+    if len(endpoints) == 1:  # the usual case, and a task costs more than an answer from the cache
+        return [await _addresses(endpoints[0].host, resolver)]
+    return await asyncio.gather(*(_addresses(endpoint.host, resolver) for endpoint in endpoints))
+
+
+async def _addresses(host: str, resolver: Resolver) -> Sequence[str] | Failure:
+    """Return the addresses of a host, or why there are none: one host's trouble must not end the others' lookups."""
+    ip = _ip(host)
+    if ip is not None:
+        return [ip]
+    try:
+        return await resolver.addresses(host)
+    except Failure as failure:
+        return failure
+
+
+def _share(hosts: Sequence[Sequence[Target]], choice: _Choice) -> tuple[Target, ...]:
+    """Return at most `limit` targets: hosts in order, up to half of the places kept free of the first."""
+    chosen: list[Target] = []
+    for place, host in enumerate(hosts):
+        room = choice.limit - len(chosen)
+        if place == 0:
+            room -= min(choice.limit // 2, sum(len(other) for other in hosts[1:]))
+        ipv6_next = not (chosen and chosen[-1].ipv6)
+        chosen += _alternate(host, choice.rng, ipv6_first=ipv6_next)[:room]
+    return tuple(chosen)
+
+
+def _alternate(host: Sequence[Target], rng: Random, *, ipv6_first: bool) -> list[Target]:
+    """Return the targets of one host, the families by turns, each shuffled to spread the load."""
+    families: list[list[Target]] = [[], []]
+    for target in rng.sample(host, len(host)):
+        families[target.ipv6 != ipv6_first].append(target)
+    return [target for pair in zip_longest(*families) for target in pair if target is not None]
+
+
+@lru_cache(maxsize=10_000)
+def _reachable(ip: str) -> bool:
+    """Tell whether an address can be somebody's mail server (0.0.0.0, for one, would be this host)."""
+    address = ipaddress.ip_address(ip)
+    mapped = address.version == 6 and address.ipv4_mapped is not None
+    return not (address.is_unspecified or address.is_multicast or address.is_link_local or mapped)
+
+
+def _unbracketed(text: str) -> str:
+    """Return what stands in an address literal (RFC 5321 section 4.1.3), or the text itself."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
+    return text[1:-1].removeprefix("IPv6:")
+
+
+def _ip(text: str) -> str | None:
+    """Return the text as an IP address in its usual form, None if it is a name."""
+    if ":" not in text and not text[-1:].isdigit():
+        return None
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None

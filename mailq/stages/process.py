@@ -1,0 +1,47 @@
+"""State process: may this job be attempted at all, and from which addresses."""
+
+import ipaddress
+from collections.abc import Sequence
+from datetime import datetime
+
+from mailq.core.failure import Failure
+from mailq.core.job import Job
+from mailq.core.reply import printable
+from mailq.core.routing import Source
+from mailq.core.states import Kind, State
+from mailq.core.verdict import RetryPolicy, expired
+from mailq.ports import Sources
+
+
+def sources(job: Job, policy: RetryPolicy, usable: Sources, now: datetime) -> Sequence[Source]:
+    """Return the sources that the job may leave from.
+
+    Raises:
+        Failure: the job expired while it waited, names an address that is none, or no address of
+            this host may be used.
+    """
+    if expired(job, policy, now):
+        raise Failure(State.PROCESS, Kind.TIMEOUT, _expiry(job))
+    for place, ip in enumerate(job.ips or ()):
+        if not _is_address(ip):
+            raise Failure(State.PROCESS, Kind.INVALID, "is not an IP address", pointer=f"/ips/{place}")
+    found = usable.usable(job.ips)
+    if not found:
+        pointer = None if job.ips is None else "/ips"
+        raise Failure(State.PROCESS, Kind.ERROR, "none of the source addresses exists on this host", pointer=pointer)
+    return found
+
+
+def _expiry(job: Job) -> str:
+    """Return why the job is over, with the last answer a server gave, which came back through strangers."""
+    last = job.results[-1] if job.results else {}
+    words = printable(" ".join(str(last[name]) for name in ("code", "status", "description") if name in last).encode())
+    return f"message expired (last failure: {words})" if words else "message expired"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,125 @@
+"""The transaction: replies matched to states, pipelined or not."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailq.core.reply import Reply, ReplyReader
+from mailq.core.states import Kind, State
+from mailq.smtp.transaction import Transaction
+
+MAIL, RCPT = "MAIL FROM:<a@a.test>", "RCPT TO:<b@b.test>"
+
+
+@dataclass
+class Walked:
+    """What came of a transaction, and what was written for it."""
+
+    transaction: Transaction
+    written: list[str]
+
+
+def walk(replies, *, pipelining):
+    """Play a transaction against replies until nothing is owed."""
+    transaction = Transaction(MAIL, RCPT, pipelining=pipelining)
+    written = []
+    replies = iter(replies)
+    while True:
+        written.extend(transaction.to_write())
+        if transaction.awaiting is None:
+            return Walked(transaction, written)
+        transaction.answer(next(replies))
+
+
+def reply(code):
+    return Reply(code, None, "text")
+
+
+def test_pipelined_commands_are_one_write():
+    transaction = Transaction(MAIL, RCPT, pipelining=True)
+
+    assert transaction.to_write() == (MAIL, RCPT, "DATA")
+    assert transaction.to_write() == ()
+    assert transaction.awaiting is State.MAILFROM
+
+
+def test_without_pipelining_each_command_waits_for_its_answer():
+    transaction = Transaction(MAIL, RCPT, pipelining=False)
+
+    assert transaction.to_write() == (MAIL,)
+    assert transaction.to_write() == ()
+    transaction.answer(reply(250))
+    assert transaction.to_write() == (RCPT,)
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+@pytest.mark.parametrize(
+    ("codes", "state", "kind"),
+    [
+        ((550, 503, 503), State.MAILFROM, Kind.ERROR),
+        ((250, 451, 503), State.RCPTTO, Kind.ERROR),
+        ((250, 250, 554), State.DATA, Kind.ERROR),
+        ((354, 250, 354), State.MAILFROM, Kind.INVALID),
+        ((250, 250, 250), State.DATA, Kind.INVALID),
+        ((599, 503, 503), State.MAILFROM, Kind.ERROR),
+    ],
+)
+def test_the_first_refusal_is_the_answer(codes, state, kind, pipelining):
+    refusal = walk(map(reply, [*codes, 554]), pipelining=pipelining).transaction.refusal
+
+    assert (refusal.state, refusal.kind) == (state, kind)
+
+
+def test_without_pipelining_nothing_follows_a_refusal():
+    assert walk([reply(550)], pipelining=False).written == [MAIL]
+
+
+def test_with_pipelining_every_owed_reply_is_read():
+    replies = [reply(550), reply(503), reply(503), reply(250)]
+    iterator = iter(replies)
+    transaction = Transaction(MAIL, RCPT, pipelining=True)
+    transaction.to_write()
+    while transaction.awaiting:
+        transaction.answer(next(iterator))
+
+    assert list(iterator) == [reply(250)]
+
+
+def test_a_354_after_a_refused_recipient_is_ended_with_a_lone_dot():
+    walked = walk([reply(250), reply(550), reply(354), reply(554)], pipelining=True)
+
+    assert walked.written[-1] == "."
+    assert walked.transaction.ended
+    assert not walked.transaction.must_close
+    assert walked.transaction.refusal.state is State.RCPTTO
+
+
+def test_a_354_with_an_accepted_recipient_and_a_refused_sender_closes_instead_of_sending_an_empty_message():
+    walked = walk([reply(550), reply(250), reply(354)], pipelining=True)
+
+    assert "." not in walked.written
+    assert walked.transaction.must_close
+    assert walked.transaction.refusal.state is State.MAILFROM
+
+
+CODES = st.sampled_from([250, 251, 354, 421, 450, 451, 499, 500, 550, 554, 599])
+
+
+@given(st.tuples(CODES, CODES, CODES, CODES), st.data())
+def test_segmentation_and_pipelining_do_not_change_the_result(codes, data):
+    """However the reply stream is cut, the pipelined walk ends as the plain one does."""
+    plain = walk(map(reply, codes), pipelining=False).transaction.refusal
+    stream = b"".join(b"%d-first\r\n%d text\r\n" % (code, code) for code in codes)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    reader, replies = ReplyReader(), []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        replies.extend(reader.feed(stream[start:end]))
+
+    pipelined = walk(replies, pipelining=True).transaction.refusal
+
+    def ending(failure):
+        return failure and (failure.state, failure.kind, failure.code)
+
+    assert ending(pipelined) == ending(plain)
