@@ -1,0 +1,198 @@
+"""The broker as the worker sees it: `ports.Broker` over three connections.
+
+One controls (declares, checks, counts), one consumes, one publishes: a broker that holds publishers
+back stops reading from them, and acknowledgements must not wait for that. A broker has one life: when
+any of the three ends, all of it is over, `closed` tells why, and the worker opens a new one.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+from mailq.config.rabbitmq import RabbitConfig
+from mailq.core.publication import Consumed, Publication
+from mailq.edges.amqp import topology
+from mailq.edges.amqp.address import Address
+from mailq.edges.amqp.connection import Connection, RefusedError
+from mailq.edges.amqp.consumer import Consumer
+from mailq.edges.amqp.fields import MAX_SHORT
+from mailq.edges.amqp.publisher import Publisher
+from mailq.ports import BrokerError, Observer
+
+T = TypeVar("T")
+
+KNOWN_QUEUES = 1000
+"""So many queue names of producers are remembered as existing."""
+
+
+class Broker:
+    """One life of the way to RabbitMQ; made by `open`."""
+
+    def __init__(
+        self,
+        config: RabbitConfig,
+        prefetch: int,
+        observer: Observer,
+        control: Connection,
+        consuming: Connection,
+        publishing: Connection,
+    ) -> None:
+        self._config = config
+        self._prefetch = prefetch
+        self._observer = observer
+        self._control = control
+        self._consuming = consuming
+        self._publishing = publishing
+        self._publisher = Publisher(publishing, config.confirm_timeout, self._blocked_changed)
+        self._consumer: Consumer | None = None
+        self._control_lock = asyncio.Lock()
+        self._control_tasks: set[asyncio.Task[object]] = set()
+        self._known: dict[str, None] = {}
+
+    @classmethod
+    async def open(cls, config: RabbitConfig, prefetch: int, observer: Observer) -> "Broker":
+        """Connect, declare or check the topology, and be ready to publish and consume.
+
+        Raises:
+            BrokerError: no connection, no login, or the topology is not as it must be.
+        """
+        address = Address.of(config)
+        async with AsyncExitStack() as undo:
+            connections = []
+            for role in ("control", "consuming", "publishing"):
+                connection = await Connection.open(
+                    address,
+                    f"mailq {os.getpid()} {role} {config.outbox}",
+                    heartbeat=config.heartbeat,
+                    connect_timeout=config.connect_timeout,
+                    answer_timeout=config.confirm_timeout,
+                )
+                undo.push_async_callback(connection.close)
+                connections.append(connection)
+                if role == "control":
+                    await topology.prepare(connection, config)
+            broker = cls(config, prefetch, observer, *connections)
+            await broker._publisher.start()
+            undo.pop_all()
+            return broker
+
+    async def consume(self, deliver: Callable[[Consumed], None]) -> None:
+        """Begin to consume the outbox; each message is handed to `deliver`, which must not raise.
+
+        Raises:
+            BrokerError: the connection is lost, or the outbox cannot be consumed.
+        """
+        self._consumer = Consumer(self._consuming, self._config.outbox, self._prefetch, deliver)
+        await self._consumer.start()
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge a message; nothing happens once the connection is lost: it is given out again."""
+        if self._consumer is not None:
+            self._consumer.ack(tag)
+
+    def requeue(self, tag: int) -> None:
+        """Give a message back to the outbox; as `ack`, once only."""
+        if self._consumer is not None:
+            self._consumer.requeue(tag)
+
+    async def publish(self, publications: Sequence[Publication]) -> None:
+        """Publish all and return when the broker has confirmed every one; waits while it is blocked.
+
+        Raises:
+            UnroutableError: no queue takes one of them.
+            BrokerError: connection lost, or a publication refused.
+        """
+        await self._publisher.publish(publications)
+
+    async def ensure_queue(self, name: str) -> bool:
+        """Tell whether a queue can be published to; declares it if it is missing and that is allowed.
+
+        The name is a producer's: one that the broker does not accept is simply none.
+
+        Raises:
+            BrokerError: the connection is lost.
+        """
+        if name in self._known:
+            return True
+        if not 0 < len(name.encode(errors="replace")) <= MAX_SHORT:
+            return False
+        exists = await self._controlled(lambda: self._ensure(name))
+        if exists:
+            if len(self._known) >= KNOWN_QUEUES:
+                self._known.clear()
+            self._known[name] = None
+        return exists
+
+    async def stop_consuming(self) -> None:
+        """Consume no more; what was delivered may still be settled."""
+        if self._consumer is not None:
+            try:
+                await self._consumer.stop()
+            except BrokerError:
+                return  # then nothing is delivered either
+
+    async def depth(self) -> int | None:
+        """Return the number of ready messages in the outbox, None if it cannot be told."""
+        try:
+            return await self._controlled(lambda: topology.count(self._control, self._config.outbox))
+        except BrokerError:
+            return None
+
+    @property
+    def blocked(self) -> bool:
+        """Tell whether the broker takes no publications at the moment (memory or disk alarm)."""
+        return self._publisher.is_blocked
+
+    async def closed(self) -> BrokerError:
+        """Wait until any of the connections is over and return why."""
+        ends = {self._control.closed, self._consuming.closed, self._publishing.closed}
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return next(iter(done)).result()
+
+    def fail(self, trouble: BrokerError) -> None:
+        """End all connections because of `trouble`; safe to call twice."""
+        for connection in (self._control, self._consuming, self._publishing):
+            connection.fail(trouble)
+
+    async def close(self) -> None:
+        """Send the last acknowledgements, say goodbye and close everything; safe to call twice."""
+        if self._consumer is not None:
+            self._consumer.flush()
+        await asyncio.gather(self._consuming.close(), self._publishing.close(), self._control.close())
+        await asyncio.gather(*self._control_tasks, return_exceptions=True)
+
+    def _blocked_changed(self, reason: str | None) -> None:
+        self._observer.broker("unblocked" if reason is None else "blocked", reason or "")
+
+    async def _ensure(self, name: str) -> bool:
+        try:
+            await topology.count(self._control, name)
+        except RefusedError as refused:
+            if refused.code != topology.NOT_FOUND or not self._config.declare:
+                return False
+        else:
+            return True
+        try:
+            await topology.declare(self._control, topology.Queue(name, {"x-queue-type": self._config.queue_type}))
+        except RefusedError:
+            return False
+        return True
+
+    async def _controlled(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something over the control connection, one at a time, to its end even if the caller is cancelled."""
+        task = asyncio.create_task(self._one_at_a_time(work))
+        self._control_tasks.add(task)
+        task.add_done_callback(self._control_done)
+        return await asyncio.shield(task)
+
+    async def _one_at_a_time(self, work: Callable[[], Awaitable[T]]) -> T:
+        async with self._control_lock:
+            return await work()
+
+    def _control_done(self, task: asyncio.Task[object]) -> None:
+        """Forget a finished piece of work; asking for its exception marks it as seen."""
+        self._control_tasks.discard(task)
+        if not task.cancelled():
+            task.exception()

@@ -1,0 +1,100 @@
+"""Consuming the outbox: deliveries in, acknowledgements out.
+
+Acknowledgements made within one turn of the event loop leave together, and a run of them that
+reaches back to the oldest open delivery as a single frame. A tag is settled once; settling it again
+is ignored, because RabbitMQ would close the channel for it and give all jobs out anew.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from pamqp import commands
+
+from mailq.core.publication import Consumed
+from mailq.edges.amqp.connection import Connection
+from mailq.edges.amqp.frames import Event, settle_frame
+from mailq.edges.amqp.methods import BasicConsume
+from mailq.ports import BrokerError
+
+_TAG = "mailq"
+"""The consumer's name: one per channel, so it may be the same everywhere."""
+
+
+class Consumer:
+    """Consumes one queue over one connection."""
+
+    def __init__(self, connection: Connection, queue: str, prefetch: int, deliver: Callable[[Consumed], None]) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._prefetch = prefetch
+        self._deliver = deliver
+        self._open: dict[int, None] = {}
+        self._acked: set[int] = set()
+        self._loop = asyncio.get_running_loop()
+        connection.receiver = self
+
+    async def start(self) -> None:
+        """Begin to consume, `prefetch` unacknowledged messages at most.
+
+        Raises:
+            BrokerError: the connection is lost, or the queue does not exist or may not be read.
+        """
+        # Per consumer: quorum queues know no global limit.
+        await self._connection.call(commands.Basic.Qos(0, self._prefetch, False), commands.Basic.QosOk)
+        await self._connection.call(BasicConsume(0, self._queue, _TAG), commands.Basic.ConsumeOk)
+
+    async def stop(self) -> None:
+        """Take no more messages; those on the way still arrive before this returns.
+
+        Raises:
+            BrokerError: the connection is lost.
+        """
+        await self._connection.call(commands.Basic.Cancel(_TAG), commands.Basic.CancelOk)
+
+    def ack(self, tag: int) -> None:
+        """Tell the broker that a message is done."""
+        if tag not in self._open or tag in self._acked:
+            return
+        if not self._acked:
+            self._loop.call_soon(self.flush)
+        self._acked.add(tag)
+
+    def requeue(self, tag: int) -> None:
+        """Give a message back to the queue."""
+        if tag in self._open and tag not in self._acked:
+            del self._open[tag]
+            self._connection.send(settle_frame(tag, ack=False))
+
+    def flush(self) -> None:
+        """Send the acknowledgements that were made."""
+        acked, self._acked = self._acked, set()
+        last = 0
+        for tag in self._open:
+            if tag not in acked:
+                break
+            last = tag
+        if last:
+            self._connection.send(settle_frame(last, ack=True, multiple=True))
+        for tag in sorted(acked):
+            del self._open[tag]
+            if tag > last:
+                self._connection.send(settle_frame(tag, ack=True))
+
+    # The receiver of the connection.
+
+    def received(self, event: Event) -> None:
+        """Hand on a delivery; a consumer that the broker ends is the end of the connection."""
+        if isinstance(event, Consumed):
+            self._open[event.tag] = None
+            self._deliver(event)
+        elif isinstance(event, commands.Basic.Cancel):
+            reason = "was deleted, or its leader was lost"
+            self._connection.fail(BrokerError(f"RabbitMQ ended consuming: queue {self._queue!r} {reason}"))
+
+    def blocked(self, reason: str | None) -> None:
+        """Nothing is published here, so nothing is held up."""
+
+    def lost(self, _error: BrokerError) -> None:
+        """Forget what was open; the broker gives it out again."""
+        self._open.clear()
+        self._acked.clear()

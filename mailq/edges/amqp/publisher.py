@@ -1,0 +1,183 @@
+"""Publishing with confirms, as many in flight as there are callers.
+
+A publication is done when the broker has confirmed it, and was not returned: for a mandatory
+message that no queue takes, basic.return arrives first and the confirm after it. Nothing is sent
+while the broker or the network takes nothing. A broker that owes a confirm for too long counts as
+lost; time in which it had blocked the connection does not count.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from pamqp import commands
+
+from mailq.core.publication import Publication
+from mailq.edges.amqp.connection import Connection
+from mailq.edges.amqp.frames import Confirm, Event, Returned, publish_frames
+from mailq.ports import BrokerError, UnroutableError
+
+
+class _Batch:
+    """What one caller waits for: so many confirms, and the first trouble among them."""
+
+    __slots__ = ("done", "missing", "since", "trouble")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, missing: int) -> None:
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.missing = missing
+        self.since = loop.time()
+        self.trouble: BrokerError | None = None
+
+    def settle(self) -> None:
+        """Count one confirm; the last one wakes the caller."""
+        self.missing -= 1
+        if not self.missing:
+            self.end(self.trouble)
+
+    def end(self, trouble: BrokerError | None) -> None:
+        """Wake the caller, unless that has happened or it has gone away."""
+        if self.done.done():
+            return
+        if trouble is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(trouble)
+
+
+class Publisher:
+    """Publishes over one connection in confirm mode; `blocked_changed` hears the reason, None at its end."""
+
+    def __init__(
+        self, connection: Connection, confirm_timeout: float, blocked_changed: Callable[[str | None], None]
+    ) -> None:
+        self.is_blocked = False
+        self._connection = connection
+        self._timeout = confirm_timeout
+        self._blocked_changed = blocked_changed
+        self._loop = asyncio.get_running_loop()
+        self._unblocked = asyncio.Event()
+        self._unblocked.set()
+        self._clock_from = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_tag = 1
+        self._oldest = 1
+        self._pending: dict[int, tuple[_Batch, Publication]] = {}
+        connection.receiver = self
+
+    async def start(self) -> None:
+        """Switch the channel to confirm mode.
+
+        Raises:
+            BrokerError: the connection is lost.
+        """
+        await self._connection.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
+
+    async def publish(self, publications: Sequence[Publication]) -> None:
+        """Publish all and return when every one is confirmed; waits while the broker is blocked.
+
+        When several fail, one of the errors is raised, after all were answered.
+
+        Raises:
+            UnroutableError: no queue takes one of them.
+            BrokerError: the connection is lost, or the broker refused one; or one cannot be encoded,
+                and none was sent.
+        """
+        if not publications:
+            return
+        frames = [part for publication in publications for part in self._encode(publication)]
+        while not (self._unblocked.is_set() and self._connection.writable.is_set()):
+            await self._unblocked.wait()
+            await self._connection.writable.wait()
+        if self._connection.closed.done():
+            raise _again(self._connection.closed.result())
+        batch = _Batch(self._loop, len(publications))
+        for publication in publications:
+            self._pending[self._next_tag] = (batch, publication)
+            self._next_tag += 1
+        self._connection.send_all(frames)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout, self._look_at_clock)
+        await batch.done
+
+    def _encode(self, publication: Publication) -> list[bytes]:
+        try:
+            return publish_frames(publication, self._connection.frame_max)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise BrokerError(f"a publication to {publication.routing_key[:60]!r} cannot be sent: {error}") from error
+
+    def _look_at_clock(self) -> None:
+        """Find out whether the oldest confirm is overdue, and when to look again."""
+        self._timer = None
+        oldest = next(iter(self._pending.values()), None)
+        if oldest is None or not self._unblocked.is_set():
+            return
+        due = max(oldest[0].since, self._clock_from) + self._timeout
+        if due <= self._loop.time():
+            self._connection.fail(BrokerError(f"RabbitMQ owes a publisher confirm for {self._timeout:g} s"))
+        else:
+            self._timer = self._loop.call_at(due, self._look_at_clock)
+
+    # The receiver of the connection.
+
+    def received(self, event: Event) -> None:
+        """Match a confirm or a return to its publication."""
+        if isinstance(event, Confirm):
+            self._confirm(event)
+        elif isinstance(event, Returned):
+            self._return(event)
+
+    def blocked(self, reason: str | None) -> None:
+        """Hold publications back, or let them go again."""
+        self.is_blocked = reason is not None
+        if reason is not None:
+            self._unblocked.clear()
+        else:
+            self._clock_from = self._loop.time()
+            self._unblocked.set()
+            if self._timer is None:
+                self._look_at_clock()
+        self._blocked_changed(reason)
+
+    def lost(self, error: BrokerError) -> None:
+        """Tell everyone who waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        pending, self._pending = self._pending, {}
+        self._unblocked.set()
+        for batch, _ in pending.values():
+            if not batch.done.done():
+                batch.end(_again(error))
+
+    def _confirm(self, confirm: Confirm) -> None:
+        first = self._oldest if confirm.multiple else confirm.tag
+        for tag in range(first, confirm.tag + 1):
+            entry = self._pending.pop(tag, None)
+            if entry is None:
+                continue
+            batch, publication = entry
+            if not confirm.ack and batch.trouble is None:
+                batch.trouble = BrokerError(f"RabbitMQ refused a publication to {_target(publication)}")
+            batch.settle()
+        if confirm.multiple:
+            self._oldest = confirm.tag + 1
+
+    def _return(self, returned: Returned) -> None:
+        """Mark what came back: a return has no tag, so all that look like it are taken for it."""
+        for batch, publication in self._pending.values():
+            if (
+                publication.routing_key == returned.routing_key
+                and publication.exchange == returned.exchange
+                and publication.body == returned.body
+            ):
+                batch.trouble = UnroutableError(f"no queue takes {_target(publication)}: {returned.text}")
+
+
+def _target(publication: Publication) -> str:
+    if publication.exchange:
+        return f"routing key {publication.routing_key!r} of exchange {publication.exchange!r}"
+    return f"queue {publication.routing_key!r}"
+
+
+def _again(error: BrokerError) -> BrokerError:
+    """Return a fresh exception of the same text: one that is raised in many tasks collects their tracebacks."""
+    return BrokerError(str(error))

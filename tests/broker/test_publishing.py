@@ -1,0 +1,194 @@
+"""Publications: every property, any size, many at once, and every way not to be taken."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from support.broker import DEADLINE, until
+
+from mailq.core.publication import Publication
+from mailq.ports import BrokerError, UnroutableError
+
+BROKERS_OWN = {"x-delivery-count": 0}
+"""Added by quorum queues to what basic.get returns."""
+
+
+def to_queue(name, body=b"{}", **properties):
+    return Publication("", name, body, **properties)
+
+
+async def test_every_property_arrives(open_broker, rabbit):
+    broker = await open_broker()
+    headers = {
+        "text": "grüße", "raw": b"\xff\x00", "no": False, "small": -5, "large": 1 << 40, "half": 0.5, "nothing": None,
+        "when": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "list": [1, "two", {"three": 3}], "table": {"deep": [True]},
+        "exact": Decimal("-1.25"),
+    }  # fmt: skip
+    await broker.publish(
+        [
+            Publication(
+                "mailq",
+                "failure.hard.unknown-user",
+                b'{"a": 1}',
+                message_id="job-1",
+                content_type="application/json",
+                content_encoding="gzip",
+                priority=7,
+                headers=headers,
+            )
+        ]
+    )
+    for queue in ("results", "failures"):
+        message = await rabbit.get(queue)
+        assert message.body == b'{"a": 1}'
+        assert (message.message_id, message.content_type, message.content_encoding) == (
+            "job-1", "application/json", "gzip",
+        )  # fmt: skip
+        assert (message.priority, message.delivery_mode, message.routing_key) == (7, 2, "failure.hard.unknown-user")
+        assert dict(message.headers) == headers | BROKERS_OWN
+    assert [await rabbit.count(name) for name in ("success", "retry")] == [0, 0]
+
+
+async def test_an_empty_body_and_no_properties(open_broker, rabbit):
+    broker = await open_broker()
+    await broker.publish([to_queue("retry", b"", content_type=None)])
+    message = await rabbit.get("retry")
+    assert (message.body, message.content_type, message.message_id) == (b"", None, None)
+    assert dict(message.headers) == BROKERS_OWN
+
+
+async def test_a_large_body_is_split_into_frames(open_broker, rabbit):
+    broker = await open_broker()
+    body = bytes(range(256)) * 12_288
+    await asyncio.gather(*(broker.publish([to_queue("results", body + bytes((n,)))]) for n in range(3)))
+    assert [message.body for message in await rabbit.get_many("results", 3)] == [body + bytes((n,)) for n in range(3)]
+
+
+@pytest.mark.parametrize("size", [131_063, 131_064, 131_065, 262_128, 262_129])
+async def test_bodies_around_the_frame_size(open_broker, rabbit, size):
+    broker = await open_broker()
+    await broker.publish([to_queue("results", b"x" * size)])
+    assert len((await rabbit.get("results")).body) == size
+
+
+async def test_two_thousand_in_flight_are_all_confirmed(open_broker, rabbit):
+    broker = await open_broker()
+    await asyncio.gather(*(broker.publish([to_queue("results"), to_queue("retry")]) for _ in range(1_000)))
+    await rabbit.wait_for_count("results", 1_000)
+    await rabbit.wait_for_count("retry", 1_000)
+
+
+async def test_publish_returns_only_when_confirmed(open_broker, rabbit):
+    """What is confirmed is in the queue, however many others are under way."""
+    broker = await open_broker()
+    for n in range(20):
+        await broker.publish([to_queue("results", b"%d" % n)])
+        assert await rabbit.count("results") == n + 1
+
+
+async def test_unroutable_is_told_to_its_publisher_and_to_nobody_else(open_broker, rabbit):
+    broker = await open_broker()
+    await rabbit.declare("here")
+
+    async def publish(n):
+        name = "here" if n % 3 else f"gone.{n}"
+        await broker.publish([to_queue(name, b"%d" % n)])
+
+    outcomes = await asyncio.gather(*(publish(n) for n in range(300)), return_exceptions=True)
+    for n, outcome in enumerate(outcomes):
+        if n % 3:
+            assert outcome is None
+        else:
+            assert isinstance(outcome, UnroutableError)
+            assert f"'gone.{n}'" in str(outcome)
+    await rabbit.wait_for_count("here", 200)
+
+
+async def test_unroutable_among_several_fails_the_whole(open_broker, rabbit):
+    broker = await open_broker()
+    with pytest.raises(UnroutableError, match=r"no queue takes queue 'nowhere': NO_ROUTE"):
+        await broker.publish([to_queue("results"), to_queue("nowhere", b"x" * 300_000), to_queue("retry")])
+    await broker.publish([to_queue("results")])
+    await rabbit.wait_for_count("results", 2)
+
+
+async def test_routing_key_without_a_binding_is_unroutable_unless_optional(open_broker):
+    broker = await open_broker()
+    with pytest.raises(UnroutableError, match=r"routing key 'odd.one' of exchange 'mailq'"):
+        await broker.publish([Publication("mailq", "odd.one", b"{}")])
+    await broker.publish([Publication("mailq", "odd.one", b"{}", mandatory=False)])
+
+
+async def test_a_refused_publication_is_an_error(open_broker, rabbit):
+    broker = await open_broker()
+    await rabbit.declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    await broker.publish([to_queue("full")])
+    with pytest.raises(BrokerError, match="RabbitMQ refused a publication to queue 'full'"):
+        await broker.publish([to_queue("full"), to_queue("results")])
+    await broker.publish([to_queue("results")])
+
+
+async def test_a_missing_exchange_ends_the_connection(open_broker):
+    broker = await open_broker()
+    with pytest.raises(BrokerError, match=r"NOT_FOUND - no exchange 'absent'"):
+        await broker.publish([Publication("absent", "x", b"{}")])
+    assert "no exchange 'absent'" in str(await broker.closed())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"routing_key": "ü" * 128},
+        {"headers": {"odd": object()}},
+        {"headers": {"long": "x" * 140_000}},
+        {"priority": 256},
+    ],
+)
+async def test_what_cannot_be_encoded_is_refused_before_anything_is_sent(open_broker, rabbit, wrong):
+    broker = await open_broker()
+    with pytest.raises(BrokerError, match="cannot be sent"):
+        await broker.publish([to_queue("results"), replace(to_queue("retry"), **wrong)])
+    assert await rabbit.count("results") == 0
+    await broker.publish([to_queue("results")])
+
+
+async def test_a_message_id_that_does_not_fit_is_left_out(open_broker, rabbit):
+    broker = await open_broker()
+    await broker.publish([to_queue("results", message_id="é" * 128)])
+    assert (await rabbit.get("results")).message_id is None
+
+
+async def test_a_publisher_that_goes_away_disturbs_no_other(open_broker, rabbit):
+    broker = await open_broker()
+    tasks = [asyncio.create_task(broker.publish([to_queue("results")])) for _ in range(100)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(outcome, asyncio.CancelledError) for outcome in outcomes] == [True, False] * 50
+    await broker.publish([to_queue("results")])
+
+
+async def test_an_alarm_holds_publications_back(open_broker, observer, rabbit):
+    broker = await open_broker(confirm_timeout=2)
+    server = rabbit.server
+    await asyncio.to_thread(server.ctl, "set_vm_memory_high_watermark", "absolute", "1")
+    try:
+        # RabbitMQ tells a connection that it is blocked when it publishes; that one waits for its confirm.
+        waiting = [asyncio.create_task(broker.publish([to_queue("results")]))]
+        await until(lambda: broker.blocked)
+        waiting += [asyncio.create_task(broker.publish([to_queue("results")])) for _ in range(10)]
+        done, _ = await asyncio.wait(waiting, timeout=3)  # longer than confirm_timeout, which must not run
+        assert not done
+        event, detail = observer.events[-1]
+        assert event == "blocked"
+        assert "memory" in detail
+    finally:
+        await asyncio.to_thread(server.ctl, "set_vm_memory_high_watermark", "0.4")
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.gather(*waiting)
+    assert not broker.blocked
+    assert [event for event, _ in observer.events] == ["blocked", "unblocked"]
+    await rabbit.wait_for_count("results", 11)
