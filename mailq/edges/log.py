@@ -1,0 +1,305 @@
+"""The log: one line per attempt and per event on standard error, as JSON or for people.
+
+`configure` yields the `Log`, an `Observer`, with a structlog logger for whoever has more to say.
+Lines leave through a thread of their own, gathered for a moment, so that a slow, blocked or
+broken standard error never delays a delivery; a bounded buffer then drops lines and says how
+many. What is worth a metric is decided elsewhere. Whatever the outcome, an attempt is an ordinary
+event of level info (as in Postfix); trouble with the broker is a warning, a bug or a stalled
+consumer an error.
+
+Text from strangers is untrusted: it is cut, control characters are escaped in both formats (C1
+and direction marks too), and passwords in URLs are masked wherever free text is logged.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import orjson
+import structlog
+
+from mailq.config.operations import LogConfig
+from mailq.core.job import Job
+from mailq.core.result import Result
+from mailq.core.times import format_time
+from mailq.core.verdict import Verdict
+
+Logger = structlog.typing.FilteringBoundLogger
+Event = MutableMapping[str, Any]
+Renderer = Callable[[object, str, Event], bytes]
+"""Makes a line of an event; the signature is structlog's for processors."""
+
+MAX_TEXT = 500
+"""Characters of a description, reason or name that are logged."""
+
+MAX_TRACEBACK = 16_000
+"""Characters of a traceback that are logged; its end says most."""
+
+MAX_BUFFER = 8 * 1024 * 1024
+"""Octets that wait for a standard error that takes none, until lines are dropped."""
+
+GATHER = 0.05
+"""Seconds that a line waits for others, to be written with them."""
+
+PATIENCE = 2.0
+"""Seconds that closing waits for a standard error that takes nothing."""
+
+_UNSEEN = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s@]*@")
+
+
+class Sink:
+    """Writes lines to a file descriptor from a thread; `write` returns at once and never raises."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._dropped = 0
+        self._some = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Hand over one line, its newline included."""
+        with self._lock:
+            if self._size + len(line) > MAX_BUFFER:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._size += len(line)
+        if not self._some.is_set():
+            self._some.set()
+
+    def close(self) -> None:
+        """Write what is left, waiting `PATIENCE` seconds at most."""
+        self._closing.set()
+        self._some.set()
+        self._thread.join(PATIENCE)
+
+    def _run(self) -> None:
+        while True:
+            self._some.wait()
+            self._some.clear()
+            closing = self._closing.wait(GATHER)
+            with self._lock:
+                lines, self._lines, self._size = self._lines, [], 0
+                dropped, self._dropped = self._dropped, 0
+            if dropped:
+                lines.append(_json({"event": "dropped", "level": "warning", "lines": dropped, "time": _now()}))
+            if not self._put(b"".join(lines)):
+                with self._lock:
+                    self._dropped += dropped + len(lines) - bool(dropped)
+            if closing:
+                return
+
+    def _put(self, data: bytes) -> bool:
+        """Write everything; False if the descriptor is broken (EPIPE, ENOSPC, ...)."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                except BlockingIOError:  # someone made the descriptor non-blocking
+                    time.sleep(GATHER)
+        except OSError:
+            return False
+        return True
+
+
+class _Lines:
+    """What structlog calls a logger: takes finished lines, whatever their level."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.msg = self.debug = self.info = self.warning = self.error = self.critical = write
+
+
+class Log:
+    """The observer that writes lines, and the `logger` for everything that is no observation."""
+
+    def __init__(self, config: LogConfig, render: Renderer, write: Callable[[bytes], None]) -> None:
+        logger = structlog.wrap_logger(
+            _Lines(write),
+            processors=[render],
+            wrapper_class=structlog.make_filtering_bound_logger(config.level),
+        )
+        self.logger: Logger = logger.bind()
+        self._render = render
+        self._write = write
+        self._attempts = config.attempts and self.logger.is_enabled_for(logging.INFO)
+        self._stalled = False
+
+    def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
+        """Write the event `attempt`: who, whither, what came of it, and what it means."""
+        if not self._attempts:
+            return
+        facts = result.facts
+        line: Event = {
+            "event": "attempt",
+            "id": job.identity,
+            "recipient": str(job.recipient),
+            "envelope": str(job.envelope or ""),
+            "state": result.state,
+            "result": result.kind,
+            "code": result.code,
+            "status": result.status,
+            "description": result.description[:MAX_TEXT],
+            "attempt": result.attempt,
+            "outcome": verdict.outcome,
+        }
+        if verdict.at is not None:
+            line["next"] = format_time(verdict.at)
+        if verdict.expired:
+            line["expired"] = True
+        if result.in_doubt:
+            line["in_doubt"] = True
+        for name in ("mta", "from", "to"):
+            if name in facts:
+                line[name] = str(facts[name])[:MAX_TEXT]
+        protocol = facts.get("cipher", {}).get("protocol")
+        if protocol:
+            line["tls"] = protocol
+        line["ms"] = round(sum(result.timing.values()), 1)
+        self._write(self._render(None, "info", line))  # not through structlog, which costs as much as all this
+
+    def refused(self, result: Result) -> None:
+        """Write the event `refused`: a document that is no job, and where it is wrong."""
+        line = {"state": result.state, "result": result.kind, "code": result.code, "status": result.status}
+        self.logger.info("refused", **line, description=_free(result.description), pointer=_free(result.pointer or ""))
+
+    def parked(self, job: Job, until: datetime) -> None:
+        """Write the event `parked` at level debug."""
+        self.logger.debug("parked", id=job.identity, until=format_time(until))
+
+    def poisoned(self, reason: str) -> None:
+        """Write the event `poisoned`."""
+        self.logger.warning("poisoned", reason=_free(reason))
+
+    def published(self, routing_key: str, count: int) -> None:
+        """Write the event `published` at level debug."""
+        self.logger.debug("published", key=routing_key[:MAX_TEXT], count=count)
+
+    def bug(self, where: str, error: BaseException) -> None:
+        """Write the event `bug` with the traceback."""
+        self.logger.error("bug", where=_free(where), error=type(error).__name__, traceback=_traceback(error))
+
+    def broker(self, event: str, detail: str) -> None:
+        """Write the event `broker`; only good news is below a warning."""
+        level = logging.INFO if event in ("connected", "unblocked") else logging.WARNING
+        self.logger.log(level, "broker", change=_free(event), detail=_free(detail))
+
+    def flight(self, jobs: int, sessions: int) -> None:
+        """Write nothing: the figure is for metrics."""
+
+    def stalled(self, *, stalled: bool) -> None:
+        """Write the event `stalled`, and `resumed` when it is over; once each, however often told."""
+        if stalled and not self._stalled:
+            self.logger.error("stalled", detail="jobs wait in the outbox but none is delivered to this worker")
+        if self._stalled and not stalled:
+            self.logger.info("resumed", detail="jobs are delivered to this worker again")
+        self._stalled = stalled
+
+
+class _Libraries(logging.Handler):
+    """Brings warnings of libraries into the log, as the event `library`."""
+
+    def __init__(self, logger: Logger) -> None:
+        # Never below warning: at debug, AMQP libraries log frames and with them credentials.
+        super().__init__(logging.WARNING)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        line = {"source": record.name, "detail": _free(record.getMessage())}
+        if record.exc_info and record.exc_info[1]:
+            line["traceback"] = _traceback(record.exc_info[1])
+        self._logger.log(record.levelno, "library", **line)
+
+
+@contextmanager
+def configure(config: LogConfig, stream: TextIO | None = None) -> Iterator[Log]:
+    """Yield the process's log; on the way out every line is written.
+
+    Inside, warnings of libraries that use `logging` take the same way. To be entered once in a
+    process, after a fork if there is one. `stream` (standard error) must have a file descriptor.
+    """
+    stream = stream or sys.stderr
+    render = _render_json if config.format == "json" else _console(colours=stream.isatty())
+    sink = Sink(stream.fileno())
+    log = Log(config, render, sink.write)
+    libraries = _Libraries(log.logger)
+    root = logging.getLogger()
+    root.addHandler(libraries)
+    try:
+        yield log
+    finally:
+        root.removeHandler(libraries)
+        sink.close()
+
+
+def _free(text: str) -> str:
+    """Return free text that may hold anything, cut and without passwords of URLs."""
+    return _PASSWORD.sub(r"\1:***@", text)[:MAX_TEXT]
+
+
+def _traceback(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    return _PASSWORD.sub(r"\1:***@", text)[-MAX_TRACEBACK:]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _render_json(_: object, level: str, event: Event) -> bytes:
+    return _json({"time": _now(), "level": level, "event": event["event"], **event})
+
+
+def _json(event: dict[str, Any]) -> bytes:
+    try:
+        line = orjson.dumps(event, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # lone surrogates, huge integers, foreign types: slower, but never lost
+        line = json.dumps(event, default=str).encode() + b"\n"
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return _UNSEEN.sub(_escape, line.decode()).encode()
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def _console(*, colours: bool) -> Renderer:
+    """Return the renderer for people: time, level, event, then key=value; tracebacks indented below."""
+    shades = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"} if colours else {}
+
+    def render(_: object, level: str, event: Event) -> bytes:
+        stamp = _now().isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+        trace = event.pop("traceback", "")
+        shade = shades.get(level, "")
+        normal = "\x1b[0m" if shade else ""
+        head = f"{stamp} {shade}{level:<8}{normal} {_plain(event.pop('event'))}"
+        line = " ".join([head, *(f"{key}={_plain(value)}" for key, value in event.items())])
+        below = [f"    | {_plain(part, spaces=True)}" for part in trace.split("\n") if part]
+        return ("\n".join([line, *below]) + "\n").encode("utf-8", "backslashreplace")
+
+    return render
+
+
+def _plain(value: object, *, spaces: bool = False) -> str:
+    """Return a value that cannot pretend to be several: quoted and escaped where needed."""
+    text = str(value)
+    if text and text.isprintable() and (spaces or not (" " in text or '"' in text or "=" in text)):
+        return text
+    return repr(text)

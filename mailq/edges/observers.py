@@ -1,0 +1,109 @@
+"""Fan-out: several observers behind one `Observer`, none of which can harm the flow.
+
+Bookkeeping never shares the error path of the work. An observer that raises is counted, and the
+first time also reported to the others as a bug; then the flow goes on as if nothing had happened.
+What is seen, and what it is good for, is each observer's own affair.
+"""
+
+from datetime import datetime
+from types import TracebackType
+
+from mailq.core.job import Job
+from mailq.core.result import Result
+from mailq.core.verdict import Verdict
+from mailq.ports import Observer
+
+
+class _Guard:
+    """A `with` block around one observer: lets nothing out but what ends the process."""
+
+    __slots__ = ("failures", "observer", "others")
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.others: tuple[_Guard, ...] = ()
+        self.failures = 0
+
+    def __enter__(self) -> None:
+        """Do nothing; the promise is kept on the way out."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> bool:
+        """Swallow an `Exception`; KeyboardInterrupt and its like pass."""
+        if not isinstance(error, Exception):
+            return False
+        self.failures += 1
+        if self.failures == 1:
+            where = f"observer {type(self.observer).__name__}"
+            for other in self.others:
+                with other:
+                    other.observer.bug(where, error)
+        return True
+
+
+class Observers:
+    """Passes everything to each of its observers, in order; itself an `Observer` that never raises."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._guarded = tuple((observer, _Guard(observer)) for observer in observers)
+        guards = tuple(guard for _, guard in self._guarded)
+        for guard in guards:
+            guard.others = tuple(other for other in guards if other is not guard)
+
+    @property
+    def failures(self) -> int:
+        """How often an observer has raised."""
+        return sum(guard.failures for _, guard in self._guarded)
+
+    def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
+        """One attempt was judged."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.attempted(job, result, verdict)
+
+    def refused(self, result: Result) -> None:
+        """A document that is no job was answered with a result."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.refused(result)
+
+    def parked(self, job: Job, until: datetime) -> None:
+        """A job that was not due went back without an attempt."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.parked(job, until)
+
+    def poisoned(self, reason: str) -> None:
+        """A message that is no job went to the poison queue."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.poisoned(reason)
+
+    def published(self, routing_key: str, count: int) -> None:
+        """The broker confirmed publications."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.published(routing_key, count)
+
+    def bug(self, where: str, error: BaseException) -> None:
+        """Something happened that the code does not foresee."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.bug(where, error)
+
+    def broker(self, event: str, detail: str) -> None:
+        """The connection to the broker changed."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.broker(event, detail)
+
+    def flight(self, jobs: int, sessions: int) -> None:
+        """So many jobs are being worked on and so many SMTP connections are open."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.flight(jobs, sessions)
+
+    def stalled(self, *, stalled: bool) -> None:
+        """Jobs wait, the worker is connected, and nothing is delivered to it; or that is over."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.stalled(stalled=stalled)

@@ -1,0 +1,221 @@
+"""Metrics as Prometheus reads them: every observation has an effect, none adds series."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mailq.core.job import Job
+from mailq.core.result import Result
+from mailq.core.states import Kind, State
+from mailq.core.verdict import Outcome, Verdict
+from mailq.edges.metrics import BOUNDS, KEYS, Metrics
+from mailq.ports import Observer
+
+NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
+ALERTS = Path(__file__).parents[2] / "etc" / "prometheus" / "alerts.yml"
+
+
+def job(recipient="someone@example.com"):
+    return Job.parse(b'{"recipient":"%b","mime":"x"}' % recipient.encode(), limit=1000)
+
+
+def result(state=State.MESSAGE, kind=Kind.ACCEPTED, timing=None, **more):
+    return Result(state, kind, NOW, 1, 250, "2.0.0", "ok", {}, timing or {}, **more)
+
+
+def samples(metrics):
+    """Return {(name, labels): value} of a scrape."""
+    _, body = metrics.page()
+    families = text_string_to_metric_families(body.decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def read(metrics, name, **labels):
+    return samples(metrics)[f"mailq_{name}", tuple(sorted(labels.items()))]
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+def test_metrics_are_an_observer(metrics):
+    observer: Observer = metrics
+    assert observer
+
+
+def test_an_attempt_is_counted_by_state_result_and_outcome(metrics):
+    metrics.attempted(job(), result(State.RCPTTO, Kind.ERROR), Verdict(Outcome.FAILURE))
+    metrics.attempted(job(), result(), Verdict(Outcome.SUCCESS))
+    metrics.attempted(job(), result(), Verdict(Outcome.SUCCESS))
+
+    assert read(metrics, "attempts_total", state="rcptto", result="error") == 1
+    assert read(metrics, "attempts_total", state="message", result="accepted") == 2
+    assert read(metrics, "attempts_total", state="data", result="lost") == 0
+    assert read(metrics, "verdicts_total", outcome="failure") == 1
+    assert read(metrics, "verdicts_total", outcome="success") == 2
+    assert read(metrics, "verdicts_total", outcome="retry") == 0
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.ACCEPTED])
+def test_every_ending_has_a_series(metrics, state, kind):
+    metrics.attempted(job(), result(state, kind), Verdict(Outcome.RETRY, NOW))
+
+    assert read(metrics, "attempts_total", state=state.value, result=kind.value) == 1
+
+
+def test_milliseconds_become_seconds_in_the_right_buckets(metrics):
+    timing = {State.EHLO: 1.0, State.MESSAGE: 250.1}
+    metrics.attempted(job(), result(timing=timing), Verdict(Outcome.SUCCESS))
+    metrics.attempted(job(), result(timing={State.MESSAGE: 700_000.0}), Verdict(Outcome.SUCCESS))
+
+    assert read(metrics, "state_seconds_bucket", state="ehlo", le="0.001") == 1
+    assert read(metrics, "state_seconds_bucket", state="message", le="0.25") == 0
+    assert read(metrics, "state_seconds_bucket", state="message", le="0.5") == 1
+    assert read(metrics, "state_seconds_bucket", state="message", le="600") == 1
+    assert read(metrics, "state_seconds_bucket", state="message", le="+Inf") == 2
+    assert read(metrics, "state_seconds_count", state="message") == 2
+    assert read(metrics, "state_seconds_sum", state="message") == pytest.approx(700.2501)
+    assert read(metrics, "state_seconds_count", state="rcptto") == 0
+
+
+def test_the_buckets_reach_the_longest_timeout_of_smtp():
+    assert BOUNDS[0] == 0.001
+    assert BOUNDS[-1] == 600
+    assert list(BOUNDS) == sorted(set(BOUNDS))
+
+
+def test_a_job_whose_time_ran_out_is_counted_as_expired_whether_or_not_an_attempt_was_made(metrics):
+    metrics.attempted(job(), result(State.RCPTTO, Kind.ERROR), Verdict(Outcome.FAILURE, expired=True))
+    metrics.attempted(job(), result(State.PROCESS, Kind.TIMEOUT), Verdict(Outcome.FAILURE))
+    metrics.attempted(job(), result(State.PROCESS, Kind.INVALID), Verdict(Outcome.FAILURE))
+
+    assert read(metrics, "expired_total") == 2
+
+
+def test_a_refused_document_is_a_failure_with_a_state(metrics):
+    metrics.refused(result(State.PROCESS, Kind.INVALID))
+
+    assert read(metrics, "attempts_total", state="process", result="invalid") == 1
+    assert read(metrics, "verdicts_total", outcome="failure") == 1
+
+
+def test_parked_poisoned_and_bugs_are_counted(metrics):
+    metrics.parked(job(), NOW)
+    metrics.poisoned("not JSON")
+    metrics.poisoned("no recipient")
+    metrics.bug("settlement", ValueError("x"))
+
+    assert read(metrics, "parked_total") == 1
+    assert read(metrics, "poisoned_total") == 2
+    assert read(metrics, "bugs_total") == 1
+
+
+def test_publications_are_counted_by_the_first_word_of_the_routing_key(metrics):
+    metrics.published("failure.policy.hard", 2)
+    metrics.published("failure", 1)
+    metrics.published("delay", 5)
+    metrics.published("a-queue-some-producer-made-up", 7)
+
+    assert read(metrics, "published_total", key="failure") == 3
+    assert read(metrics, "published_total", key="delay") == 5
+    assert read(metrics, "published_total", key="other") == 7
+    assert read(metrics, "published_total", key="success") == 0
+
+
+def test_gauges_show_the_last_value(metrics):
+    metrics.flight(500, 100)
+    metrics.flight(3, 2)
+    metrics.stalled(stalled=True)
+
+    assert read(metrics, "in_flight") == 3
+    assert read(metrics, "sessions") == 2
+    assert read(metrics, "consumer_stalled") == 1
+    metrics.stalled(stalled=False)
+    assert read(metrics, "consumer_stalled") == 0
+
+
+def test_the_broker_gauges_follow_its_connection(metrics):
+    def seen():
+        return tuple(read(metrics, name) for name in ("broker_connected", "broker_blocked", "broker_reconnects_total"))
+
+    assert seen() == (0, 0, 0)
+    metrics.broker("connected", "")
+    assert seen() == (1, 0, 0)
+    metrics.broker("blocked", "low on disk")
+    assert seen() == (1, 1, 0)
+    metrics.broker("unblocked", "")
+    assert seen() == (1, 0, 0)
+    metrics.broker("blocked", "low on disk")
+    metrics.broker("lost", "heartbeat")
+    assert seen() == (0, 0, 0)
+    metrics.broker("retrying", "in 1 s")
+    metrics.broker("connected", "")
+    assert seen() == (1, 0, 1)
+
+
+def test_strangers_cannot_grow_the_number_of_series(metrics):
+    before = samples(metrics).keys()
+    for number in range(200):
+        attempt = result(State.DNS, Kind.ERROR, {State.DNS: number * 10.0})
+        metrics.attempted(job(f"u{number}@d{number}.example"), attempt, Verdict(Outcome.RETRY, NOW))
+        metrics.published(f"queue-{number}", 1)
+        metrics.poisoned(f"reason {number}")
+        metrics.bug(f"place {number}", ValueError(str(number)))
+        metrics.broker(f"event {number}", f"detail {number}")
+
+    assert samples(metrics).keys() == before
+    assert all(value in {*map(str, KEYS)} for value in _labels(before, "published_total"))
+
+
+def _labels(keys, name):
+    return [value for found, labels in keys if found == f"mailq_{name}" for _, value in labels]
+
+
+def test_two_instances_count_apart_and_both_show_the_process(metrics):
+    other = Metrics()
+    metrics.poisoned("x")
+
+    assert read(other, "poisoned_total") == 0
+    assert samples(other)["process_resident_memory_bytes", ()] > 0
+    assert samples(metrics)["process_resident_memory_bytes", ()] > 0
+
+
+def test_the_page_says_which_format_it_is(metrics):
+    content_type, body = metrics.page()
+
+    assert content_type.startswith("text/plain; version=")
+    assert b"# TYPE mailq_state_seconds histogram" in body
+
+
+def test_alert_rules_speak_of_metrics_that_exist(metrics):
+    text = ALERTS.read_text()
+    expressions = re.sub(r"#.*", "", text)
+    used = set(re.findall(r"\bmailq_[a-z_]+", expressions))
+    there = {name for name, _ in samples(metrics)}
+
+    assert used <= there
+    assert {
+        "mailq_consumer_stalled",
+        "mailq_broker_connected",
+        "mailq_poisoned_total",
+        "mailq_bugs_total",
+        "mailq_verdicts_total",
+    } <= used
+
+
+def test_alert_rules_speak_of_label_values_that_exist(metrics):
+    there = samples(metrics).keys()
+    used = re.findall(r'(mailq_[a-z_]+)\{(\w+)="(\w+)"\}', ALERTS.read_text())
+
+    assert used
+    for name, label, value in used:
+        assert (name, ((label, value),)) in there
