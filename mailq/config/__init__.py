@@ -4,7 +4,9 @@ Descriptions here are the documentation: `mailq example-config` and `etc/mailq.t
 them. Unknown keys are refused.
 """
 
-from pydantic import Field
+import ipaddress
+
+from pydantic import Field, field_validator
 
 from mailq.config.base import Section
 from mailq.config.delivery import DeliveryConfig, SmarthostConfig, SourceConfig, TimeoutsConfig, TlsConfig
@@ -28,3 +30,12 @@ class Config(Section):
     sources: tuple[SourceConfig, ...] = Field((), description="Local addresses to send from.")
     http: HttpConfig = Field(default_factory=HttpConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+
+    @field_validator("sources")
+    @classmethod
+    def _each_once(cls, sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+        ips = [ipaddress.ip_address(source.ip) for source in sources]
+        twice = next((ip for ip in ips if ips.count(ip) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is there twice")
+        return sources

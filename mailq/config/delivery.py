@@ -1,26 +1,27 @@
 """Tables `delivery`, `timeouts`, `tls`, `smarthost` and `sources`: how mail is sent."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from mailq.config.base import Section
+from mailq.config.checks import CaFile, EhloName, IpAddress, Seconds, SinkAddress
 
 
 class DeliveryConfig(Section):
     """What is tried, how often and how long."""
 
     port: int = Field(25, ge=1, le=65535, description="Port of the MX hosts.")
-    sink: str = Field(
+    sink: SinkAddress = Field(
         "", description='"host:port": connect there instead of to the real target, all else as configured.'
     )
-    ehlo: str = Field("", description="EHLO name of sources without one; empty: this host's full name.")
+    ehlo: EhloName = Field("", description="EHLO name of sources without one; empty: this host's full name.")
     ip_family: Literal["any", "ipv4", "ipv6"] = Field("any", description="Address families to connect to.")
     max_targets: int = Field(5, ge=1, le=100, description="Addresses tried in one attempt at most.")
     max_message_size: int = Field(
         50 * 1024 * 1024, ge=1024, description="Largest message in octets that is accepted from a producer."
     )
-    retries: tuple[int, ...] = Field(
+    retries: tuple[Seconds, ...] = Field(
         (600, 600, 1800, 1800, 3600, 3600, 7200),
         min_length=1,
         description="Seconds between attempts; the last repeats.",
@@ -62,7 +63,7 @@ class TlsConfig(Section):
     min_version: Literal["1.0", "1.1", "1.2", "1.3"] = Field(
         "1.0", description="Oldest TLS version; for opportunistic use any encryption beats none."
     )
-    ca_file: str = Field("", description="CA certificates (PEM) to verify with; empty: those of the system.")
+    ca_file: CaFile = Field("", description="CA certificates (PEM) to verify with; empty: those of the system.")
 
 
 class SmarthostConfig(Section):
@@ -74,9 +75,15 @@ class SmarthostConfig(Section):
     password: SecretStr = Field(SecretStr(""), description="With this password.")
     plaintext_auth: bool = Field(False, description="Allow the password to be sent without TLS (any smarthost).")
 
+    @model_validator(mode="after")
+    def _user_and_password(self) -> Self:
+        if bool(self.username) != bool(self.password.get_secret_value()):
+            raise ValueError("username and password go together; one of them is empty")
+        return self
+
 
 class SourceConfig(Section):
     """One local address to send from."""
 
-    ip: str = Field(description="IP address that exists on this host.")
-    ehlo: str = Field("", description="EHLO name, best the address's reverse DNS; empty: delivery.ehlo.")
+    ip: IpAddress = Field(description="IP address that exists on this host.")
+    ehlo: EhloName = Field("", description="EHLO name, best the address's reverse DNS; empty: delivery.ehlo.")

@@ -1,14 +1,17 @@
 """Table `dns`: resolving."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from mailq.config.base import Section
+from mailq.config.checks import Endpoint, NameServer
 
 
 class DnsConfig(Section):
     """The resolver and its cache."""
 
-    servers: tuple[str, ...] = Field(
+    servers: tuple[NameServer, ...] = Field(
         (), description='Name servers as "ip" or "ip:port" ("[v6]:port"); empty: those of the system.'
     )
     timeout: float = Field(5, gt=0, description="Seconds until a name server counts as silent.")
@@ -17,8 +20,14 @@ class DnsConfig(Section):
     min_ttl: int = Field(5, ge=0, description="Seconds that an answer is kept at least.")
     max_ttl: int = Field(86_400, ge=1, description="Seconds that an answer is kept at most.")
     trouble_ttl: int = Field(10, ge=0, description="Seconds that SERVFAIL and silence are remembered.")
-    overrides: dict[str, tuple[str, ...]] = Field(
+    overrides: dict[str, tuple[Endpoint, ...]] = Field(
         default_factory=dict,
         description='Fixed targets by domain instead of DNS: {"internal.example" = ["192.0.2.1", "host:2525"]};'
         ' "*" is for every domain without one of its own.',
     )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_ttl > self.max_ttl:
+            raise ValueError("min_ttl is greater than max_ttl")
+        return self

@@ -1,16 +1,17 @@
 """Table `rabbitmq`: the broker, its exchange and queues."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from mailq.config.base import Section
+from mailq.config.checks import AmqpUrl, CaFile
 
 
 class RabbitConfig(Section):
     """Broker, exchange and queues. An empty queue name means: no such queue."""
 
-    url: SecretStr = Field(
+    url: AmqpUrl = Field(
         SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
         description="amqp:// or amqps:// address with user, password and virtual host.",
     )
@@ -35,4 +36,16 @@ class RabbitConfig(Section):
         1, gt=0, description="Seconds before the first reconnect; doubles up to reconnect_max."
     )
     reconnect_max: float = Field(30, gt=0, description="Longest pause between reconnects in seconds.")
-    ca_file: str = Field("", description="CA certificates (PEM) for amqps://; empty: those of the system.")
+    ca_file: CaFile = Field("", description="CA certificates (PEM) for amqps://; empty: those of the system.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.outbox == self.poison:
+            raise ValueError(f'outbox and poison are one queue "{self.outbox}"; they must differ')
+        taken = {self.outbox: "outbox", self.poison: "poison"}
+        for key in ("results", "success", "failures", "retry"):
+            if other := taken.get(getattr(self, key)):
+                raise ValueError(f'{key} and {other} are one queue "{getattr(self, key)}"; results would be jobs again')
+        if self.reconnect_delay > self.reconnect_max:
+            raise ValueError("reconnect_delay is greater than reconnect_max")
+        return self

@@ -1,0 +1,58 @@
+"""`mailq check`: is everything there that a worker with this configuration needs?
+
+Looks and changes nothing: no queue is declared, no mail is sent. Each finding says what was seen
+and what to do about it; the findings themselves are made in `mailq.cli.findings`.
+"""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mailq.cli.findings import Finding, Level, examine
+from mailq.cli.options import ConfigOption, load
+from mailq.config.load import find_file
+
+_COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+
+
+def check(
+    config: ConfigOption = None,
+    domain: Annotated[str, typer.Option(metavar="DOMAIN", help="Look up the MX hosts of this domain.")] = "example.com",
+    connect: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Also connect to this mail server from each source and read its greeting."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,  # noqa: FBT002
+) -> None:
+    """Look at configuration, broker, queues, DNS and sources.
+
+    Changes nothing. Exit status 1 if something is missing without
+    which the worker cannot do its work; a warning alone is status 0.
+
+    [dim]mailq check -c mailq.toml
+    mailq check --domain example.org --connect mx.example.org[/dim]
+    """
+    settings = load(config)
+    findings = asyncio.run(examine(settings, find_file(config), domain, connect))
+    if json:
+        sys.stdout.buffer.write(orjson.dumps([finding.as_json() for finding in findings], option=orjson.OPT_INDENT_2))
+        sys.stdout.write("\n")
+    else:
+        _print(findings)
+    raise typer.Exit(1 if any(finding.level is Level.FAIL for finding in findings) else 0)
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table("", "what", "seen", box=None, pad_edge=False)
+    for finding in findings:
+        seen = Text(finding.seen)
+        if finding.advice:
+            seen.append(f"\n{finding.advice}", style="italic")
+        table.add_row(Text(finding.level.value, style=_COLOURS[finding.level]), Text(finding.what), seen)
+    Console().print(table)

@@ -1,0 +1,238 @@
+"""What `mailq check` sees: one function per part of the world, each returns findings.
+
+Decides what is a failure (the worker cannot do its work), what a warning (it can, but mail will
+suffer), and what to do about each. Leaves the printing and the exit status to the command.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import cast
+
+from pamqp import commands
+
+from mailq.config import Config
+from mailq.config.checks import split_endpoint
+from mailq.config.rabbitmq import RabbitConfig
+from mailq.core.address import ascii_domain
+from mailq.core.failure import Failure
+from mailq.core.reply import MAX_LINE, printable
+from mailq.core.retry import STEPS
+from mailq.edges.amqp import topology
+from mailq.edges.amqp.address import Address
+from mailq.edges.amqp.connection import Connection, RefusedError
+from mailq.edges.resolver import DnsResolver
+from mailq.edges.sources import exists
+from mailq.ports import BrokerError
+
+PATIENCE = 10.0
+"""Seconds to wait for a name or a greeting."""
+
+_NOT_YET = "not there yet; `mailq run` declares it"
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: what was seen, and what to do about it unless it is well."""
+
+    level: Level
+    what: str
+    seen: str
+    advice: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Return the finding as a JSON object; advice is absent if there is none."""
+        record = {"level": self.level.value, "what": self.what, "seen": self.seen}
+        return record | {"advice": self.advice} if self.advice else record
+
+
+async def examine(config: Config, file: Path | None, domain: str, host: str | None) -> list[Finding]:
+    """Return the findings about everything, in the order in which a delivery needs it."""
+    findings = list(configuration(config, file))
+    findings += [finding async for finding in broker(config.rabbitmq)]
+    findings += [await names(config, domain), *[finding async for finding in sources(config)]]
+    if host:
+        ips: list[str | None] = [source.ip for source in config.sources]
+        findings += await asyncio.gather(*(outbound(host, config.delivery.port, ip) for ip in ips or [None]))
+    return findings
+
+
+def configuration(config: Config, file: Path | None) -> Iterator[Finding]:
+    """Look at the file; what stands in it was found good when it was loaded."""
+    if file is None:
+        yield Finding(Level.OK, "configuration", "built-in defaults and environment, no file")
+    elif file.stat().st_mode & stat.S_IROTH and _has_secrets(config):
+        yield Finding(
+            Level.WARN, "configuration", f"{file} holds a password and everybody may read it", f"chmod o-r {file}"
+        )
+    else:
+        yield Finding(Level.OK, "configuration", str(file))
+
+
+def _has_secrets(config: Config) -> bool:
+    default = RabbitConfig.model_fields["url"].default
+    return bool(config.smarthost.password.get_secret_value()) or config.rabbitmq.url != default
+
+
+async def broker(config: RabbitConfig) -> AsyncIterator[Finding]:
+    """Look at the broker, its exchange and its queues."""
+    try:
+        connection = await Connection.open(
+            Address.of(config),
+            "mailq check",
+            heartbeat=config.heartbeat,
+            connect_timeout=config.connect_timeout,
+            answer_timeout=config.confirm_timeout,
+        )
+    except BrokerError as trouble:
+        yield Finding(Level.FAIL, "broker", str(trouble), "Look at rabbitmq.url; does the broker run?")
+        return
+    try:
+        yield Finding(Level.OK, "broker", "connected")
+        yield await _exchange(connection, config)
+        delays, delayed = tuple(topology.delay_queue(config.outbox, step) for step in STEPS), []
+        for queue in topology.queues(config):
+            finding = await _queue(connection, config, queue)
+            if queue.name in delays and finding.level is Level.OK:
+                delayed.append(finding)
+            else:
+                yield finding
+        for finding in _alike(delayed):
+            yield finding
+    except BrokerError as trouble:
+        yield Finding(Level.FAIL, "broker", str(trouble), "The connection was lost while looking; look again.")
+    finally:
+        await connection.close()
+
+
+async def _exchange(connection: Connection, config: RabbitConfig) -> Finding:
+    def declaration(*, passive: bool) -> commands.Exchange.Declare:
+        return commands.Exchange.Declare(0, config.exchange, "topic", passive=passive, durable=True)
+
+    what = f"exchange {config.exchange}"
+    try:
+        await connection.call(declaration(passive=True), commands.Exchange.DeclareOk)
+        if config.declare:
+            await connection.call(declaration(passive=False), commands.Exchange.DeclareOk)
+    except RefusedError as refused:
+        return _refused(what, config, refused)
+    return Finding(Level.OK, what, "is there")
+
+
+async def _queue(connection: Connection, config: RabbitConfig, queue: topology.Queue) -> Finding:
+    """Look at one queue; to declare one that is there changes nothing and tells whether it is as configured."""
+    what = f"queue {queue.name}"
+    passive = commands.Queue.Declare(0, queue.name, passive=True)
+    try:
+        state = cast("commands.Queue.DeclareOk", await connection.call(passive, commands.Queue.DeclareOk))
+        if config.declare:
+            await topology.declare(connection, queue)
+    except RefusedError as refused:
+        return _refused(what, config, refused)
+    seen = f"{state.message_count} ready, {state.consumer_count} consumers"
+    if queue.name == config.outbox and state.message_count and not state.consumer_count:
+        return Finding(Level.WARN, what, seen, "Jobs wait and no worker consumes them: start `mailq run`.")
+    if queue.name == config.poison and state.message_count:
+        return Finding(Level.WARN, what, seen, "Read the reasons in their headers; delete or mend and republish them.")
+    return Finding(Level.OK, what, seen)
+
+
+def _alike(findings: list[Finding]) -> Iterator[Finding]:
+    """Yield one line for all delay queues where nothing is delayed, and one for each that holds jobs."""
+    idle = [finding for finding in findings if finding.seen.startswith(("0 ready", _NOT_YET))]
+    for seen in dict.fromkeys(finding.seen for finding in idle):
+        alike = [finding.what.rpartition(".")[2] for finding in idle if finding.seen == seen]
+        yield Finding(Level.OK, f"delay queues {alike[0]} … {alike[-1]}", f"{len(alike)} queues: {seen}")
+    yield from (finding for finding in findings if finding not in idle)
+
+
+def _refused(what: str, config: RabbitConfig, refused: RefusedError) -> Finding:
+    if refused.code != topology.NOT_FOUND:
+        advice = "Make the configuration match, or delete it once it is empty, or set rabbitmq.declare = false."
+        return Finding(Level.FAIL, what, str(refused), advice)
+    if config.declare:
+        return Finding(Level.OK, what, _NOT_YET)
+    return Finding(Level.FAIL, what, "is not there", "Create it, or set rabbitmq.declare = true.")
+
+
+async def names(config: Config, domain: str) -> Finding:
+    """Look up the MX hosts of a domain, as the worker does."""
+    needed = not (config.smarthost.hostname or "*" in config.dns.overrides)
+    advice = "Look at dns.servers and at the system's resolver." if needed else ""
+    try:
+        name = ascii_domain(domain)
+        resolver = DnsResolver(config.dns)
+        records = await resolver.mx(name)
+    except (Failure, ValueError) as trouble:
+        return Finding(Level.FAIL if needed else Level.WARN, "dns", f"{domain}: {trouble}", advice)
+    hosts = ", ".join(host for _, host in records[:3]) or "no MX records, mail goes to the domain itself"
+    return Finding(Level.OK, "dns", f"{domain}: {'takes no mail (null MX)' if hosts == '.' else hosts}")
+
+
+async def sources(config: Config) -> AsyncIterator[Finding]:
+    """Look whether each source is an address of this host and has a name in the DNS."""
+    default = config.delivery.ehlo or socket.getfqdn()
+    if not config.sources:
+        level = Level.OK if "." in default else Level.WARN
+        advice = "" if level is Level.OK else "Set delivery.ehlo to a full host name; many servers refuse others."
+        yield Finding(level, "sources", f"chosen by the system, EHLO {default}", advice)
+    for source in config.sources:
+        yield await _source(source.ip, source.ehlo or default)
+
+
+async def _source(ip: str, ehlo: str) -> Finding:
+    what = f"source {ip}"
+    if not exists(ip):
+        return Finding(Level.FAIL, what, "is no address of this host", "Add it to an interface or remove it.")
+    seen = f"EHLO {ehlo}"
+    if not ipaddress.ip_address(ip).is_global:
+        return Finding(Level.OK, what, f"{seen}; not a public address, so its name is not looked up")
+    try:
+        name = (await asyncio.wait_for(asyncio.to_thread(socket.gethostbyaddr, ip), PATIENCE))[0]
+    except (OSError, TimeoutError):
+        return Finding(Level.WARN, what, f"{seen}; no reverse DNS", "Have a PTR record made; large receivers insist.")
+    if name.lower().rstrip(".") != ehlo.lower().rstrip("."):
+        return Finding(Level.WARN, what, f"{seen}; reverse DNS says {name}", "Make EHLO name and PTR record agree.")
+    return Finding(Level.OK, what, f"{seen}; reverse DNS agrees")
+
+
+async def outbound(host: str, port: int, ip: str | None) -> Finding:
+    """Connect to a mail server from `ip` and read its greeting; nothing is sent but QUIT."""
+    what = f"connect {host} from {ip or 'any address'}"
+    local = (ip, 0) if ip else None
+    try:
+        name, given = split_endpoint(host)
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection(name, given or port, local_addr=local, limit=MAX_LINE)
+            try:
+                greeting = await reader.readline()
+                writer.write(b"QUIT\r\n")
+            finally:
+                writer.close()
+    except (OSError, ValueError, TimeoutError) as trouble:
+        advice = "Providers often block outgoing port 25; ask them, or use a smarthost."
+        return Finding(Level.FAIL, what, _reason(trouble), advice)
+    if not greeting.startswith(b"220"):
+        return Finding(
+            Level.FAIL, what, f"answers {printable(greeting)!r}", "It refuses this address, or is no mail server."
+        )
+    return Finding(Level.OK, what, printable(greeting))
+
+
+def _reason(trouble: BaseException) -> str:
+    if isinstance(trouble, TimeoutError):
+        return "no answer in time"
+    return printable(str(trouble).encode()) or type(trouble).__name__

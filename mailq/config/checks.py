@@ -1,0 +1,106 @@
+"""Field types of the configuration that pydantic does not have: addresses, endpoints, names, files.
+
+They decide whether a text has the right form and a file can be used; that an address exists on the
+host or a server answers is looked at by `mailq check`. Texts stay as they were written.
+"""
+
+import ipaddress
+import re
+import ssl
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr
+
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_EHLO = re.compile(r"[!-~]{1,255}")
+_BRACKETS = re.compile(r"\[([^\[\]]*)\](?::(\d{1,5}))?")
+
+
+def split_endpoint(text: str) -> tuple[str, int | None]:
+    """Return host and port of "host", "host:port", an IP address, or "[v6]:port".
+
+    Raises:
+        ValueError: it has none of these forms.
+    """
+    if _is_ip(text):
+        return text, None
+    brackets = _BRACKETS.fullmatch(text)
+    host, _, port = (brackets[1], ":", brackets[2]) if brackets else text.rpartition(":")
+    if not brackets and not host:
+        host, port = text, None
+    number = int(port) if port and re.fullmatch(r"[0-9]{1,5}", port) else None
+    if port is not None and not 1 <= (number or 0) <= 65535:
+        raise ValueError(f'"{text}" has no port between 1 and 65535 after its last colon')
+    if not (_is_ip(host) if brackets or ":" in host else _HOST.fullmatch(host)):
+        raise ValueError(f'"{text}" is not of the form host:port ("[v6]:port" for IPv6)')
+    return host, number
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _ip(text: str) -> str:
+    if not _is_ip(text):
+        raise ValueError(f'"{text}" is not an IP address')
+    return text
+
+
+def _endpoint(text: str) -> str:
+    split_endpoint(text)
+    return text
+
+
+def _sink(text: str) -> str:
+    if text and split_endpoint(text)[1] is None:
+        raise ValueError(f'"{text}" has no port; write "host:port"')
+    return text
+
+
+def _name_server(text: str) -> str:
+    if not _is_ip(split_endpoint(text)[0]):
+        raise ValueError(f'"{text}" is not an IP address; a name server cannot be given by name')
+    return text
+
+
+def _ehlo(text: str) -> str:
+    if text and not _EHLO.fullmatch(text):
+        raise ValueError("is not a host name")
+    return text
+
+
+def _amqp_url(url: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(url.get_secret_value())
+        valid = parts.scheme in {"amqp", "amqps"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("is not of the form amqp://user:password@host:port/vhost (or amqps://)")
+    return url
+
+
+def _ca_file(name: str) -> str:
+    if name:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(name)
+        except ssl.SSLError:
+            raise ValueError(f'"{name}" holds no CA certificates in PEM form') from None
+        except OSError as trouble:
+            raise ValueError(f'"{name}" cannot be read: {trouble.strerror}') from None
+    return name
+
+
+IpAddress = Annotated[str, AfterValidator(_ip)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+SinkAddress = Annotated[str, AfterValidator(_sink)]
+NameServer = Annotated[str, AfterValidator(_name_server)]
+CaFile = Annotated[str, AfterValidator(_ca_file)]
+EhloName = Annotated[str, AfterValidator(_ehlo)]
+AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp_url)]
+Seconds = Annotated[int, Field(ge=1, le=31_536_000)]

@@ -1,0 +1,289 @@
+"""`mailq check` against a real broker and a real DNS: what it sees, what it advises, its exit status."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+
+import pytest
+
+from mailq.cli.check import _print
+from mailq.cli.findings import Finding, Level, examine
+from mailq.config.load import load
+from mailq.core.retry import STEPS
+from mailq.edges.amqp import topology
+from mailq.edges.amqp.address import Address
+from mailq.edges.amqp.connection import Connection
+from mailq.lab.ports import free_port
+
+DELAYS = [f"outbox.delay.{step}" for step in STEPS]
+QUEUES = ("outbox", "outbox.poison", "results", "success", "failures", "retry")
+
+
+@pytest.fixture
+def write(rabbit, knot, tmp_path):
+    """Write a configuration for the test's own servers, with more text at its end."""
+
+    def write(text=""):
+        file = tmp_path / "mailq.toml"
+        file.write_text(
+            f'[rabbitmq]\nurl = "{rabbit.url}"\n[dns]\nservers = ["{knot.server}"]\n'
+            f'[delivery]\nehlo = "mta.example.com"\n{text}'
+        )
+        file.chmod(0o600)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def check(write):
+    """Return whether all is well (0) or something fails (1), and {what: finding}; keywords are the environment."""
+
+    async def check(*, connect=None, domain="a.test", text="", **environ):
+        file = write(text)
+        findings = await examine(load(file, environ), file, domain, connect)
+        seen = {finding.what: finding.as_json() for finding in findings}
+        assert len(seen) == len(findings)
+        return int(any(finding.level is Level.FAIL for finding in findings)), seen
+
+    return check
+
+
+@pytest.fixture
+def command(write):
+    """Run the program itself; returns its status and what it printed."""
+
+    async def command(*arguments, file=None):
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "mailq", "check", "-c", str(file or write()), *arguments,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=inherited | {"COLUMNS": "150"},
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert err == b""
+        return process.returncode, out.decode()
+
+    return command
+
+
+async def test_the_program_prints_a_table_or_json_and_its_status_tells(command):
+    status, out = await command("--domain", "twomx.test")
+    assert status == 0
+    assert "twomx.test: mx1.twomx.test, mx2.twomx.test" in out
+    status, out = await command("--domain", "twomx.test", "--json")
+    assert status == 0
+    assert {"level": "ok", "what": "broker", "seen": "connected"} in json.loads(out)
+    status, out = await command("--domain", "gone.test")
+    assert status == 1
+    assert "Look at dns.servers" in out
+
+
+async def declare(rabbit, *names):
+    for name in names:
+        await rabbit.declare(name)
+
+
+async def test_before_the_first_run_all_is_well(check):
+    status, seen = await check()
+    assert status == 0
+    assert {finding["level"] for finding in seen.values()} == {"ok"}
+    assert seen["broker"]["seen"] == "connected"
+    for name in QUEUES:
+        assert "`mailq run` declares it" in seen[f"queue {name}"]["seen"]
+    assert seen["dns"]["seen"] == "a.test: mx.a.test"
+    assert seen["sources"]["seen"] == "chosen by the system, EHLO mta.example.com"
+
+
+async def test_it_changes_nothing(check, rabbit):
+    await check()
+    for name in QUEUES:
+        assert not await rabbit.exists(name)
+
+
+async def test_missing_queues_are_failures_if_mailq_may_not_declare(check):
+    status, seen = await check(MAILQ_RABBITMQ__DECLARE="false")
+    assert status == 1
+    for what in ("exchange mailq", *(f"queue {name}" for name in (*QUEUES, *DELAYS))):
+        assert seen[what]["level"] == "fail"
+        assert seen[what]["advice"]
+
+
+async def test_queues_and_their_depths(check, rabbit):
+    await declare(rabbit, *QUEUES, *DELAYS)
+    await (await rabbit.channel()).declare_exchange("mailq", "topic", durable=True)
+    for name in ("outbox", "outbox.poison", "outbox.delay.1h", "results"):
+        await rabbit.publish(name, b"{}")
+        await rabbit.wait_for_count(name, 1)
+    status, seen = await check(MAILQ_RABBITMQ__DECLARE="false")
+    assert status == 0
+    assert seen["exchange mailq"]["seen"] == "is there"
+    assert seen["queue results"] == {"level": "ok", "what": "queue results", "seen": "1 ready, 0 consumers"}
+    assert seen["queue outbox"]["level"] == "warn"
+    assert "mailq run" in seen["queue outbox"]["advice"]
+    assert seen["queue outbox.poison"]["level"] == "warn"
+    assert seen["queue outbox.delay.1h"]["seen"] == "1 ready, 0 consumers"
+    assert seen["delay queues 1s … 24h"]["seen"] == f"{len(STEPS) - 1} queues: 0 ready, 0 consumers"
+
+
+async def test_a_worker_is_a_consumer(check, rabbit):
+    await rabbit.declare("outbox")
+    queue = await (await rabbit.channel()).get_queue("outbox")
+
+    async def ignore(_):
+        pass
+
+    await queue.consume(ignore, no_ack=True)
+    _, seen = await check(MAILQ_RABBITMQ__DECLARE="false")
+    assert seen["queue outbox"]["seen"] == "0 ready, 1 consumers"
+
+
+async def test_one_delay_queue_is_missing(check, rabbit):
+    await declare(rabbit, *DELAYS[1:])
+    status, seen = await check(MAILQ_RABBITMQ__DECLARE="false")
+    assert status == 1
+    assert seen[f"queue {DELAYS[0]}"]["level"] == "fail"
+    assert seen["delay queues 2s … 24h"]["level"] == "ok"
+
+
+async def test_what_exists_differently_is_a_failure(check, rabbit):
+    await rabbit.declare("results")
+    await (await rabbit.channel()).declare_exchange("mailq", "fanout", durable=True)
+    status, seen = await check()
+    assert status == 1
+    assert "x-queue-type" in seen["queue results"]["seen"]
+    assert "type" in seen["exchange mailq"]["seen"]
+    for what in ("queue results", "exchange mailq"):
+        assert seen[what]["level"] == "fail"
+        assert "rabbitmq.declare = false" in seen[what]["advice"]
+
+
+async def test_what_a_worker_declared_is_well(check, rabbit):
+    address = Address.of(rabbit.config())
+    connection = await Connection.open(address, "test", heartbeat=10, connect_timeout=10, answer_timeout=10)
+    await topology.prepare(connection, rabbit.config())
+    await connection.close()
+    status, seen = await check()
+    assert status == 0
+    assert seen["exchange mailq"]["seen"] == "is there"
+    for name in QUEUES:
+        assert seen[f"queue {name}"]["seen"] == "0 ready, 0 consumers"
+    assert seen["delay queues 1s … 24h"]["seen"].startswith(f"{len(STEPS)} queues")
+
+
+async def test_switched_off_queues_are_not_looked_at(check):
+    _, seen = await check(MAILQ_RABBITMQ__SUCCESS="", MAILQ_RABBITMQ__RETRY="")
+    assert not {"queue success", "queue retry"} & set(seen)
+
+
+@pytest.mark.parametrize("trouble", ["password", "port", "vhost"])
+async def test_a_broker_that_cannot_be_used(check, rabbit, trouble):
+    url = {
+        "password": rabbit.url_at(rabbit.server.port, login="guest:hunter2"),
+        "port": rabbit.url_at(free_port(), login="guest:hunter2"),
+        "vhost": f"amqp://guest:guest@127.0.0.1:{rabbit.server.port}/nowhere",
+    }[trouble]
+    status, seen = await check(MAILQ_RABBITMQ__URL=url)
+    assert status == 1
+    assert seen["broker"]["level"] == "fail"
+    assert seen["broker"]["advice"]
+    assert not [what for what in seen if what.startswith("queue")]
+    assert "hunter2" not in json.dumps(seen)
+
+
+async def test_amqps(check, rabbit, rabbit_tls):
+    url = rabbit.url_at(rabbit_tls.port, scheme="amqps", host="localhost")
+    status, seen = await check(MAILQ_RABBITMQ__URL=url, MAILQ_RABBITMQ__CA_FILE=str(rabbit_tls.ca_file))
+    assert (status, seen["broker"]["seen"]) == (0, "connected")
+    status, seen = await check(MAILQ_RABBITMQ__URL=url)
+    assert status == 1
+    assert "certificate" in seen["broker"]["seen"].lower()
+
+
+@pytest.mark.parametrize(
+    ("domain", "level", "words"),
+    [
+        ("twomx.test", "ok", "mx1.twomx.test, mx2.twomx.test"),
+        ("implicit.test", "ok", "no MX records"),
+        ("nullmx.test", "ok", "takes no mail"),
+        ("gone.test", "fail", "does not exist"),
+        ("broken.test", "fail", "SERVFAIL"),
+        ("a..b", "fail", "a..b"),
+    ],
+)
+async def test_dns(check, domain, level, words):
+    status, seen = await check(domain=domain)
+    assert seen["dns"]["level"] == level
+    assert words in seen["dns"]["seen"]
+    assert status == (1 if level == "fail" else 0)
+
+
+async def test_dns_trouble_is_a_warning_where_no_delivery_needs_it(check):
+    status, seen = await check(domain="gone.test", MAILQ_SMARTHOST__HOSTNAME="relay.example")
+    assert (status, seen["dns"]["level"]) == (0, "warn")
+
+
+async def test_sources(check):
+    status, seen = await check(text='[[sources]]\nip = "127.0.0.1"\n[[sources]]\nip = "192.0.2.1"\nehlo = "b.example"')
+    assert status == 1
+    assert seen["source 127.0.0.1"]["level"] == "ok"
+    assert "EHLO mta.example.com" in seen["source 127.0.0.1"]["seen"]
+    assert seen["source 192.0.2.1"]["level"] == "fail"
+    assert "no address of this host" in seen["source 192.0.2.1"]["seen"]
+
+
+@pytest.mark.parametrize(
+    ("greeting", "level", "words"),
+    [
+        (b"220 mx.example.net ESMTP\r\n", "ok", "220 mx.example.net ESMTP"),
+        (b"554 go \x1b[31maway\r\n", "fail", "554 go ?[31maway"),
+        (b"", "fail", ""),
+        (b"2" * 100_000, "fail", ""),
+    ],
+)
+async def test_outbound(check, greeting, level, words):
+    heard = asyncio.get_running_loop().create_future()
+
+    async def serve(reader, writer):
+        writer.write(greeting)
+        if not greeting:
+            writer.close()
+        heard.set_result((writer.get_extra_info("peername")[0], await reader.read()))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        status, seen = await check(connect=host, text='[[sources]]\nip = "127.0.0.2"')
+        peer, _ = await asyncio.wait_for(heard, 10)
+    finding = seen[f"connect {host} from 127.0.0.2"]
+    assert peer == "127.0.0.2"
+    assert (status, finding["level"]) == (0 if level == "ok" else 1, level)
+    assert words in finding["seen"]
+    assert ("advice" in finding) is (level == "fail")
+
+
+async def test_outbound_refused(check):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        host = f"127.0.0.1:{closed.getsockname()[1]}"
+    status, seen = await check(connect=host)
+    assert status == 1
+    assert "smarthost" in seen[f"connect {host} from any address"]["advice"]
+
+
+async def test_a_password_that_everybody_may_read(command, write):
+    file = write('[smarthost]\nusername = "me"\npassword = "hunter2"\n')
+    _, out = await command("--json", file=file)
+    assert json.loads(out)[0] == {"level": "ok", "what": "configuration", "seen": str(file)}
+    file.chmod(0o644)
+    _, out = await command("--json", file=file)
+    assert json.loads(out)[0]["level"] == "warn"
+    assert json.loads(out)[0]["advice"] == f"chmod o-r {file}"
+    assert "hunter2" not in out
+
+
+def test_the_table_shows_what_and_advice_as_they_are(capsys):
+    _print([Finding(Level.FAIL, "queue [bold]x", "is not [there]", "Do [this].")])
+    shown = capsys.readouterr().out
+    for words in ("fail", "queue [bold]x", "is not [there]", "Do [this]."):
+        assert words in shown

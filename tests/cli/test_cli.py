@@ -1,0 +1,100 @@
+"""The command line: what is there, what --help says, which status it ends with."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mailq
+from mailq.cli import COMMANDS, build
+from mailq.config.example import example
+from mailq.core.records import schemas
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")} | {"COLUMNS": "100"}
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "mailq", *arguments],
+        capture_output=True, text=True, env=ENVIRON, timeout=60, check=False, **options,
+    )  # fmt: skip
+
+
+def test_help_names_every_command_with_a_sentence():
+    done = run("--help")
+    assert done.returncode == 0
+    for name in COMMANDS:
+        (line,) = [line for line in done.stdout.splitlines() if line.strip("│ ").startswith(f"{name} ")
+                   and not line.strip("│ ").startswith("mailq")]  # fmt: skip
+        assert line.rstrip("│ ").endswith("."), line
+    assert "mailq demo" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name):
+    done = run(name, "--help")
+    assert done.returncode == 0
+    assert f"mailq {name}" in done.stdout
+
+
+def test_wrong_usage_is_status_2():
+    for arguments in (["unheard-of"], ["version", "--unheard-of"], ["run", "--config"]):
+        done = run(*arguments)
+        assert done.returncode == 2, arguments
+        assert arguments[-1] in done.stderr
+
+
+def test_no_arguments_shows_the_help():
+    done = run()
+    assert "mailq run" in done.stdout + done.stderr
+
+
+def test_version():
+    done = run("version")
+    assert done.returncode == 0
+    assert done.stdout.split()[:2] == ["mailq", mailq.__version__]
+
+
+def test_example_config():
+    assert run("example-config").stdout == example()
+
+
+def test_schemas(tmp_path):
+    assert run("schemas").stdout == "".join(schemas().values())
+    assert run("schemas", "--out", str(tmp_path / "new" / "folder")).returncode == 0
+    made = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "new" / "folder").iterdir()}
+    assert made == {name: json.loads(text) for name, text in schemas().items()}
+
+
+def test_only_the_command_asked_for_is_imported():
+    code = "import sys; from mailq.cli import main\ntry: main(['version'])\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    modules = done.stdout.split()
+    assert "mailq.cli.contracts" in modules
+    for heavy in ("aio_pika", "aiosmtplib", "cryptography", "mailq.cli.demo", "mailq.cli.run"):
+        assert heavy not in modules
+
+
+def test_commands_are_those_of_the_readme():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name in COMMANDS:
+        assert f"| `mailq {name}" in readme
+    assert build().info.name == "mailq"
+
+
+def test_run_says_that_its_port_is_taken(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file = tmp_path / "mailq.toml"
+        file.write_text(f"[http]\nport = {port}\n")
+        done = run("run", "-c", str(file))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mailq: ")
+    assert "http.port" in line
+    assert str(port) in line

@@ -1,0 +1,175 @@
+"""Losing the broker and being stopped, both under load: nothing is lost."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import urllib.request
+from collections import Counter
+
+import orjson
+import pytest
+from support.system import MIME, until
+
+from mailq.lab.ports import free_port
+
+JOBS = 200
+
+
+async def load(rabbit, count, local="slow-50"):
+    """Publish jobs whose receiver takes its time, and return their recipients."""
+    recipients = [f"{local}+{number}@a.test" for number in range(count)]
+    for recipient in recipients:
+        body = orjson.dumps({"recipient": recipient, "envelope": "a@a.test", "mime": MIME, "id": recipient})
+        await rabbit.publish("outbox", body)
+    return recipients
+
+
+async def reported(rabbit, count, queue="success", deadline=60.0):
+    """Return the recipients of all results in a queue, once there are `count`."""
+    await rabbit.wait_for_count(queue, count, deadline=deadline)
+    messages = await rabbit.get_many(queue, count)
+    return [orjson.loads(message.body)["recipient"] for message in messages]
+
+
+async def test_the_broker_is_restarted_under_load(system, sink, rabbit):
+    receiver = await sink()
+    mail = await system(
+        receiver, worker={"sessions": 10, "drain_timeout": 5}, rabbitmq={"url": rabbit.url, "reconnect_delay": 0.1}
+    )
+    recipients = await load(rabbit, JOBS)
+    await until(lambda: len(receiver.messages) > 20)
+    await rabbit.close()
+
+    await asyncio.to_thread(rabbit.server.restart)
+
+    assert sorted(await reported(rabbit, JOBS)) == sorted(recipients)
+    assert Counter(m.recipients[0].address for m in receiver.messages) == Counter(recipients)
+    assert mail.seen.broker_events.count("connected") == 2
+    assert "lost" in mail.seen.broker_events
+
+
+async def test_a_connection_that_is_cut_loses_and_doubles_nothing(system, sink, rabbit):
+    receiver = await sink()
+    mail = await system(receiver, worker={"sessions": 10, "drain_timeout": 5})
+    recipients = await load(rabbit, JOBS)
+    await until(lambda: len(receiver.messages) > 20)
+
+    rabbit.server.ctl("close_all_connections", "--vhost", rabbit.vhost, "test")
+    await rabbit.close()
+
+    assert sorted(await reported(rabbit, JOBS)) == sorted(recipients)
+    assert Counter(m.recipients[0].address for m in receiver.messages) == Counter(recipients)
+    assert mail.seen.broker_events.count("connected") >= 2
+
+
+async def test_two_equal_jobs_are_two_messages(system, sink):
+    receiver = await sink()
+    mail = await system(receiver)
+
+    await mail.send(recipient="accept@a.test")
+    await mail.send(recipient="accept@a.test")
+
+    await mail.get("success")
+    await mail.get("success")
+    assert len(receiver.messages) == 2
+
+
+@pytest.fixture
+async def worker_process(rabbit, knot, tmp_path):
+    """Start `mailq run` as operators do; ends with the test."""
+    running = []
+
+    async def start(port, extra=""):
+        http = free_port()
+        path = tmp_path / "mailq.toml"
+        path.write_text(
+            f'rabbitmq.url = "{rabbit.url}"\ndelivery.port = {port}\ndelivery.ehlo = "worker.test"\n'
+            f'dns.servers = ["{knot.server}"]\nhttp.port = {http}\n{extra}'
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "mailq",
+            "run",
+            "--config",
+            path,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {"COLUMNS": "200"},
+        )
+        running.append(process)
+        await until_ready(http)
+        return process, http
+
+    yield start
+    for process in running:
+        if process.returncode is None:
+            process.kill()
+        with contextlib.suppress(ValueError):
+            await process.communicate()
+
+
+def page(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return answer.read().decode()
+
+
+async def until_ready(port):
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(OSError):
+                if await asyncio.to_thread(page, port, "/readyz"):
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def test_sigterm_under_load_finishes_what_is_on_the_wire_and_returns_the_rest(worker_process, sink, rabbit):
+    receiver = await sink()
+    process, _ = await worker_process(receiver.port, "worker.sessions = 5\n")
+    recipients = await load(rabbit, JOBS, local="slow-100")
+    await until(lambda: len(receiver.messages) > 10)
+
+    process.send_signal(signal.SIGTERM)
+    _, log = await asyncio.wait_for(process.communicate(), 30)
+
+    assert process.returncode == 0, log
+    taken = Counter(m.recipients[0].address for m in receiver.messages)
+    assert max(taken.values()) == 1
+    assert 0 < len(taken) < JOBS
+    assert sorted(await reported(rabbit, len(taken))) == sorted(taken)
+    assert await rabbit.count("outbox") == JOBS - len(taken)
+    await worker_process(receiver.port)
+    assert sorted([*taken, *await reported(rabbit, JOBS - len(taken))]) == sorted(recipients)
+    assert len(receiver.messages) == JOBS
+
+
+async def test_metrics_health_and_log_of_a_running_worker(worker_process, sink, rabbit):
+    receiver = await sink()
+    process, http = await worker_process(receiver.port)
+    await load(rabbit, 3, local="accept")
+    await reported(rabbit, 3)
+
+    metrics = await asyncio.to_thread(page, http, "/metrics")
+    assert 'mailq_attempts_total{result="accepted",state="message"} 3.0' in metrics
+    assert await asyncio.to_thread(page, http, "/healthz")
+    process.send_signal(signal.SIGTERM)
+    _, log = await asyncio.wait_for(process.communicate(), 20)
+    lines = [orjson.loads(line) for line in log.splitlines()]
+    attempts = [line for line in lines if line["event"] == "attempt"]
+    assert len(attempts) == 3
+    assert attempts[0]["state"] == "message"
+
+
+async def test_a_wrong_configuration_ends_with_78_before_anything_is_consumed(tmp_path):
+    path = tmp_path / "mailq.toml"
+    path.write_text("[delivery]\nprot = 25\n")
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mailq", "run", "--config", path, stderr=asyncio.subprocess.PIPE
+    )
+    _, error = await asyncio.wait_for(process.communicate(), 20)
+
+    assert process.returncode == 78
+    assert b"delivery.prot" in error
+    assert str(path).encode() in error

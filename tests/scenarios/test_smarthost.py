@@ -1,0 +1,84 @@
+"""Delivery through a smarthost, with a login."""
+
+import pytest
+
+from mailq.lab.sink import Sink
+
+USERS = {"anna": "geheim"}
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+async def test_each_mechanism_logs_in_inside_tls(mechanism, system, sink, caplog):
+    receiver = await sink(tls=True, users=USERS, mechanisms=[mechanism], require_auth=True)
+    mail = await system(9)
+    smarthost = {"hostname": "127.0.0.1", "port": receiver.port, "username": "anna", "password": "geheim"}
+
+    await mail.send(recipient="accept@gone.test", smarthost=smarthost)
+
+    document = await mail.get("success")
+    assert document["results"][0]["authentication"] == mechanism
+    assert document["smarthost"] == {key: value for key, value in smarthost.items() if key != "password"}
+    assert receiver.messages[0].session.user == "anna"
+    assert receiver.messages[0].session.mechanism == mechanism
+    assert "geheim" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "state"), [("PLAIN", "authplain"), ("LOGIN", "authpassword"), ("CRAM-MD5", "authresponse")]
+)
+async def test_a_wrong_password_fails_and_is_shown_nowhere(mechanism, state, system, sink):
+    receiver = await sink(tls=True, users=USERS, mechanisms=[mechanism])
+    mail = await system(9)
+    smarthost = {"hostname": "127.0.0.1", "port": receiver.port, "username": "anna", "password": "falsch"}
+
+    await mail.send(recipient="accept@a.test", smarthost=smarthost)
+
+    message = await mail.rabbit.get("failures")
+    assert b"falsch" not in message.body
+    document = await mail.get("results")
+    result = document["results"][0]
+    assert (result["state"], result["result"], result["code"]) == (state, "error", 535)
+    assert result["command"] == f"AUTH {mechanism}"
+
+
+async def test_no_password_travels_without_tls(system, sink):
+    receiver: Sink = await sink(users=USERS, plaintext_auth=True)
+    mail = await system(9)
+    smarthost = {"hostname": "127.0.0.1", "port": receiver.port, "username": "anna", "password": "geheim"}
+
+    await mail.send(recipient="accept@a.test", smarthost=smarthost)
+
+    result = (await mail.get("retry"))["results"][0]
+    assert (result["state"], result["result"]) == ("starttls", "error")
+    assert "authentication" not in result
+
+
+async def test_plaintext_logins_can_be_allowed_and_then_hide_the_password_if_they_can(system, sink):
+    receiver = await sink(users=USERS, plaintext_auth=True)
+    smarthost = {"hostname": "127.0.0.1", "port": receiver.port, "username": "anna", "password": "geheim"}
+    mail = await system(9, smarthost=smarthost | {"plaintext_auth": True})
+
+    await mail.send(recipient="accept@gone.test")
+
+    assert (await mail.get("success"))["results"][0]["authentication"] == "CRAM-MD5"
+
+
+async def test_a_smarthost_that_cannot_be_resolved_is_no_fault_of_the_recipient(system, sink):
+    mail = await system(9)
+
+    await mail.send(recipient="accept@a.test", smarthost={"hostname": "gone.test"})
+
+    result = (await mail.get("retry"))["results"][0]
+    assert (result["state"], result["code"]) == ("dns", 451)
+
+
+async def test_a_server_without_our_mechanisms_is_told(system, sink):
+    receiver = await sink(tls=True)
+    mail = await system(9)
+    smarthost = {"hostname": "127.0.0.1", "port": receiver.port, "username": "anna", "password": "geheim"}
+
+    await mail.send(recipient="accept@a.test", smarthost=smarthost)
+
+    result = (await mail.get("retry"))["results"][0]
+    assert (result["state"], result["result"]) == ("authplain", "error")
+    assert "PLAIN, LOGIN, CRAM-MD5" in result["description"]
