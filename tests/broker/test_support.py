@@ -1,13 +1,18 @@
 """The private RabbitMQ and the helpers that other tests stand on."""
 
+import asyncio
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from support.broker import Remembering
 from support.rabbitmq import Rabbit
 
+from mailq.config.rabbitmq import RabbitConfig
+from mailq.core.publication import Publication
+from mailq.edges.amqp.broker import Broker
 from mailq.lab import rabbitmq as lab
 from mailq.lab.rabbitmq import LabError, PrivateRabbit
 
@@ -37,6 +42,21 @@ def test_missing_rabbitmq_is_one_clear_sentence(tmp_path, monkeypatch):
 def test_a_failed_start_shows_the_log(tmp_path):
     with pytest.raises(LabError, match=r"ended while starting:(.|\n)*failed_to_prepare_configuration"):
         PrivateRabbit(tmp_path, settings={"no_such_setting": "1"}).start()
+
+
+async def test_what_is_confirmed_survives_a_power_cut(tmp_path):
+    with PrivateRabbit(tmp_path) as server:
+        config = RabbitConfig(url=server.url)
+        broker = await Broker.open(config, 10, Remembering())
+        await broker.publish([Publication("", "results", b"%d" % n) for n in range(100)])
+        await asyncio.to_thread(server.kill)
+        assert not server.running
+        assert "lost" in str(await broker.closed())
+        await asyncio.to_thread(server.start)
+        rabbit = Rabbit(server, "/")
+        await rabbit.wait_for_count("results", 100)
+        await rabbit.close()
+    assert not server.running
 
 
 _ABANDON = """

@@ -261,13 +261,13 @@ class Connection(asyncio.Protocol):
         self.send(codec.marshal(method, channel))
 
     async def _exchange(self, method: Frame, *answers: type[Frame], channel: int = 1) -> Frame:
-        if self.closed.done():
-            raise BrokerError(str(self.closed.result()))
         self._send_method(method, channel)
         return await self._wait(*answers)
 
     async def _wait(self, *answers: type[Frame]) -> Frame:
         """Return the next method of one of these types."""
+        if self.closed.done():
+            raise BrokerError(str(self.closed.result()))
         assert self._answer is None, "one call at a time"
         self._answer, self._answers = self._loop.create_future(), answers
         try:

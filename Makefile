@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all the set-up there is; both prepare what they need themselves.
+
+PY := .venv/bin/python
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check bench schemas clean
+
+help:  ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo "  ARGS='...' is passed on to demo, run, test and bench."
+
+demo:  ## See it work: private broker, receiving server, worker; ends by itself
+	@scripts/setup demo
+	@$(PY) -m mailq demo $(ARGS)
+
+run:  ## Run one worker in the foreground (ARGS='--config mailq.toml')
+	@scripts/setup
+	@exec $(PY) -m mailq run $(ARGS)
+
+test:  ## Run every test, with the real servers they need (ARGS='tests/core -x')
+	@scripts/setup test
+	@$(PY) -m pytest $(ARGS)
+
+check:  ## Format, lint, types, layers
+	@scripts/setup
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-logo
+
+bench:  ## Run the benchmarks
+	@scripts/setup demo
+	@$(PY) -m bench $(ARGS)
+
+schemas:  ## Make etc/mailq.toml and schemas/*.json anew from the models
+	@scripts/setup
+	@$(PY) -m mailq example-config > etc/mailq.toml.new && mv etc/mailq.toml.new etc/mailq.toml
+	@$(PY) -m mailq schemas --out schemas
+
+clean:  ## Remove everything that is made: .venv, .run, caches
+	rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
