@@ -1,12 +1,11 @@
-"""Field types of the configuration that pydantic does not have: addresses, endpoints, names, files.
+"""Field types of the configuration that pydantic does not have: addresses, endpoints, names.
 
-They decide whether a text has the right form and a file can be used; that an address exists on the
-host or a server answers is looked at by `mailq check`. Texts stay as they were written.
+They decide only whether a text has the right form; that an address exists on the host or a server
+answers is looked at by `mailq check`. Texts stay as they were written.
 """
 
 import ipaddress
 import re
-import ssl
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -85,22 +84,10 @@ def _amqp_url(url: SecretStr) -> SecretStr:
     return url
 
 
-def _ca_file(name: str) -> str:
-    if name:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(name)
-        except ssl.SSLError:
-            raise ValueError(f'"{name}" holds no CA certificates in PEM form') from None
-        except OSError as trouble:
-            raise ValueError(f'"{name}" cannot be read: {trouble.strerror}') from None
-    return name
-
-
 IpAddress = Annotated[str, AfterValidator(_ip)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 SinkAddress = Annotated[str, AfterValidator(_sink)]
 NameServer = Annotated[str, AfterValidator(_name_server)]
-CaFile = Annotated[str, AfterValidator(_ca_file)]
 EhloName = Annotated[str, AfterValidator(_ehlo)]
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp_url)]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]

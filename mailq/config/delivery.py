@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from mailq.config.base import Section
-from mailq.config.checks import CaFile, EhloName, IpAddress, Seconds, SinkAddress
+from mailq.config.checks import EhloName, IpAddress, Seconds, SinkAddress
 
 
 class DeliveryConfig(Section):
@@ -63,7 +63,7 @@ class TlsConfig(Section):
     min_version: Literal["1.0", "1.1", "1.2", "1.3"] = Field(
         "1.0", description="Oldest TLS version; for opportunistic use any encryption beats none."
     )
-    ca_file: CaFile = Field("", description="CA certificates (PEM) to verify with; empty: those of the system.")
+    ca_file: str = Field("", description="CA certificates (PEM) to verify with; empty: those of the system.")
 
 
 class SmarthostConfig(Section):

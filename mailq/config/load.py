@@ -8,6 +8,7 @@ there is one, else none: the defaults run as they stand. An environment variable
 
 import json
 import os
+import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -39,13 +40,17 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> C
     variables = _overrides(environ)
     for variable, (table, key) in variables.items():
         _put(document, variable, table, key, environ[variable])
+    origins = {place: f"environment {variable}" for variable, place in variables.items()}
     try:
-        return Config.model_validate(document)
+        config = Config.model_validate(document)
     except ValidationError as trouble:
-        origins = {place: f"environment {variable}" for variable, place in variables.items()}
         errors = trouble.errors(include_url=False, include_input=False, include_context=False)
         lines = (_line(error, str(file or "configuration"), origins) for error in errors)
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+    for table, name in (("rabbitmq", config.rabbitmq.ca_file), ("tls", config.tls.ca_file)):
+        if name and (reason := _no_certificates(name)):
+            raise ConfigError(f"{origins.get((table, 'ca_file'), file)}: {table}.ca_file: {reason}")
+    return config
 
 
 def find_file(path: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -66,6 +71,17 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as trouble:
         raise ConfigError(f"{file}: is not TOML: {trouble}") from None
+
+
+def _no_certificates(name: str) -> str | None:
+    """Return why a file cannot be the CA certificates to verify with."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(name)
+    except ssl.SSLError:
+        return f'"{name}" holds no CA certificates in PEM form'
+    except OSError as trouble:
+        return f'"{name}" cannot be read: {trouble.strerror}'
+    return None
 
 
 def _overrides(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:

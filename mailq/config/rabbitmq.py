@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from mailq.config.base import Section
-from mailq.config.checks import AmqpUrl, CaFile
+from mailq.config.checks import AmqpUrl
 
 
 class RabbitConfig(Section):
@@ -36,7 +36,7 @@ class RabbitConfig(Section):
         1, gt=0, description="Seconds before the first reconnect; doubles up to reconnect_max."
     )
     reconnect_max: float = Field(30, gt=0, description="Longest pause between reconnects in seconds.")
-    ca_file: CaFile = Field("", description="CA certificates (PEM) for amqps://; empty: those of the system.")
+    ca_file: str = Field("", description="CA certificates (PEM) for amqps://; empty: those of the system.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
