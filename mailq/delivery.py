@@ -1,18 +1,20 @@
-"""The pipeline: one job in, exactly one result out. Read `_walk`, then `_try`.
+"""The pipeline: one job in, exactly one result out. Read `_walk`, `_reach`, `_converse`: that is a job's way.
 
 `attempt` returns, it never reports: a function returns once, and that is the whole proof of
-"exactly one result". Every expected ending is a `Failure`; a bug costs one attempt and is counted.
-What the result means is for `core.verdict`, what becomes of the job for `settlement`.
+"exactly one result". Every expected ending is a `Failure`; a bug costs one attempt and is counted. No
+attempt at all (`Postponed`) is made when the traffic limits say later. What the result means is for
+`core.verdict`, what becomes of the job for `settlement`.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from time import monotonic
 
-from mailq.core.failure import Failure
-from mailq.core.job import Job
+from mailq.core.failure import Failure, Postponed
+from mailq.core.job import Job, Smarthost
+from mailq.core.limits import Allowance
 from mailq.core.mime import Content, extract
 from mailq.core.policy import Policy
 from mailq.core.reply import Reply
@@ -21,8 +23,28 @@ from mailq.core.routing import Route, Source, Target, Tls, try_next
 from mailq.core.states import ORDER, Kind, State
 from mailq.ports import Now, Observer, Resolver, Sources
 from mailq.smtp.envelope import mail_from, rcpt_to
-from mailq.smtp.pool import Pool
+from mailq.smtp.pool import Held, Pool
+from mailq.smtp.session import Session
 from mailq.stages import bind, dns, process, storage
+from mailq.traffic.governor import Governor
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """One attempt's job with what was made ready for the wire."""
+
+    job: Job
+    trail: Trail
+    sources: Sequence[Source]
+    content: Content
+    smarthost: Smarthost | None
+    hosts: tuple[str, ...]
+    targets: Sequence[Target]
+
+    @property
+    def destination(self) -> str:
+        """The domain by which limits are looked up: the recipient's, or the smarthost."""
+        return self.smarthost.hostname if self.smarthost else self.job.recipient.domain
 
 
 class Delivery:
@@ -33,6 +55,7 @@ class Delivery:
         policy: Policy,
         resolver: Resolver,
         sources: Sources,
+        governor: Governor,
         pool: Pool,
         observer: Observer,
         now: Now,
@@ -41,23 +64,29 @@ class Delivery:
         self._policy = policy
         self._resolver = resolver
         self._sources = sources
+        self._governor = governor
         self._pool = pool
         self._observer = observer
         self._now = now
         self._rng = rng
 
     @property
-    def open_sessions(self) -> int:
-        """The number of SMTP connections."""
-        return self._pool.open_sessions
+    def pool(self) -> Pool:
+        """The SMTP sessions, to be counted, swept and in the end closed."""
+        return self._pool
 
-    async def attempt(self, job: Job, trail: Trail) -> Result:
-        """Return what one attempt to deliver `job` came to; raises nothing but cancellation."""
+    async def attempt(self, job: Job, trail: Trail, *, returned: bool = False) -> Result | Postponed:
+        """Return what one attempt to deliver `job` came to, or that none is made now; raises only cancellation.
+
+        `returned` tells that the job was postponed before and goes ahead of those who were not.
+        """
         limit = self._policy.attempt_timeout
         try:
             async with asyncio.timeout(limit):
-                reply = await self._walk(job, trail)
+                reply = await self._walk(job, trail, returned=returned)
             return accepted(trail, reply, time=self._now(), attempt=job.attempt)
+        except Postponed as later:
+            return later
         except Failure as trouble:
             failure = trouble
         except TimeoutError:
@@ -67,66 +96,114 @@ class Delivery:
             failure = Failure(trail.state, Kind.ERROR, "internal error", code=451, status="4.3.0")
         return failed(trail, failure, time=self._now(), attempt=job.attempt)
 
-    async def _walk(self, job: Job, trail: Trail) -> Reply:
+    async def _walk(self, job: Job, trail: Trail, *, returned: bool) -> Reply:
         trail.enter(State.PROCESS)
         sources = process.sources(job, self._policy, self._sources, self._now())
         trail.enter(State.STORAGE)
         content = storage.content(job, self._policy.max_message_size)
         trail.extracted = extract(content.content)
         trail.enter(State.DNS)
-        targets = await self._resolve(job, trail)
+        smarthost = job.smarthost or self._policy.smarthost
+        hosts, targets = await self._resolve(job, smarthost, trail)
+        errand = _Errand(job, trail, sources, content, smarthost, hosts, targets)
+        await self._pace(errand, returned=returned)
+        return await self._reach(errand)
+
+    async def _reach(self, errand: _Errand) -> Reply:
+        """Try target after target; the ending that got furthest is the one to be told."""
+        trail = errand.trail
         endings: list[tuple[Failure, Trail]] = []
-        for target in targets:
+        for target in errand.targets:
             trail.forget_connection()
             try:
-                return await self._try(job, trail, content, sources, target)
+                return await self._converse(errand, target)
             except Failure as failure:
                 endings.append((failure, replace(trail)))
                 if not try_next(failure, in_doubt=trail.in_doubt):
                     break
-        furthest, facts = max(endings, key=lambda ending: ORDER[ending[0].state])
-        trail.facts, trail.in_doubt = facts.facts, facts.in_doubt
+        furthest, known = max(endings, key=lambda ending: ORDER[ending[0].state])
+        trail.facts, trail.in_doubt = known.facts, known.in_doubt
         raise furthest
 
-    async def _try(self, job: Job, trail: Trail, content: Content, sources: Sequence[Source], target: Target) -> Reply:
-        trail.enter(State.BIND)
-        smarthost = job.smarthost or self._policy.smarthost
-        source = bind.choose(sources, target, self._rng)
-        route = Route(source, target, self._policy.tls_towards(smarthost), self._policy.login(smarthost))
-        try:
-            session = await self._pool.acquire(trail, route)
-        except Failure as failure:
-            if failure.state is not State.STARTTLS or route.tls is not Tls.OPPORTUNISTIC:
-                raise
-            if not self._policy.retry_plaintext:
-                raise
-            trail.forget_connection()
-            session = await self._pool.acquire(trail, replace(route, tls=Tls.NONE))
-        try:
-            mail = mail_from(job.envelope, job.recipient, content, job.dsn, session.offered)
-            rcpt = rcpt_to(job.recipient, job.dsn, session.offered)
-            return await session.deliver(trail, mail, rcpt, content.content)
-        finally:
-            self._pool.release(session)
+    async def _converse(self, errand: _Errand, target: Target) -> Reply:
+        """Send the message to one target over a session, a used one if there is; a stale one costs nothing."""
+        trail, job = errand.trail, errand.job
+        source = bind.choose(errand.sources, target, self._rng)
+        tls, login = self._policy.tls_towards(errand.smarthost), self._policy.login(errand.smarthost)
+        route = Route(source, target, tls, login)
+        allowance = self._governor.allowance(source, errand.destination, errand.hosts)
+        while True:
+            held = await self._session(trail, route, allowance)
+            session = held.session
+            try:
+                mail = mail_from(job.envelope, job.recipient, errand.content, job.dsn, session.offered)
+                rcpt = rcpt_to(job.recipient, job.dsn, session.offered)
+                return await session.deliver(trail, mail, rcpt, errand.content.content)
+            except Failure as failure:
+                if not _stale(session, failure):
+                    raise
+                trail.forget_connection()
+            finally:
+                self._pool.release(held)
 
-    async def _resolve(self, job: Job, trail: Trail) -> Sequence[Target]:
-        """Return the targets in try order, within the time that state dns has."""
-        policy = self._policy
-        smarthost = job.smarthost or policy.smarthost
-        started = monotonic()
+    async def _session(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
+        """Return a session on the route, without TLS where that is opportunistic and does not come about."""
+        falls_back = route.tls is Tls.OPPORTUNISTIC and self._policy.retry_plaintext
+        if falls_back and self._governor.without_tls(route):
+            return await self._open(trail, replace(route, tls=Tls.NONE), allowance)
+        try:
+            return await self._open(trail, route, allowance)
+        except Failure as failure:
+            if failure.state is not State.STARTTLS or not falls_back:
+                raise
+            self._governor.handshake_failed(route)
+            trail.forget_connection()
+            return await self._open(trail, replace(route, tls=Tls.NONE), allowance)
+
+    async def _open(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
+        self._governor.check(route)
+        found = await self._pool.find(route, allowance)
+        if found is not None:
+            return found
+        try:
+            self._governor.probe(route)
+        except Failure:
+            self._pool.vacate(allowance)
+            raise
+        try:
+            held = await self._pool.open(trail, route, allowance)
+        except Failure as failure:
+            self._governor.failed(route, failure)
+            raise
+        self._governor.connected(route)
+        return held
+
+    async def _pace(self, errand: _Errand, *, returned: bool) -> None:
+        """Wait for this message's turn where messages a second are limited."""
+        source = next((each for each in errand.sources if each.reaches(errand.targets[0])), errand.sources[0])
+        allowance = self._governor.allowance(source, errand.destination, errand.hosts)
+        if allowance.message_rate:
+            await self._pool.pace(allowance.message_rate_key, allowance.message_rate, returned=returned)
+
+    async def _resolve(
+        self, job: Job, smarthost: Smarthost | None, trail: Trail
+    ) -> tuple[tuple[str, ...], Sequence[Target]]:
+        """Return the site and the targets in try order, within the time that state dns has."""
+        policy, domain, started = self._policy, job.recipient.domain, monotonic()
         try:
             async with asyncio.timeout(policy.dns_timeout):
                 if smarthost:
-                    return await dns.host_targets(
-                        smarthost.hostname,
+                    host = smarthost.hostname
+                    return (host,), await dns.host_targets(
+                        host,
                         smarthost.port,
                         self._resolver,
                         rng=self._rng,
                         family=policy.family,
                         max_targets=policy.max_targets,
                     )
-                return await dns.targets(
-                    job.recipient.domain,
+                return await dns.site(domain, self._resolver, policy.overrides), await dns.targets(
+                    domain,
                     self._resolver,
                     rng=self._rng,
                     port=policy.port,
@@ -138,3 +215,9 @@ class Delivery:
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:
             trail.spent(State.DNS, monotonic() - started)
+
+
+def _stale(session: Session, failure: Failure) -> bool:
+    """Tell whether a used session turned out to be closed by the peer: the message has not been offered yet."""
+    closing = failure.reply is not None and failure.reply.closing
+    return session.messages > 1 and failure.state is State.MAILFROM and (failure.kind is Kind.LOST or closing)

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
 
+from mailq.core.failure import Postponed
 from mailq.core.job import Job
 from mailq.core.result import Result, Trail
 from mailq.core.verdict import Verdict
@@ -23,13 +24,17 @@ REMEMBERED = 5000
 """Settled attempts that are remembered; the broker's acknowledgements lag by less."""
 
 
+Ending = tuple[Result, Verdict] | Postponed
+"""What an attempt came to and what that means, or that none was made."""
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
     """One attempt: under way, made, or settled."""
 
     key: tuple[str, int]
     broker: Broker
-    ending: asyncio.Future[tuple[Result, Verdict]]
+    ending: asyncio.Future[Ending]
     trail: Trail = field(default_factory=Trail)
     begun: float = field(default_factory=monotonic)
     settled: bool = False

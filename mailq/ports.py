@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from mailq.core.job import Job
+from mailq.core.pace import Rate, Slot
 from mailq.core.publication import Consumed, Publication
 from mailq.core.reply import Reply
 from mailq.core.result import Result
@@ -181,3 +182,19 @@ class Observer(Protocol):
 
     def stalled(self, *, stalled: bool) -> None:
         """The outbox holds jobs, the worker is connected, and nothing is delivered to it."""
+
+
+class Limits(Protocol):
+    """What processes and one day hosts share of the limits; keys name what is limited."""
+
+    async def take(self, key: str, rate: Rate, *, patience: float, returned: bool) -> Slot:
+        """Return when the next event of a rate may be, for all who share it; see `core.pace.take`."""
+
+    async def enter(self, key: str, limit: int) -> bool:
+        """Count one more in if fewer than `limit` are in; tell whether it is, to be followed by one `leave`."""
+
+    def leave(self, key: str) -> None:
+        """Count one out that `enter` has counted in."""
+
+    def wanted(self, key: str) -> bool:
+        """Tell whether another process was refused within the last second: do not keep idle what it waits for."""

@@ -5,10 +5,11 @@ messages that are no documents.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from random import Random
 
 from mailq.core import letters
-from mailq.core.failure import Failure
+from mailq.core.failure import Failure, Postponed
 from mailq.core.job import InvalidJobError, Job
 from mailq.core.letters import Names
 from mailq.core.publication import Consumed, Publication
@@ -54,6 +55,17 @@ class Settlement:
         assert job.due is not None
         self._observer.parked(job, job.due)
         publication = letters.park(job, job.document, job.due, self._names, consumed, self._now())
+        await self._publish(publisher, "delay", [publication])
+
+    async def postpone(self, publisher: Publisher, consumed: Consumed, job: Job, later: Postponed) -> None:
+        """Send a job away for which the traffic limits have no room; it costs no attempt.
+
+        Raises:
+            BrokerError: the job must not be acknowledged.
+        """
+        until = self._now() + timedelta(seconds=later.wait)
+        self._observer.parked(job, until)
+        publication = letters.postpone(job, until, self._names, consumed, self._now())
         await self._publish(publisher, "delay", [publication])
 
     async def refuse(self, publisher: Publisher, consumed: Consumed, error: InvalidJobError) -> None:

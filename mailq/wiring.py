@@ -3,30 +3,35 @@
 import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, aclosing, closing, contextmanager
 from datetime import UTC, datetime
 from random import Random
 
 from mailq.config import Config
+from mailq.config.load import ConfigError
 from mailq.core.job import Smarthost
 from mailq.core.letters import Names
+from mailq.core.limits import LimitRule
 from mailq.core.policy import Policy
 from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
 from mailq.delivery import Delivery
 from mailq.edges.amqp.broker import Broker
+from mailq.edges.control import Order, Place, Status, WorkerEnd
 from mailq.edges.http import HttpServer
 from mailq.edges.log import configure
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
 from mailq.edges.resolver import DnsResolver
+from mailq.edges.shared import SharedTable
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.ports import Observer
+from mailq.ports import Limits, Observer
 from mailq.settlement import Settlement
 from mailq.smtp.pool import Pool
 from mailq.stages.dns import parse_endpoint
+from mailq.traffic.governor import Governor
 from mailq.worker import Bounds, Worker
 
 BODY_FACTOR = 2
@@ -37,11 +42,12 @@ async def run(config: Config) -> int:
     """Run one worker until SIGTERM or SIGINT and return the exit status."""
     with configure(config.log) as log:
         metrics = Metrics()
-        worker = build(config, Observers(metrics, log))
         async with AsyncExitStack() as stack:
+            limits = stack.enter_context(closing(SharedTable.create(1)))
+            worker = build(config, Observers(metrics, log), limits)
             if config.http.enabled:
                 server = HttpServer(
-                    config.http, metrics=metrics.page, alive=lambda: None, ready=lambda: worker.not_ready
+                    config.http, metrics=metrics.page, alive=metrics.heartbeat.trouble, ready=lambda: worker.not_ready
                 )
                 await stack.enter_async_context(server)
             with _signals(worker):
@@ -49,18 +55,56 @@ async def run(config: Config) -> int:
     return 0
 
 
-def build(config: Config, observer: Observer) -> Worker:
-    """Return a worker with all its edges."""
+async def run_child(place: Place) -> int:
+    """Run one worker of several under the supervisor, which it answers and obeys, and return the exit status."""
+    async with aclosing(await WorkerEnd.open(place.line)) as line, AsyncExitStack() as stack:
+        configuration = await line.configuration()
+        if not configuration:
+            return 1
+        config = Config.model_validate_json(configuration)
+        log = stack.enter_context(configure(config.log))
+        limits = stack.enter_context(closing(SharedTable(place.table, place.index)))
+        metrics = Metrics()
+        worker = build(config, Observers(metrics, log), limits)
+        stack.enter_context(_signals(worker))
+        obedience = asyncio.create_task(_obey(line, worker, metrics))
+        await worker.run()
+        obedience.cancel()
+    return 0
+
+
+async def _obey(line: WorkerEnd, worker: Worker, metrics: Metrics) -> None:
+    """Do what the supervisor asks; drain when it is gone."""
+    try:
+        async for order in line.orders():
+            if order is Order.STATUS:
+                line.answer(Status(metrics.heartbeat.trouble(), worker.not_ready, metrics.snapshot()))
+            else:
+                worker.stop()  # it makes no haste yet: `Order.HASTEN` is the same wish once more
+    finally:
+        worker.stop()
+
+
+def build(config: Config, observer: Observer, limits: Limits) -> Worker:
+    """Return a worker with all its edges; `limits` are what it shares with other processes.
+
+    Raises:
+        ConfigError: no name server is to be had.
+    """
+    try:
+        resolver = DnsResolver(config.dns)
+    except ValueError as trouble:
+        raise ConfigError(f"dns.servers: {trouble}") from None
     rng = Random()  # noqa: S311 - it shuffles hosts and spreads retries
     policy = policy_of(config)
     sink = parse_endpoint(config.delivery.sink, policy.port) if config.delivery.sink else None
     dialer = TcpDialer(Security(config.tls), (sink.host, sink.port) if sink else None)
-    pool = Pool(dialer, timeouts_of(config), config.timeouts.quit)
+    pool = Pool(dialer, limits, timeouts_of(config), config.timeouts.quit, config.worker.sessions)
+    governor = Governor([LimitRule(**rule.model_dump()) for rule in config.limits])
     sources = HostSources(config.sources, config.delivery.ehlo)
-    delivery = Delivery(policy, DnsResolver(config.dns), sources, pool, observer, _now, rng)
+    delivery = Delivery(policy, resolver, sources, governor, pool, observer, _now, rng)
     settlement = Settlement(names_of(config), policy, observer, _now, rng)
     bounds = Bounds(
-        sessions=config.worker.sessions,
         body=BODY_FACTOR * config.delivery.max_message_size,
         drain_timeout=config.worker.drain_timeout,
         stalled_after=config.worker.stalled_after,

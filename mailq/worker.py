@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
+from mailq.core import letters
+from mailq.core.failure import Postponed
 from mailq.core.job import InvalidJobError, Job
 from mailq.core.publication import Consumed
-from mailq.core.states import State
+from mailq.core.states import ORDER, State
 from mailq.delivery import Delivery
 from mailq.flights import Flight, Flights
 from mailq.ports import Broker, BrokerError, Observer
@@ -28,7 +30,6 @@ TICK = 1.0
 class Bounds:
     """How much a worker does at once and how long it waits; times in seconds, sizes in octets."""
 
-    sessions: int = 100
     body: int = 100 * 1024 * 1024
     drain_timeout: float = 30
     stalled_after: float = 60
@@ -54,7 +55,6 @@ class Worker:
         self._bounds = bounds
         self._broker: Broker | None = None
         self._flights = Flights()
-        self._slots = asyncio.Semaphore(bounds.sessions)
         self._tasks: dict[asyncio.Task[None], Flight | None] = {}
         self._stopping = asyncio.Event()
         self._last_delivery = monotonic()
@@ -63,6 +63,11 @@ class Worker:
     def stop(self) -> None:
         """Begin to drain; `run` returns when that is done."""
         self._stopping.set()
+
+    @property
+    def sessions(self) -> int:
+        """The number of SMTP connections that are open."""
+        return self._delivery.pool.open_sessions
 
     @property
     def not_ready(self) -> str | None:
@@ -150,21 +155,20 @@ class Worker:
         flight = self._flights.adopt(job, broker) if consumed.redelivered else None
         if flight is None:
             flight = self._flights.begin(job, broker)
-            await self._fly(flight, job)
+            await self._fly(flight, job, returned=letters.RETURNED in consumed.headers)
         await self._land(broker, consumed, job, flight)
 
-    async def _fly(self, flight: Flight, job: Job) -> None:
+    async def _fly(self, flight: Flight, job: Job, *, returned: bool) -> None:
         """Make the attempt and leave its ending in the flight; cancels that if none is made."""
         task = asyncio.current_task()
         assert task is not None
         try:
-            async with self._slots:
-                # A job of a lost connection is handed out again: to begin now would be to send it twice.
-                if self._stopping.is_set() or flight.broker is not self._broker:
-                    return
-                self._tasks[task] = flight
-                result = await self._delivery.attempt(job, flight.trail)
-            flight.ending.set_result((result, self._settlement.judge(job, result)))
+            # A job of a lost connection is handed out again: to begin now would be to send it twice.
+            if self._stopping.is_set() or flight.broker is not self._broker:
+                return
+            self._tasks[task] = flight
+            made = await self._delivery.attempt(job, flight.trail, returned=returned)
+            flight.ending.set_result(made if isinstance(made, Postponed) else (made, self._settlement.judge(job, made)))
         finally:
             if not flight.ending.done():
                 flight.ending.cancel()
@@ -172,7 +176,7 @@ class Worker:
     async def _land(self, broker: Broker, consumed: Consumed, job: Job, flight: Flight) -> None:
         """Settle the attempt, unless none was made or the job came again and its new handler settles it."""
         try:
-            result, verdict = await asyncio.shield(flight.ending)
+            ending = await asyncio.shield(flight.ending)
         except asyncio.CancelledError:
             self._flights.end(flight)
             if not flight.ending.cancelled():
@@ -181,14 +185,20 @@ class Worker:
             return
         if flight.broker is not broker:
             return
-        if not flight.settled:
-            await self._settlement.settle(broker, consumed, job, result, verdict)
+        if isinstance(ending, Postponed):
+            await self._settlement.postpone(broker, consumed, job, ending)
+            self._flights.end(flight)
+        elif not flight.settled:
+            await self._settlement.settle(broker, consumed, job, *ending)
             self._flights.settle(flight, remember=job.identified)
         broker.ack(consumed.tag)
 
     async def _drain(self, broker: Broker) -> None:
         """Finish what is on the wire, give back the rest; what waits for the final answer waits longest."""
         await broker.stop_consuming()
+        for task, flight in list(self._tasks.items()):
+            if flight is not None and ORDER[flight.trail.state] < ORDER[State.BIND]:
+                task.cancel()  # it waits for a session or its turn: nothing is on the wire
         timeout = self._bounds.drain_timeout
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
@@ -200,12 +210,14 @@ class Worker:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._delivery.pool.close()
 
     async def _watch(self) -> None:
         """Keep the gauges and the stalled alarm current."""
         while True:
             await asyncio.sleep(TICK)
-            self._observer.flight(len(self._tasks), self._delivery.open_sessions)
+            self._delivery.pool.sweep()
+            self._observer.flight(len(self._tasks), self._delivery.pool.open_sessions)
             self._observer.stalled(stalled=await self._is_stalled())
 
     async def _is_stalled(self) -> bool:

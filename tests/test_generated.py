@@ -21,6 +21,7 @@ from mailq.core.result import Trail, accepted, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.observers import Observers
+from mailq.edges.shared import SharedTable
 from mailq.wiring import build
 
 ROOT = Path(__file__).parent.parent
@@ -141,7 +142,7 @@ async def test_results_of_real_attempts_are_as_published(validators, sink, recip
         if "users" in options
         else {},
     )
-    delivery = build(config, Observers())._delivery
+    delivery = build(config, Observers(), SharedTable.create(1))._delivery
     job = Job.parse(json.dumps({"recipient": recipient, "mime": "Subject: hi\r\n\r\nx"}).encode(), limit=1000)
     record = orjson.loads(orjson.dumps((await delivery.attempt(job, Trail())).as_json()))
     validators["result"].validate(record)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from mailq.config.base import Section
 from mailq.config.delivery import DeliveryConfig, SmarthostConfig, SourceConfig, TimeoutsConfig, TlsConfig
 from mailq.config.dns import DnsConfig
+from mailq.config.limits import LimitConfig
 from mailq.config.operations import HttpConfig, LogConfig, WorkerConfig
 from mailq.config.rabbitmq import RabbitConfig
 
@@ -27,7 +28,14 @@ class Config(Section):
     tls: TlsConfig = Field(default_factory=TlsConfig)
     smarthost: SmarthostConfig = Field(default_factory=SmarthostConfig)
     dns: DnsConfig = Field(default_factory=DnsConfig)
-    sources: tuple[SourceConfig, ...] = Field((), description="Local addresses to send from.")
+    sources: tuple[SourceConfig, ...] = Field(
+        (), description="Local addresses to send from; without any the system chooses."
+    )
+    limits: tuple[LimitConfig, ...] = Field(
+        (),
+        description="How much at once and how fast. For each key the most specific table decides: domain before mx,"
+        " mx before source. By default 20 connections from a source to a site, and no rate.",
+    )
     http: HttpConfig = Field(default_factory=HttpConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

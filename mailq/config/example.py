@@ -21,7 +21,20 @@ _HEAD = """\
 # MAILQ_RABBITMQ__URL=amqps://user:secret@broker.example/mail; lists and tables are JSON there.
 """
 
-_SAMPLES = {"ip": '"192.0.2.1"', "ehlo": '"mta1.example.com"'}
+_SAMPLES = {
+    "ip": '"192.0.2.1"',
+    "ehlo": '"mta1.example.com"',
+    "source": '"192.0.2.1"',
+    "domain": '"example.com"',
+    "mx": '"google.com"',
+    "connections": "20",
+    "connection_rate": '"10/s"',
+    "message_rate": '"100/m"',
+    "burst": "1",
+    "messages_per_session": "100",
+    "session_age": "300",
+    "idle_timeout": "5",
+}
 """What stands in tables that are not there by default."""
 
 
@@ -38,7 +51,7 @@ def _table(name: str, field: FieldInfo) -> str:
         return f"{_comment(kind.__doc__ or '')}[{name}]\n" + "\n".join(keys).rstrip()
     inner = get_args(kind)[0].model_fields
     text = "".join(f"# {key} = {_SAMPLES[key]}  # {inner[key].description}\n" for key in inner)
-    about = f"{field.description} One such table for each; without any the system chooses."
+    about = f"{field.description} As many such tables as needed; none is there by default."
     return f"{_comment(about)}# [[{name}]]\n{text}".rstrip()
 
 

@@ -8,10 +8,13 @@ from mailq.config.base import Section
 
 
 class WorkerConfig(Section):
-    """One worker process."""
+    """The worker processes; figures are for each of them."""
 
+    processes: int = Field(
+        0, ge=0, le=256, description="Processes of `mailq run`; 0: one for each core that it may use."
+    )
     prefetch: int = Field(500, ge=1, le=65535, description="Jobs taken from the outbox and not yet settled.")
-    sessions: int = Field(100, ge=1, description="SMTP conversations under way at once.")
+    sessions: int = Field(1000, ge=1, description="SMTP connections open at once, idle ones among them.")
     drain_timeout: float = Field(30, ge=0, description="Seconds that SIGTERM gives to what is on the wire.")
     stalled_after: float = Field(
         60, gt=0, description="Seconds without a delivery, jobs waiting, until the stalled alarm is raised."

@@ -64,6 +64,15 @@ class Failure(Exception):  # noqa: N818 - the house word, see README
         return self.code // 100 == 5
 
 
+class Postponed(Exception):  # noqa: N818 - nothing went wrong
+    """No attempt is made now: the job is to come back in `wait` seconds, because of `reason`."""
+
+    def __init__(self, wait: float, reason: str) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.reason = reason
+
+
 DEFAULTS_BY_KIND: dict[Kind, Default] = {
     Kind.TIMEOUT: Default(451, "4.4.2", "no answer in time"),
     Kind.LOST: Default(451, "4.4.2", "connection lost"),

@@ -7,7 +7,7 @@ message (unless `keepmime`); what goes back to the outbox keeps both.
 
 import gzip
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -91,6 +91,17 @@ def report(
             yield _letter("", queue, body, consumed)
 
 
+RETURNED = "x-mailq-returned"
+"""AMQP header of a job that traffic limits sent away: when it comes back, it goes first."""
+
+
+def postpone(job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
+    """Return the publication for a job that the traffic limits send away until `until`, no attempt made."""
+    document = {**job.document, "nextattempt": {"time": format_time(until)}, "seen": format_time(job.seen or now)}
+    letter = park(job, document, until, names, consumed, now)
+    return replace(letter, headers={**(letter.headers or {}), RETURNED: 1})
+
+
 def park(job: Job, document: Document, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
     """Return the publication that sends a job on its way back to the outbox, to be there at `until`.
 
@@ -105,7 +116,7 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
         message_id=job.identity,
         content_encoding="gzip" if zipped else None,
         priority=consumed.priority if job.priority is None else job.priority,
-        headers=_passed_on(consumed.headers),
+        headers=_passed_on(consumed.headers) | ({RETURNED: 1} if RETURNED in consumed.headers else {}),
     )
 
 

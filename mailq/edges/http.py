@@ -1,14 +1,14 @@
-"""The HTTP port of a worker: metrics for Prometheus, health and readiness for whoever runs it.
+"""The HTTP port of a worker or of a supervisor: metrics for Prometheus, health and readiness for whoever runs it.
 
 aiohttp's low-level server with a table of four pages; nothing here changes anything, so only GET
-and HEAD are answered. What is healthy, ready or measured is decided by the callables given. No
-answer names a library or a version, not even to a malformed request. There is no login and no
+and HEAD are answered. What is healthy, ready or measured is decided by the functions given, which may take
+their time. No answer names a library or a version, not even to a malformed request. There is no login and no
 TLS: the default address is loopback, and who opens it puts a proxy in front.
 """
 
 import asyncio
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,10 +16,10 @@ from aiohttp import web
 
 from mailq.config.operations import HttpConfig
 
-Check = Callable[[], str | None]
+Check = Callable[[], str | None] | Callable[[], Awaitable[str | None]]
 """Returns None when all is well, else the reason why not, in one clause."""
 
-Page = Callable[[], tuple[str, bytes]]
+Page = Callable[[], tuple[str, bytes]] | Callable[[], Awaitable[tuple[str, bytes]]]
 """Returns a content type and a body."""
 
 INDEX = """mailq
@@ -47,12 +47,8 @@ class HttpServer:
 
     def __init__(self, config: HttpConfig, *, metrics: Page, alive: Check, ready: Check) -> None:
         self._config = config
-        self._pages: dict[str, Callable[[], web.Response]] = {
-            "/": lambda: _text(200, INDEX),
-            "/metrics": lambda: _page(metrics),
-            "/healthz": lambda: _checked(alive),
-            "/readyz": lambda: _checked(ready),
-        }
+        self._metrics = metrics
+        self._checks = {"/healthz": alive, "/readyz": ready}
         self._runner: web.ServerRunner | None = None
 
     @property
@@ -88,14 +84,22 @@ class HttpServer:
         self._runner = None
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
-        page = self._pages.get(request.path)
-        if page is None:
+        if request.path not in ("/", "/metrics", *self._checks):
             return _text(404, "no such page; / lists them\n")
         if request.method not in ("GET", "HEAD"):
             response = _text(405, "only GET and HEAD\n")
             response.headers["Allow"] = "GET, HEAD"
             return response
-        return page()
+        if request.path == "/":
+            return _text(200, INDEX)
+        if request.path == "/metrics":
+            page = self._metrics()
+            content_type, body = page if isinstance(page, tuple) else await page
+            return web.Response(body=body, headers={**_HEADERS, "Content-Type": content_type})
+        reason = self._checks[request.path]()
+        if not isinstance(reason, str | None):
+            reason = await reason
+        return _text(200, "ok\n") if reason is None else _text(503, f"{reason}\n")
 
 
 class _Connection(web.RequestHandler):
@@ -126,16 +130,6 @@ class _Server(web.Server):
 
 def _text(status: int, text: str) -> web.Response:
     return web.Response(status=status, body=text.encode(), headers={**_HEADERS, "Content-Type": _TEXT})
-
-
-def _page(page: Page) -> web.Response:
-    content_type, body = page()
-    return web.Response(body=body, headers={**_HEADERS, "Content-Type": content_type})
-
-
-def _checked(check: Check) -> web.Response:
-    reason = check()
-    return _text(200, "ok\n") if reason is None else _text(503, f"{reason}\n")
 
 
 def _explain(config: HttpConfig, trouble: OSError) -> str:

@@ -1,16 +1,23 @@
-"""Metrics: what one worker process counts, for Prometheus to scrape.
+"""Metrics: what worker processes count, for Prometheus to scrape.
 
 The hot path only adds to plain numbers; prometheus_client sees them when a scrape asks
 (`Metrics.collect`), because its own counters take a lock for each increment. Everything runs on
 one event loop, so plain numbers are safe. Label values come from the enums of `core` and from the
 fixed names below, never from a domain, a host or an address: whoever sends or receives mail
-cannot grow the number of series. What the figures mean for an operator is decided in
-`etc/prometheus/alerts.yml`, not here.
+cannot grow the number of series.
+
+`Metrics` is one process. Under a supervisor each process hands over a `snapshot` and `Fleet` makes one
+page of them: counters, histograms, jobs and sessions are summed; what is true or false of a process
+(connected, blocked, stalled, up) keeps a series for each, labelled `process`. What the figures mean
+for an operator is decided in `etc/prometheus/alerts.yml`, not here.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
+from time import monotonic
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -37,6 +44,37 @@ KEYS = (*Outcome, "delay", "poison", "other")
 """Values of the label `key`: the first word of a routing key, `other` for a queue that a job names itself."""
 
 
+SILENCE = 30.0
+"""Seconds without a beat after which a process does not count as alive."""
+
+Snapshot = dict[str, Any]
+"""What a process has counted, ready for JSON; made by `Metrics.snapshot`."""
+
+
+class Heartbeat:
+    """Tells whether the loop of a worker still goes round: somebody in it beats every second."""
+
+    def __init__(self) -> None:
+        self._last = monotonic()
+
+    def beat(self) -> None:
+        """Note a sign of life."""
+        self._last = monotonic()
+
+    def trouble(self) -> str | None:
+        """Return why the worker does not count as alive, None if it does."""
+        silent = monotonic() - self._last
+        return f"the worker has given no sign of life for {silent:.0f} s" if silent > SILENCE else None
+
+
+STATES = (
+    ("broker_connected", "1 while the broker is connected."),
+    ("broker_blocked", "1 while the broker accepts no publications (alarm)."),
+    ("consumer_stalled", "1 while jobs wait but none is delivered to this worker."),
+)
+"""What is true or false of a process, in the order of a snapshot."""
+
+
 class _Durations:
     """A histogram of milliseconds: one count per bucket, and their sum."""
 
@@ -61,9 +99,14 @@ class _Durations:
 
 
 class Metrics(Collector):
-    """Counts everything that an `Observer` sees; each instance has a registry of its own."""
+    """Counts everything that an `Observer` sees; each instance has a registry of its own.
+
+    `overflows` is set by whoever makes the page: how often `Limits` could not keep a limit.
+    """
 
     def __init__(self) -> None:
+        self.heartbeat = Heartbeat()
+        self.overflows = 0
         self._attempts = {(state, kind): 0 for state in State for kind in Kind if _possible(state, kind)}
         self._durations = {state: _Durations() for state in State}
         self._verdicts = dict.fromkeys(Outcome, 0)
@@ -129,8 +172,9 @@ class Metrics(Collector):
                 self._blocked = event == "blocked"
 
     def flight(self, jobs: int, sessions: int) -> None:
-        """Note the jobs being worked on and the SMTP connections open."""
+        """Note the jobs being worked on and the SMTP connections open; the worker tells it every second."""
         self._jobs, self._sessions = jobs, sessions
+        self.heartbeat.beat()
 
     def stalled(self, *, stalled: bool) -> None:
         """Note whether the consumer is stalled."""
@@ -140,8 +184,41 @@ class Metrics(Collector):
         """Return the Prometheus text format: content type and body."""
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
 
+    def snapshot(self) -> Snapshot:
+        """Return everything counted so far."""
+        return {
+            "counters": [list(table.values()) for table in (self._attempts, self._verdicts, self._published)],
+            "singles": [self._expired, self._parked, self._poisoned, self._bugs, self._reconnects],
+            "durations": [[*durations.counts, durations.total] for durations in self._durations.values()],
+            "amounts": [self._jobs, self._sessions],
+            "states": [self._connected, self._blocked, self._stalled],
+        }
+
+    def merge(self, snapshot: Snapshot) -> None:
+        """Add the counters and histograms of another process, which runs the same version of the code."""
+        tables: tuple[dict[Any, int], ...] = (self._attempts, self._verdicts, self._published)
+        for table, counts in zip(tables, snapshot["counters"], strict=True):
+            for key, count in zip(table, counts, strict=True):
+                table[key] += count
+        for durations, (*counts, total) in zip(self._durations.values(), snapshot["durations"], strict=True):
+            durations.counts = [mine + other for mine, other in zip(durations.counts, counts, strict=True)]
+            durations.total += total
+        expired, parked, poisoned, bugs, reconnects = snapshot["singles"]
+        self._expired += expired
+        self._parked += parked
+        self._poisoned += poisoned
+        self._bugs += bugs
+        self._reconnects += reconnects
+
     def collect(self) -> Iterator[Metric]:
         """Yield every family as it stands now; called by the registry for each scrape."""
+        yield from self.counters()
+        yield from _amounts(self._jobs, self._sessions)
+        for (name, text), value in zip(STATES, (self._connected, self._blocked, self._stalled), strict=True):
+            yield _gauge(name, text, value)
+
+    def counters(self) -> Iterator[Metric]:
+        """Yield the families that only grow."""
         yield self._attempts_family()
         yield self._durations_family()
         yield _labelled("verdicts", "Results by what they mean.", "outcome", self._verdicts)
@@ -150,12 +227,10 @@ class Metrics(Collector):
         yield _counter("parked", "Jobs that were not due and went back without an attempt.", self._parked)
         yield _counter("poisoned", "Messages that are no job, moved to the poison queue.", self._poisoned)
         yield _counter("bugs", "Things that the code does not foresee; each has a log line `bug`.", self._bugs)
-        yield _gauge("in_flight", "Jobs being worked on.", self._jobs)
-        yield _gauge("sessions", "SMTP connections open.", self._sessions)
-        yield _gauge("broker_connected", "1 while the broker is connected.", self._connected)
-        yield _gauge("broker_blocked", "1 while the broker accepts no publications (alarm).", self._blocked)
         yield _counter("broker_reconnects", "Connections made after one was lost.", self._reconnects)
-        yield _gauge("consumer_stalled", "1 while jobs wait but none is delivered to this worker.", self._stalled)
+        yield _counter(
+            "limits_overflows", "Times that a limit was not kept because the table of limits is full.", self.overflows
+        )
 
     def _attempts_family(self) -> Metric:
         family = CounterMetricFamily(
@@ -172,6 +247,84 @@ class Metrics(Collector):
         for state, durations in self._durations.items():
             family.add_metric([state.value], durations.buckets(), durations.total / 1000)
         return family
+
+
+class Fleet(Collector):
+    """The page of all worker processes of a supervisor, by their index from 0.
+
+    What a process has counted stays in the sums when it does not answer, and when it is gone: a
+    counter that falls would look like a restart of everything. What it counted between its last
+    answer and its death is lost.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self.overflows = 0
+        self._gone = Metrics()
+        self._last: dict[int, Snapshot] = {}
+        self._now: Mapping[int, Snapshot] = {}
+        self._restarts = dict.fromkeys(range(processes), 0)
+        self._processes: dict[str, ProcessCollector] = {}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def restarted(self, index: int) -> None:
+        """Note that a new process begins in the place of one that is gone."""
+        self._restarts[index] += 1
+        if (last := self._last.pop(index, None)) is not None:
+            self._gone.merge(last)
+
+    def page(self, answers: Mapping[int, Snapshot], pids: Mapping[str, int]) -> tuple[str, bytes]:
+        """Return the Prometheus text format: content type and body.
+
+        `answers` are the snapshots of the processes that gave one, `pids` the processes to show the
+        memory, time and descriptors of.
+        """
+        self._now = answers
+        self._last.update(answers)
+        self._processes = {name: ProcessCollector(pid=partial(int, pid), registry=None) for name, pid in pids.items()}
+        return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family as it stands now; called by the registry for each scrape."""
+        total = Metrics()
+        total.overflows = self.overflows
+        for snapshot in (self._gone.snapshot(), *self._last.values()):
+            total.merge(snapshot)
+        yield from total.counters()
+        jobs, sessions = (sum(each["amounts"][place] for each in self._now.values()) for place in (0, 1))
+        yield from _amounts(jobs, sessions)
+        for place, (name, text) in enumerate(STATES):
+            yield _each(name, text, {index: each["states"][place] for index, each in self._now.items()})
+        up = {index: index in self._now for index in self._restarts}
+        yield _each("process_up", "1 while the worker process answers.", up)
+        restarts = CounterMetricFamily("mailq_process_restarts", "Worker processes begun anew.", labels=["process"])
+        for index, count in self._restarts.items():
+            restarts.add_metric([str(index)], count)
+        yield restarts
+        yield from _resources(self._processes)
+
+
+def _resources(processes: Mapping[str, ProcessCollector]) -> Iterator[Metric]:
+    """Yield memory, time and descriptors of processes in one family each, labelled `process`."""
+    families: dict[str, Metric] = {}
+    for process, collector in processes.items():
+        for family in collector.collect():
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                whole.add_sample(sample.name, {"process": process}, sample.value)
+    yield from families.values()
+
+
+def _amounts(jobs: int, sessions: int) -> Iterator[Metric]:
+    yield _gauge("in_flight", "Jobs being worked on.", jobs)
+    yield _gauge("sessions", "SMTP connections open.", sessions)
+
+
+def _each(name: str, text: str, values: Mapping[int, bool]) -> Metric:
+    family = GaugeMetricFamily(f"mailq_{name}", text, labels=["process"])
+    for index, value in values.items():
+        family.add_metric([str(index)], value)
+    return family
 
 
 def _possible(state: State, kind: Kind) -> bool:

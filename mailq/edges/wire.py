@@ -9,6 +9,7 @@ What goes wrong is told as `Trouble`, classified here, once, by type and not by 
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 from collections import deque
@@ -293,4 +294,6 @@ def _reply(answer: SMTPResponse) -> Reply:
 
 def _words(trouble: Exception) -> str:
     """Return what a system error says, without Python's decoration."""
-    return getattr(trouble, "strerror", None) or str(trouble) or type(trouble).__name__
+    if isinstance(trouble, OSError) and trouble.errno and trouble.errno > 0:
+        return os.strerror(trouble.errno)
+    return str(trouble) or type(trouble).__name__

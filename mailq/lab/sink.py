@@ -101,6 +101,8 @@ class Sink:
         self._bugs: list[BaseException] = []
         self.connections = 0
         """Connections that were opened so far."""
+        self.most_sessions = 0
+        """Connections that were open at the same time, at most."""
 
     async def __aenter__(self) -> Self:
         """Listen.
@@ -172,6 +174,7 @@ class Sink:
         conversation = Conversation(channel, self._inbox, self._options, self.connections)
         session = asyncio.get_running_loop().create_task(conversation.run())
         self._sessions.add(session)
+        self.most_sessions = max(self.most_sessions, len(self._sessions))
         session.add_done_callback(self._ended)
 
     def _ended(self, session: asyncio.Task[None]) -> None:

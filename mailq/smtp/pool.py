@@ -1,51 +1,266 @@
-"""Who gets which session: opens one for each message and says good-bye to it afterwards."""
+"""Who gets which session: a used one where one fits, a new one where the limits allow, else a place in line.
+
+A session fits a job only if everything that shapes a conversation is the same: the `Route`, whose TLS
+policy is the one that came out (a plaintext fall-back is another route). Waiting is short and in memory;
+who would wait longer than `PATIENCE` is postponed. What is open at once is counted through the `Limits`
+port, for all processes together; a place is given back only after its connection is closed.
+"""
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
 
+from mailq.core.failure import Postponed
+from mailq.core.limits import Allowance
+from mailq.core.pace import Rate
+from mailq.core.queueing import Line
 from mailq.core.result import Trail
 from mailq.core.routing import Route
 from mailq.core.states import State
-from mailq.ports import Dialer
+from mailq.ports import Dialer, Limits
 from mailq.smtp.session import Session
+
+PATIENCE = 5.0
+"""Seconds that a job waits in memory for a session before it is postponed."""
+
+POLL = 0.1
+"""Seconds between looks whether another process gave a connection back."""
+
+FORGOTTEN = 600.0
+"""Seconds after which what was learnt about a line is dropped."""
+
+REASON = "all connections allowed are in use"
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A session with what was allowed when it was opened; moments on the monotonic clock."""
+
+    session: Session
+    allowance: Allowance
+    born: float = field(default_factory=monotonic)
+    since: float = field(default_factory=monotonic)
+
+    def worn(self, now: float) -> bool:
+        """Tell whether it may not carry another message."""
+        limits = self.allowance
+        old = now - self.born >= limits.session_age or self.session.messages >= limits.messages_per_session
+        return old or not self.session.reusable
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A job in line: gets a session, or None for leave to open one."""
+
+    route: Route
+    answer: asyncio.Future[Held | None]
 
 
 class Pool:
     """All SMTP sessions of a process."""
 
-    def __init__(self, dialer: Dialer, timeouts: Mapping[State, float], quit_timeout: float) -> None:
+    def __init__(
+        self, dialer: Dialer, limits: Limits, timeouts: Mapping[State, float], quit_timeout: float, most: int
+    ) -> None:
         self._dialer = dialer
+        self._limits = limits
         self._timeouts = timeouts
         self._quit_timeout = quit_timeout
+        self._most = most
+        self._idle: dict[Route, list[Held]] = {}
+        self._lines: dict[str, Line[Waiter]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self.open_sessions = 0
 
-    async def acquire(self, trail: Trail, route: Route) -> Session:
-        """Return an open session on `route`; what is learnt on the way lands in `trail`.
+    async def find(self, route: Route, allowance: Allowance) -> Held | None:
+        """Return a session on `route` that was used before; None is a place to open one or to vacate.
 
         Raises:
-            Failure: it could not be opened.
+            Postponed: neither is to be had soon.
         """
-        session = Session(self._dialer.wire(route.target), route, self._timeouts, self._quit_timeout)
+        held = self._used(route) or await self._in_line(route, allowance)
+        if held is not None:
+            held.since = monotonic()
+        return held
+
+    async def open(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
+        """Return a new session in the place that `find` gave; what is learnt on the way lands in `trail`.
+
+        Raises:
+            Failure: it could not be opened; the place is free again.
+            Postponed: new connections come at a limited rate, and others come first.
+        """
         self.open_sessions += 1
+        began = monotonic()
         try:
+            if allowance.connection_rate:
+                await self.pace(allowance.connection_rate_key, allowance.connection_rate, returned=True)
+            session = Session(self._dialer.wire(route.target), route, self._timeouts, self._quit_timeout)
             await session.open(trail)
         except BaseException:
+            now = monotonic()
+            self._line(allowance).given_back(now - began, now)
             self.open_sessions -= 1
+            self.vacate(allowance)
             raise
-        return session
+        return Held(session, allowance)
 
-    def release(self, session: Session) -> None:
-        """Take a session back; nobody waits for its good-bye."""
-        task = asyncio.create_task(session.quit())
-        self._leaving.add(task)
-        task.add_done_callback(self._gone)
+    def vacate(self, allowance: Allowance) -> None:
+        """Give a place back: to the first in line, else to whoever comes."""
+        line = self._lines.get(allowance.connections_key)
+        if line and line.waiting:
+            line.waiting.popleft().answer.set_result(None)
+        else:
+            self._limits.leave(allowance.connections_key)
+
+    def release(self, held: Held) -> None:
+        """Take a session back: for the next in line, for later, or to say good-bye; nobody waits for that."""
+        now = monotonic()
+        line = self._line(held.allowance)
+        line.given_back(now - held.since, now)
+        if held.worn(now):
+            self._dismiss(held)
+        elif line.waiting:
+            self._hand_over(line, held)
+        elif self._limits.wanted(held.allowance.connections_key):
+            self._dismiss(held)
+        else:
+            held.since = now
+            self._idle.setdefault(held.session.route, []).append(held)
+
+    def sweep(self) -> None:
+        """Close what was idle too long, is worn, or is waited for elsewhere; to be called about once a second."""
+        now = monotonic()
+        for route, idle in list(self._idle.items()):
+            for held in list(idle):
+                over = now - held.since >= held.allowance.idle_timeout or held.worn(now)
+                if over or self._limits.wanted(held.allowance.connections_key):
+                    idle.remove(held)
+                    self._dismiss(held)
+            if not idle:
+                del self._idle[route]
+        for key, line in list(self._lines.items()):
+            if not line.waiting and now - line.progress > FORGOTTEN:
+                del self._lines[key]
+
+    async def pace(self, key: str, rate: Rate, *, returned: bool) -> None:
+        """Wait until a rate lets the next event through.
+
+        Raises:
+            Postponed: that would take longer than `PATIENCE`.
+        """
+        slot = await self._limits.take(key, rate, patience=PATIENCE, returned=returned)
+        if slot.away:
+            raise Postponed(slot.wait, "the rate allowed is used up")
+        if slot.wait > 0:
+            await asyncio.sleep(slot.wait)
 
     async def close(self) -> None:
-        """Wait until all good-byes are said."""
-        if self._leaving:
+        """Say good-bye to all idle sessions and wait until all are gone."""
+        for idle in self._idle.values():
+            for held in idle:
+                self._dismiss(held)
+        self._idle.clear()
+        while self._leaving:
             await asyncio.wait(self._leaving)
 
-    def _gone(self, task: asyncio.Task[None]) -> None:
-        self._leaving.discard(task)
-        self.open_sessions -= 1
+    def _used(self, route: Route) -> Held | None:
+        """Return the session on `route` that was used last, since it is the least likely to be closed by the peer."""
+        idle = self._idle.get(route)
+        now = monotonic()
+        while idle:
+            held = idle.pop()
+            if not held.worn(now):
+                return held
+            self._dismiss(held)
+        return None
+
+    async def _in_line(self, route: Route, allowance: Allowance) -> Held | None:
+        """Wait for a session on `route`; None is leave to open one, its place already taken.
+
+        Raises:
+            Postponed: it would take too long.
+        """
+        if await self._enter(allowance):
+            return None
+        line = self._line(allowance)
+        if line.wait(monotonic()) > PATIENCE:
+            raise Postponed(line.send_away(monotonic()), REASON)
+        waiter = Waiter(route, asyncio.get_running_loop().create_future())
+        line.waiting.append(waiter)
+        try:
+            return await self._wait(line, waiter, allowance)
+        except asyncio.CancelledError:
+            if waiter.answer.done():
+                self._give_back(waiter.answer.result(), allowance)
+            raise
+        finally:
+            if waiter in line.waiting:
+                line.waiting.remove(waiter)
+
+    async def _wait(self, line: Line[Waiter], waiter: Waiter, allowance: Allowance) -> Held | None:
+        ends = monotonic() + PATIENCE
+        while True:
+            await asyncio.wait({waiter.answer}, timeout=POLL)
+            if waiter.answer.done():
+                return waiter.answer.result()
+            if held := self._used(waiter.route):
+                return held
+            if await self._enter(allowance):
+                if not waiter.answer.done():
+                    return None
+                self.vacate(allowance)  # answered meanwhile: one place is enough
+                return waiter.answer.result()
+            if monotonic() >= ends:
+                raise Postponed(line.send_away(monotonic()), REASON)
+
+    async def _enter(self, allowance: Allowance) -> bool:
+        """Take a place among the allowed connections, if this process may have one more at all."""
+        if self.open_sessions >= self._most:
+            self._evict()
+            return False
+        return await self._limits.enter(allowance.connections_key, allowance.connections)
+
+    def _hand_over(self, line: Line[Waiter], held: Held) -> None:
+        """Give a session to the first in line who may use it; if nobody may, its place to the first of all."""
+        for waiter in line.waiting:
+            if waiter.route == held.session.route:
+                line.waiting.remove(waiter)
+                waiter.answer.set_result(held)
+                return
+        self._dismiss(held)
+
+    def _give_back(self, answer: Held | None, allowance: Allowance) -> None:
+        if answer is None:
+            self.vacate(allowance)
+        else:
+            self.release(answer)
+
+    def _dismiss(self, held: Held) -> None:
+        task = asyncio.create_task(self._say_good_bye(held))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _say_good_bye(self, held: Held) -> None:
+        """Close a session; only then its place is free, or the receiver would see one connection too many."""
+        try:
+            await held.session.quit()
+        finally:
+            self.open_sessions -= 1
+            self.vacate(held.allowance)
+
+    def _evict(self) -> None:
+        """Close the session that was idle longest, to make room."""
+        idle = [held for held_on_route in self._idle.values() for held in held_on_route]
+        if idle:
+            oldest = min(idle, key=lambda held: held.since)
+            self._idle[oldest.session.route].remove(oldest)
+            self._dismiss(oldest)
+
+    def _line(self, allowance: Allowance) -> Line[Waiter]:
+        line = self._lines.get(allowance.connections_key)
+        if line is None:
+            line = self._lines[allowance.connections_key] = Line(allowance.connections, monotonic())
+        line.places = allowance.connections
+        return line

@@ -7,6 +7,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from secrets import token_hex
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -96,6 +97,7 @@ class Session:
                 async with asyncio.timeout(self.quit_timeout):
                     self.wire.write(b"QUIT\r\n")
                     await self.wire.reply()
+                    await self.wire.reply()  # the peer closes: until then it counts this connection
         except (Trouble, TimeoutError):
             pass
         finally:
@@ -134,7 +136,7 @@ class Session:
         wire, route = self.wire, self.route
         await self.step(trail, State.BIND, wire.bind(route.source))
         await self.step(trail, State.CONNECT, wire.connect())
-        self._learn(trail, {"from": wire.local, "to": route.target.ip, "messages": 1})
+        self._learn(trail, {"from": wire.local, "to": route.target.ip, "messages": 1, "session": token_hex(8)})
         if route.tls is Tls.IMPLICIT:
             await self.step(trail, State.STARTTLS, wire.handshake())
             self._learn(trail, wire.security())
@@ -216,9 +218,9 @@ class Session:
         self.wire.write(b"RSET\r\n")
         try:
             await self.ask(trail, State.MAILFROM, self.wire.reply())
-        except Failure:
+        except Failure as failure:
             self.retire()
-            raise
+            raise Failure(State.MAILFROM, Kind.LOST, f"the session cannot be used again: {failure.text}") from failure
         self._open = False
 
     async def _transact(self, trail: Trail, mail: str, rcpt: str) -> None:

@@ -97,6 +97,21 @@ async def targets(
     raise Failure(State.DNS, Kind.ERROR, lack, code=550, status="5.4.4")
 
 
+async def site(
+    domain: str, resolver: Resolver, overrides: Mapping[str, Sequence[str]] = NO_OVERRIDES
+) -> tuple[str, ...]:
+    """Return the set of MX hosts that serve `domain`, sorted: domains with the same one are one site.
+
+    Raises:
+        Failure: in state dns, as from `targets`.
+    """
+    fixed = overrides.get(domain, overrides.get("*", ()))
+    if fixed:
+        return tuple(sorted(fixed))
+    hosts = () if domain.startswith("[") else await resolver.mx(domain)
+    return tuple(sorted({host for _, host in hosts})) or (domain,)
+
+
 async def host_targets(
     host: str,
     port: int,

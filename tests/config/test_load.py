@@ -42,8 +42,21 @@ def test_the_example_equals_the_defaults_and_has_every_key(write):
     assert load(write(example()), {}) == Config()
     document = tomllib.loads(example())
     for table, field in Config.model_fields.items():
-        if table != "sources":
+        if table not in ("sources", "limits"):
             assert list(document[table]) == list(field.annotation.model_fields), table
+
+
+def test_the_commented_limits_of_the_example_are_right_and_have_every_key(write):
+    start = example().index("# [[limits]]")
+    block = example()[start : example().index("\n\n", start)]
+    (limit,) = load(write(block.replace("# [[", "[[").replace("\n# ", "\n")), {}).limits
+    assert limit.model_fields_set == set(type(limit).model_fields)
+    assert (limit.message_rate, limit.connection_rate) == (100 / 60, 10.0)
+
+
+@pytest.mark.parametrize("rate", ["5", "5/x", "0/s", "-1/s", "fast"])
+def test_a_rate_that_is_none_is_told(rate, write):
+    assert "limits" in complaint(write(f'[[limits]]\nmessage_rate = "{rate}"\n'))
 
 
 def test_the_commented_source_of_the_example_is_right(write):

@@ -176,3 +176,19 @@ async def test_it_stops_in_time_though_a_client_stays_connected(world):
             writer.write(b"GET /metr")
         assert await reader.read() == b""
     writer.close()
+
+
+async def test_answers_may_take_their_time(world):
+    async def metrics():
+        await asyncio.sleep(0)
+        return world.metrics.page()
+
+    async def check():
+        await asyncio.sleep(0)
+        return world.dead
+
+    async with HttpServer(ANY, metrics=metrics, alive=check, ready=check) as server:
+        assert (await ask(server, "/metrics"))[0] == 200
+        assert (await ask(server, "/healthz"))[:2] == (200, "ok\n")
+        world.dead = "process 2: does not answer"
+        assert (await ask(server, "/readyz"))[:2] == (503, "process 2: does not answer\n")

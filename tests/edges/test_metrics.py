@@ -1,9 +1,12 @@
 """Metrics as Prometheus reads them: every observation has an effect, none adds series."""
 
+import os
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,7 +14,7 @@ from mailq.core.job import Job
 from mailq.core.result import Result
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
-from mailq.edges.metrics import BOUNDS, KEYS, Metrics
+from mailq.edges.metrics import BOUNDS, KEYS, SILENCE, Fleet, Heartbeat, Metrics
 from mailq.ports import Observer
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
@@ -219,3 +222,110 @@ def test_alert_rules_speak_of_label_values_that_exist(metrics):
     assert used
     for name, label, value in used:
         assert (name, ((label, value),)) in there
+
+
+def busy(times):
+    """Return metrics that have seen everything so many times."""
+    metrics = Metrics()
+    metrics.broker("connected", "")
+    for _ in range(times):
+        metrics.attempted(job(), result(timing={State.EHLO: 1.0}), Verdict(Outcome.SUCCESS))
+        metrics.attempted(job(), result(State.RCPTTO, Kind.ERROR), Verdict(Outcome.FAILURE, expired=True))
+        metrics.parked(job(), NOW)
+        metrics.poisoned("x")
+        metrics.bug("x", ValueError())
+        metrics.published("success", 3)
+        metrics.broker("lost", "")
+        metrics.broker("connected", "")
+    metrics.flight(10 * times, times)
+    return metrics
+
+
+def mailq_only(page):
+    """Return {(name, labels): value} of what mailq itself counts."""
+    families = text_string_to_metric_families(page[1].decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name.startswith("mailq_")
+    }
+
+
+def over_the_line(metrics):
+    return orjson.loads(orjson.dumps(metrics.snapshot()))
+
+
+def test_every_figure_of_every_process_is_in_the_page_of_all():
+    """The sum of two is what one would show that had seen the same; only states are told apart."""
+    page = mailq_only(Fleet(2).page({0: over_the_line(busy(2)), 1: over_the_line(busy(3))}, {}))
+    alone = mailq_only(busy(5).page())
+
+    told_apart = {"mailq_broker_connected", "mailq_broker_blocked", "mailq_consumer_stalled"}
+    added = {"mailq_process_up", "mailq_process_restarts_total"}
+    assert {key: value for key, value in alone.items() if key[0] not in told_apart} == {
+        key: value for key, value in page.items() if key[0] not in told_apart | added
+    }
+    assert alone["mailq_verdicts_total", (("outcome", "success"),)] == 5
+    assert alone["mailq_in_flight", ()] == 50
+    for process in "01":
+        assert page["mailq_broker_connected", (("process", process),)] == 1
+        assert page["mailq_broker_blocked", (("process", process),)] == 0
+
+
+def test_counters_of_all_never_fall_though_processes_come_and_go():
+    fleet, success = Fleet(2), ("mailq_verdicts_total", (("outcome", "success"),))
+    jobs, up = ("mailq_in_flight", ()), ("mailq_process_up", (("process", "1"),))
+
+    first = mailq_only(fleet.page({0: over_the_line(busy(2)), 1: over_the_line(busy(3))}, {}))
+    silent = mailq_only(fleet.page({0: over_the_line(busy(2))}, {}))
+    fleet.restarted(1)
+    again = mailq_only(fleet.page({0: over_the_line(busy(2)), 1: over_the_line(busy(1))}, {}))
+    fleet.restarted(1)
+    fleet.restarted(1)
+    last = mailq_only(fleet.page({}, {}))
+
+    assert [page[success] for page in (first, silent, again, last)] == [5, 5, 6, 6]
+    assert [page[jobs] for page in (first, silent, again, last)] == [50, 20, 30, 0]
+    assert [page[up] for page in (first, silent, again, last)] == [1, 0, 1, 0]
+    assert ("mailq_broker_connected", (("process", "1"),)) not in silent
+    assert last["mailq_process_restarts_total", (("process", "1"),)] == 3
+    assert last["mailq_process_restarts_total", (("process", "0"),)] == 0
+
+
+def test_memory_and_time_of_each_process_are_shown():
+    _, body = Fleet(1).page({}, {"0": os.getpid(), "supervisor": os.getppid(), "gone": 2**22 + 1})
+    names = [family.name for family in text_string_to_metric_families(body.decode())]
+    rows = {
+        sample.labels["process"]: sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if sample.name == "process_resident_memory_bytes"
+    }
+
+    assert rows.keys() == {"0", "supervisor"}
+    assert rows["0"] > 1_000_000
+    assert len(names) == len(set(names))
+
+
+def test_limits_that_are_not_kept_are_counted(metrics):
+    metrics.overflows = 3
+    fleet = Fleet(1)
+    fleet.overflows = 4
+
+    assert read(metrics, "limits_overflows_total") == 3
+    assert mailq_only(fleet.page({0: over_the_line(metrics)}, {}))["mailq_limits_overflows_total", ()] == 4
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_not_alive(metrics, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr("mailq.edges.metrics.monotonic", lambda: now)
+    metrics.flight(0, 0)
+    assert metrics.heartbeat.trouble() is None
+    now += SILENCE
+    assert metrics.heartbeat.trouble() is None
+    now += 1
+    assert metrics.heartbeat.trouble() == "the worker has given no sign of life for 31 s"
+    metrics.flight(0, 0)
+    assert metrics.heartbeat.trouble() is None
+    assert Heartbeat().trouble() is None

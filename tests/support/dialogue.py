@@ -38,10 +38,12 @@ from mailq.core.job import Job
 from mailq.core.result import Result, Trail
 from mailq.delivery import Delivery
 from mailq.edges.resolver import DnsResolver
+from mailq.edges.shared import SharedTable
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
 from mailq.smtp.pool import Pool
+from mailq.traffic.governor import Governor
 from mailq.wiring import policy_of, timeouts_of
 
 DEADLINE = 10.0
@@ -198,11 +200,18 @@ async def deliver(addresses: Sequence[tuple[str, int]], options: dict[str, Any])
     """
     config = _config(addresses, options)
     job = Job.parse(orjson.dumps(_job(options)), limit=100_000_000)
-    pool = Pool(TcpDialer(Security(config.tls)), timeouts_of(config), config.timeouts.quit)
+    pool = Pool(TcpDialer(Security(config.tls)), SharedTable.create(1), timeouts_of(config), config.timeouts.quit, 100)
     sources = HostSources(config.sources, config.delivery.ehlo)
     bugs = _Bugs()
     delivery = Delivery(
-        policy_of(config), DnsResolver(config.dns), sources, pool, bugs, lambda: datetime.now(UTC), Random(0)
+        policy_of(config),
+        DnsResolver(config.dns),
+        sources,
+        Governor([]),
+        pool,
+        bugs,
+        lambda: datetime.now(UTC),
+        Random(0),
     )
     try:
         result = await delivery.attempt(job, Trail())

@@ -4,6 +4,7 @@ Blocking on purpose: it shares nothing with the asynchronous client under test, 
 for the other by accident. What the client does wrong is kept and told by `finish`.
 """
 
+import contextlib
 import re
 import selectors
 import socket
@@ -199,8 +200,12 @@ class _Conversation:
             return
         if line.upper() not in ("RSET", "QUIT"):
             raise BrokenDialogueError(f"the client said {line!r} after the end of the dialogue")
-        self._unsaid = b"221 bye\r\n" if line.upper() == "QUIT" else b"250 reset\r\n"
+        leaving = line.upper() == "QUIT"
+        self._unsaid = b"221 bye\r\n" if leaving else b"250 reset\r\n"
         self._flush_quietly()
+        if leaving and not self._over:
+            with contextlib.suppress(OSError):  # the client may have closed first
+                self._close()
 
     def _close(self) -> None:
         self._peer.shutdown(socket.SHUT_WR)

@@ -23,6 +23,7 @@ import pytest
 from mailq.config import Config
 from mailq.core.job import Job
 from mailq.core.result import Result
+from mailq.edges.shared import SharedTable
 from mailq.lab.knot import PrivateKnot
 from mailq.lab.sink import Sink
 from mailq.wiring import build
@@ -117,7 +118,7 @@ async def system(rabbit: Rabbit, knot: PrivateKnot) -> AsyncIterator[Factory]:
         tables["rabbitmq"] = {"url": rabbit.url, "reconnect_delay": 0.1} | tables.get("rabbitmq", {})
         config = Config.model_validate({"worker": {"drain_timeout": 5}} | tables)
         seen = Seen()
-        worker = build(config, seen)
+        worker = build(config, seen, SharedTable.create(1))
         task = asyncio.create_task(worker.run())
         running.append(System(rabbit, config, worker, task, seen))
         await until(lambda: worker.not_ready is None or task.done())
@@ -141,6 +142,6 @@ async def until(true: Callable[[], bool], deadline: float = 20.0) -> None:
 
 def stable(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result without what differs from run to run; each such property must be there."""
-    volatile = ("time", "timing")
+    volatile = ("time", "timing", "session")
     assert all(name in result for name in volatile)
     return {name: value for name, value in result.items() if name not in volatile}

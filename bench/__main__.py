@@ -1,0 +1,88 @@
+"""One run from its options to its last line; whatever was started is ended, however it ends."""
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from bench import BenchError, report
+from bench.measure import Figures, Measurement
+from bench.options import Options, parse
+from bench.postfix import Postfix
+from bench.servers import profile_file
+from mailq.lab.rabbitmq import LabError, PrivateRabbit
+from mailq.ports import BrokerError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Bench, print, and return the exit status: 0, or 1 if there are no true figures."""
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options.directory.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(dir=options.directory.resolve()))
+    home.chmod(0o755)  # Postfix's daemons are users of their own
+    try:
+        _bench(options, home)
+    except (BenchError, LabError, BrokerError) as trouble:
+        sys.stderr.write(f"bench: {trouble}\n")
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("bench: interrupted\n")
+        return 130
+    finally:
+        if not options.keep:
+            shutil.rmtree(home, ignore_errors=True)
+    return 0
+
+
+def _bench(options: Options, home: Path) -> None:
+    say = _Teller()
+    # Told before minutes of work: it may not be able to.
+    postfix = Postfix(options, home, say) if options.versus else None
+    figures = _mailq(options, home, say)
+    peers = postfix.run() if postfix else {}
+    report.show(options, figures, peers)
+    if options.profile:
+        report.show_profile(profile_file(home))
+    if options.keep:
+        say(f"files are in {home}")
+    report.print_json(options, figures, peers)
+
+
+def _mailq(options: Options, home: Path, say: "_Teller") -> Figures:
+    rabbit = PrivateRabbit(home / "rabbitmq")
+    say(f"starting a private RabbitMQ on 127.0.0.1:{rabbit.port}")
+    try:
+        rabbit.start()
+        pid = int(next((home / "rabbitmq" / "data").glob("*.pid")).read_text())
+        return uvloop.run(_measured(Measurement(options, home, rabbit.url, pid, say)))
+    finally:
+        rabbit.stop()
+
+
+async def _measured(measurement: Measurement) -> Figures:
+    """Measure, and unwind in good order on SIGTERM."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await measurement.run()
+
+
+class _Teller:
+    """Says on standard error what is going on, and when."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        sys.stderr.write(f"[{time.monotonic() - self._began:5.1f} s] {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The line before a limited number of connections: who is next, and how long it takes. Pure.
+
+How long a place is held is learnt from those given back; while none is, the time since the last one is
+the least it takes. Who would have to wait too long is told when to come back: each one a little later
+than the one before, so that they do not come back all at once.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+SMOOTHING = 0.1
+"""Weight of the newest holding time in the average."""
+
+LONGEST_ABSENCE = 300.0
+"""Seconds after which who was sent away looks again, whatever the line was like."""
+
+
+@dataclass(slots=True)
+class Line(Generic[T]):
+    """Those waiting for one of `places` connections; moments in seconds on a monotonic clock."""
+
+    places: int
+    progress: float
+    waiting: deque[T] = field(default_factory=deque)
+    holding: float = 0.0
+    back: float = 0.0
+
+    def given_back(self, held: float, now: float) -> None:
+        """Note that a place was given back after so many seconds."""
+        self.holding += (held - self.holding) * (SMOOTHING if self.holding else 1.0)
+        self.progress = now
+
+    def wait(self, now: float) -> float:
+        """Return how many seconds a job that comes now has to wait."""
+        return (len(self.waiting) + 1) * self._interval(now)
+
+    def send_away(self, now: float) -> float:
+        """Return in how many seconds a job that cannot wait is to come back."""
+        self.back = min(max(self.back, now + self.wait(now)) + self._interval(now), now + LONGEST_ABSENCE)
+        return max(self.back - now, 1.0)
+
+    def _interval(self, now: float) -> float:
+        holding = max(self.holding, now - self.progress) if self.waiting else self.holding
+        return holding / self.places

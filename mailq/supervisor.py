@@ -1,0 +1,272 @@
+"""The supervisor: N worker processes, one port, one table of limits, one way to end.
+
+It starts `mailq run --child` processes, each with a line (`edges.control`) and the shared table
+(`edges.shared`), starts anew what dies, and answers /metrics, /healthz and /readyz for all of them. It
+consumes nothing, delivers nothing and decides nothing about mail: a worker beneath it does what a worker
+does alone (`worker`), and when the supervisor dies, the end of the line makes the workers drain.
+
+SIGTERM or SIGINT tells every process to drain, once; a second one tells them to hasten. Children have
+sessions of their own, so that a terminal's Ctrl-C reaches them by the supervisor alone.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from pydantic import SecretStr
+
+from mailq.config import Config
+from mailq.edges.control import Order, Place, Status, SupervisorEnd, pair
+from mailq.edges.http import HttpServer
+from mailq.edges.log import Logger, configure
+from mailq.edges.metrics import Fleet
+from mailq.edges.observers import Observers
+from mailq.edges.shared import SharedTable
+from mailq.wiring import build
+
+PATIENCE = 1.0
+"""Seconds in which a process answers."""
+
+STARTING = 30.0
+"""Seconds in which a new process need not answer yet."""
+
+FIRST_PAUSE = 1.0
+LAST_PAUSE = 30.0
+"""Seconds between a death and a new process; doubled from one death to the next."""
+
+STABLE = 60.0
+"""Seconds of life after which the pause is the first again."""
+
+GRACE = 10.0
+"""Seconds beyond twice the drain time until a process that does not end is killed."""
+
+
+async def supervise(config: Config, processes: int) -> int:
+    """Run so many worker processes until SIGTERM or SIGINT; return 0 if all of them drained cleanly, else 1.
+
+    Raises:
+        ListenError: the HTTP port cannot be had; no process was started.
+        ConfigError: no worker can be built of the configuration; no process was started.
+    """
+    with configure(config.log) as log, contextlib.closing(SharedTable.create(processes)) as table:
+        build(config, Observers(), table)  # what can't be built is told here, and not by each process again and again
+        supervisor = Supervisor(config, processes, table, log.logger)
+        async with AsyncExitStack() as stack:
+            if config.http.enabled:
+                server = HttpServer(
+                    config.http, metrics=supervisor.metrics, alive=supervisor.dead, ready=supervisor.unready
+                )
+                await stack.enter_async_context(server)
+            with _signals(supervisor):
+                return await supervisor.run()
+
+
+@dataclass(slots=True)
+class Child:
+    """A living process, its line, when it was born (monotonic clock), and whether it has ever answered."""
+
+    process: Process
+    line: SupervisorEnd
+    born: float
+    answered: bool = False
+
+
+class Supervisor:
+    """Keeps the processes alive and speaks for them."""
+
+    def __init__(self, config: Config, processes: int, table: SharedTable, logger: Logger) -> None:
+        self._configuration = dump(config)
+        self._drain_timeout = config.worker.drain_timeout
+        self._table = table
+        self._logger = logger
+        self._fleet = Fleet(processes)
+        self._children: dict[int, Child | None] = dict.fromkeys(range(processes))
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Tell all processes to drain; when told again, to hasten."""
+        order = Order.HASTEN if self._stopping.is_set() else Order.DRAIN
+        self._logger.info("supervisor", change=order)
+        self._stopping.set()
+        for child in self._children.values():
+            if child is not None:
+                child.line.order(order)
+
+    async def run(self) -> int:
+        """Keep all processes alive until `stop`, and return the exit status."""
+        self._logger.info("supervisor", change="started", processes=len(self._children))
+        async with asyncio.TaskGroup() as group:
+            keepers = [group.create_task(self._keep(index)) for index in self._children]
+        return 0 if all(keeper.result() for keeper in keepers) else 1
+
+    async def metrics(self) -> tuple[str, bytes]:
+        """Return the page of all processes."""
+        answers = {index: status.metrics for index, status in (await self._ask()).items() if status is not None}
+        pids = {str(index): child.process.pid for index, child in self._children.items() if child is not None}
+        self._fleet.overflows = self._table.overflows
+        return self._fleet.page(answers, pids | {"supervisor": os.getpid()})
+
+    async def dead(self) -> str | None:
+        """Return which processes do not work, None if all do; one that has just begun counts as working."""
+        return _list({index: self._why_dead(index, status) for index, status in (await self._ask()).items()})
+
+    async def unready(self) -> str | None:
+        """Return which processes do not consume, None if all do."""
+        if self._stopping.is_set():
+            return "draining"
+        return _list(
+            {
+                index: status.unready if status is not None else "does not answer"
+                for index, status in (await self._ask()).items()
+            }
+        )
+
+    async def _ask(self) -> dict[int, Status | None]:
+        statuses = await asyncio.gather(*map(self._status, self._children.values()))
+        return dict(zip(self._children, statuses, strict=True))
+
+    async def _status(self, child: Child | None) -> Status | None:
+        if child is None:
+            return None
+        status = await child.line.status(PATIENCE)
+        child.answered = child.answered or status is not None
+        return status
+
+    def _why_dead(self, index: int, status: Status | None) -> str | None:
+        if status is not None:
+            return status.dead
+        child = self._children[index]
+        if child is None:
+            return None if self._stopping.is_set() else "is not running"
+        starting = not child.answered and monotonic() - child.born < STARTING
+        return None if starting else "does not answer"
+
+    async def _keep(self, index: int) -> bool:
+        """Have a process in this place until `stop`; tell whether the last one drained cleanly."""
+        pause = FIRST_PAUSE
+        while True:
+            born = monotonic()
+            try:
+                clean = await self._live(index)
+            except OSError as trouble:  # no memory, no process number, no interpreter: it may pass
+                self._logger.warning("process", change="failed", process=index, detail=str(trouble))
+                clean = False
+            if self._stopping.is_set():
+                return clean
+            pause = FIRST_PAUSE if monotonic() - born >= STABLE else pause
+            self._logger.warning("process", change="restarting", process=index, seconds=pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+                return True
+            self._fleet.restarted(index)
+            pause = min(pause * 2, LAST_PAUSE)
+
+    async def _live(self, index: int) -> bool:
+        """Start a process, see it to its end, and tell whether that was a clean one that was asked for."""
+        child = self._children[index] = await self._start(index)
+        code = await self._end_of(child)
+        self._children[index] = None
+        await child.line.aclose()
+        freed = self._table.forget(index)
+        clean = self._stopping.is_set() and code == 0
+        self._logger.log(
+            logging.INFO if clean else logging.WARNING,
+            "process",
+            change="ended" if clean else "died",
+            process=index,
+            pid=child.process.pid,
+            status=describe(code),
+            seconds=round(monotonic() - child.born, 1),
+            connections_freed=freed,
+        )
+        return clean
+
+    async def _start(self, index: int) -> Child:
+        ours, theirs = pair()
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            place = Place(index, theirs.fileno(), self._table.descriptor)
+            # -P: a folder `mailq` where the supervisor happens to run is not imported.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "mailq", "run", "--child", str(place),
+                stdin=DEVNULL, pass_fds=(place.line, place.table), start_new_session=True,
+            )  # fmt: skip
+            undo.pop_all()
+        child = Child(process, await SupervisorEnd.open(ours, self._configuration), monotonic())
+        self._logger.info("process", change="started", process=index, pid=process.pid)
+        if self._stopping.is_set():
+            child.line.order(Order.DRAIN)
+        return child
+
+    async def _end_of(self, child: Child) -> int:
+        """Return the exit status of a process; once it has to drain, it has a limited time to end."""
+        ended = asyncio.create_task(child.process.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await asyncio.wait({ended}, timeout=2 * self._drain_timeout + GRACE)
+        if not ended.done():
+            self._logger.error(
+                "process", change="killed", pid=child.process.pid, detail="did not end in its drain time"
+            )
+            with contextlib.suppress(ProcessLookupError):
+                child.process.kill()
+        return await ended
+
+
+def cores() -> int:
+    """Return how many cores this process may use: by affinity, and by the quota of its container (cgroup v2)."""
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split())
+        usable = min(usable, math.ceil(quota / period))
+    return max(1, usable)
+
+
+def dump(config: Config) -> bytes:
+    """Return the configuration as one line of JSON, secrets included, for `Config.model_validate_json`."""
+    return json.dumps(config.model_dump(), default=_reveal).encode()
+
+
+def describe(code: int) -> str:
+    """Return an exit status in words; a negative one is a signal."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _reveal(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _list(reasons: dict[int, str | None]) -> str | None:
+    """Return the reasons in one line, None if there are none."""
+    return "; ".join(f"process {index}: {reason}" for index, reason in reasons.items() if reason) or None
+
+
+@contextmanager
+def _signals(supervisor: Supervisor) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

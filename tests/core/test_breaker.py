@@ -1,0 +1,61 @@
+"""The breaker: opens after failures in a row, lets one probe through, closes on success."""
+
+import pytest
+
+from mailq.core.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker, counts, remembered
+from mailq.core.failure import Failure
+from mailq.core.reply import Reply
+from mailq.core.states import Kind, State
+
+REFUSED = Failure(State.CONNECT, Kind.ERROR, "Connection refused")
+
+
+def broken(times, now=0.0):
+    breaker = Breaker()
+    for _ in range(times):
+        breaker = breaker.failed(REFUSED, now)
+    return breaker
+
+
+def test_it_opens_at_the_threshold_and_not_before():
+    assert not broken(THRESHOLD - 1).is_open(0.0)
+    assert broken(THRESHOLD).is_open(FIRST_PAUSE - 0.1)
+
+
+def test_one_probe_goes_through_after_the_pause_and_the_others_wait_for_it():
+    breaker = broken(THRESHOLD)
+
+    assert not breaker.is_open(FIRST_PAUSE)
+    assert breaker.probing(FIRST_PAUSE).is_open(FIRST_PAUSE + 1)
+
+
+def test_each_failed_probe_doubles_the_pause_up_to_the_longest():
+    breaker, pauses = broken(THRESHOLD), []
+    for _ in range(7):
+        pauses.append(breaker.pause)
+        breaker = breaker.failed(REFUSED, 0.0)
+
+    assert pauses == [30, 60, 120, 240, 480, LONGEST_PAUSE, LONGEST_PAUSE]
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (Failure(State.CONNECT, Kind.TIMEOUT), True),
+        (Failure(State.CONNECT, Kind.ERROR), True),
+        (Failure(State.INTRO, Kind.LOST), True),
+        (Failure(State.INTRO, Kind.ERROR, reply=Reply(421, None, "busy")), True),
+        (Failure(State.INTRO, Kind.ERROR, reply=Reply(554, None, "no")), False),
+        (Failure(State.RCPTTO, Kind.ERROR, reply=Reply(550, None, "no")), False),
+        (Failure(State.DNS, Kind.TIMEOUT), False),
+    ],
+)
+def test_only_trouble_with_getting_a_conversation_counts(failure, expected):
+    assert counts(failure) is expected
+
+
+def test_who_did_not_try_gets_the_real_reason():
+    told = remembered(REFUSED, 12.3)
+
+    assert (told.state, told.kind, told.code) == (REFUSED.state, REFUSED.kind, REFUSED.code)
+    assert told.text == "Connection refused (not tried again; next probe in 12 s)"

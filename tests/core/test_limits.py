@@ -1,0 +1,73 @@
+"""Limits: the most specific rule decides field by field, and what is counted together is counted under one key."""
+
+import pytest
+
+from mailq.core.limits import DEFAULTS, LimitRule, allowance, under
+from mailq.core.pace import Rate
+
+GOOGLE = ("alt1.gmail-smtp-in.l.google.com", "gmail-smtp-in.l.google.com")
+
+
+def allow(*rules, source="192.0.2.1", domain="gmail.com", hosts=GOOGLE):
+    return allowance(rules, source, domain, hosts)
+
+
+def test_without_rules_the_defaults_hold():
+    given = allow()
+
+    assert given.connections == DEFAULTS.connections
+    assert given.message_rate is None
+    assert given.idle_timeout == DEFAULTS.idle_timeout
+
+
+def test_each_field_is_decided_by_the_most_specific_rule_that_sets_it():
+    given = allow(
+        LimitRule(domain="gmail.com", message_rate=5.0),
+        LimitRule(connections=7, message_rate=1.0, idle_timeout=9.0),
+        LimitRule(mx="google.com", connections=50, message_rate=3.0),
+        LimitRule(source="192.0.2.1", connections=2, session_age=60.0),
+        LimitRule(domain="other.test", connections=1),
+    )
+
+    assert given.message_rate == Rate(5.0)
+    assert given.connections == 50
+    assert given.session_age == 60.0
+    assert given.idle_timeout == 9.0
+
+
+def test_a_rate_takes_the_burst_of_the_rules():
+    assert allow(LimitRule(message_rate=2.0, burst=10)).message_rate == Rate(2.0, 10)
+
+
+def test_domains_of_one_site_are_counted_together_and_sources_apart():
+    keys = [
+        allow(domain="gmail.com").connections_key,
+        allow(domain="googlemail.com", hosts=tuple(reversed(GOOGLE))).connections_key,
+        allow(source="192.0.2.2").connections_key,
+        allow(hosts=("mx.other.test",)).connections_key,
+    ]
+
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+
+
+def test_a_providers_rule_counts_all_its_sites_together_but_only_what_it_sets():
+    rule = LimitRule(mx="protection.outlook.com", message_rate=10.0)
+    one = allow(rule, domain="a.test", hosts=("a-test.mail.protection.outlook.com",))
+    two = allow(rule, domain="b.test", hosts=("b-test.mail.protection.outlook.com",))
+
+    assert one.message_rate_key == two.message_rate_key
+    assert one.connections_key != two.connections_key
+
+
+@pytest.mark.parametrize(
+    ("host", "suffix", "expected"),
+    [
+        ("google.com", "google.com", True),
+        ("a.google.com", "google.com", True),
+        ("notgoogle.com", "google.com", False),
+        ("google.com.evil.test", "google.com", False),
+    ],
+)
+def test_a_provider_is_a_name_and_all_below_it(host, suffix, expected):
+    assert under(host, suffix) is expected

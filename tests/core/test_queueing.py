@@ -1,0 +1,39 @@
+"""The line before a limited number of connections."""
+
+from collections import deque
+
+from mailq.core.queueing import LONGEST_ABSENCE, Line
+
+
+def line(waiting=0, holding=0.0, places=2, progress=0.0):
+    return Line(places, progress, holding=holding, waiting=deque(range(waiting)))
+
+
+def test_the_wait_grows_with_the_line_and_shrinks_with_the_places():
+    assert line(waiting=9, holding=1.0, places=2).wait(0.0) == 5.0
+    assert line(waiting=9, holding=1.0, places=10).wait(0.0) == 1.0
+
+
+def test_while_nothing_is_given_back_the_wait_is_at_least_what_it_took_so_far():
+    assert line(waiting=1, holding=0.1, progress=0.0).wait(60.0) == 60.0
+
+
+def test_an_empty_line_does_not_remember_an_old_standstill():
+    assert line(waiting=0, holding=0.1, progress=0.0).wait(60.0) == 0.05
+
+
+def test_holding_times_are_averaged_and_the_first_counts_fully():
+    queue = line()
+    queue.given_back(2.0, 1.0)
+    assert queue.holding == 2.0
+    queue.given_back(1.0, 2.0)
+    assert queue.holding == 1.9
+    assert queue.progress == 2.0
+
+
+def test_those_sent_away_come_back_one_after_the_other_and_not_never():
+    queue = line(waiting=10, holding=4.0)
+    waits = [queue.send_away(0.0) for _ in range(300)]
+
+    assert waits[:3] == [24.0, 26.0, 28.0]
+    assert max(waits) == LONGEST_ABSENCE

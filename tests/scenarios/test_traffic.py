@@ -1,0 +1,187 @@
+"""Sessions reused, limits kept, and one slow destination that starves nobody."""
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+
+import orjson
+from support.system import MIME, until
+
+
+async def publish(mail, recipients, **properties):
+    async def one(recipient):
+        body = {"recipient": recipient, "envelope": "a@a.test", "mime": MIME, "id": recipient, **properties}
+        await mail.rabbit.publish("outbox", orjson.dumps(body))
+
+    await asyncio.gather(*(one(recipient) for recipient in recipients))
+
+
+async def documents(mail, queue, count, deadline=60.0):
+    await mail.rabbit.wait_for_count(queue, count, deadline=deadline)
+    return [orjson.loads(message.body) for message in await mail.rabbit.get_many(queue, count)]
+
+
+async def test_a_session_carries_many_messages_and_results_count_them(system, sink):
+    receiver = await sink(tls=True)
+    mail = await system(receiver, limits=[{"connections": 1}])
+
+    await publish(mail, [f"accept+{number}@a.test" for number in range(20)])
+
+    results = [document["results"][0] for document in await documents(mail, "success", 20)]
+    assert sorted(result["messages"] for result in results) == list(range(1, 21))
+    assert len({result["session"] for result in results}) == 1
+    assert all(result["cipher"] and result["mta"] for result in results)
+    assert {message.session.connection for message in receiver.messages} == {1}
+
+
+async def test_a_session_ends_after_so_many_messages(system, sink):
+    receiver = await sink()
+    mail = await system(receiver, limits=[{"connections": 1, "messages_per_session": 3}])
+
+    await publish(mail, [f"accept+{number}@a.test" for number in range(7)])
+
+    await documents(mail, "success", 7)
+    carried = Counter(message.session.connection for message in receiver.messages)
+    assert sorted(carried.values()) == [1, 3, 3]
+
+
+async def test_a_refused_message_leaves_the_session_in_use_and_nothing_of_it_in_the_next(system, sink):
+    receiver = await sink()
+    mail = await system(receiver, limits=[{"connections": 1}])
+
+    await mail.send(recipient="reject-550@a.test", envelope="first@a.test", mime="Subject: first\n\nsecret\n")
+    refused = (await mail.get("failures"))["results"][0]
+    await mail.send(recipient="accept@a.test", envelope="second@a.test")
+    taken = (await mail.get("success"))["results"][0]
+
+    assert taken["session"] == refused["session"]
+    assert taken["messages"] == 2
+    (message,) = receiver.messages
+    assert message.sender == "second@a.test"
+    assert [recipient.address for recipient in message.recipients] == ["accept@a.test"]
+    assert b"secret" not in message.content
+
+
+async def test_a_session_that_the_peer_closed_costs_no_attempt(system, sink):
+    receiver = await sink(timeout=0.5)
+    mail = await system(receiver, limits=[{"idle_timeout": 60}])
+
+    await mail.send(recipient="accept+1@a.test")
+    first = (await mail.get("success"))["results"]
+    await asyncio.sleep(1)  # the receiver's own idle timeout
+    await mail.send(recipient="accept+2@a.test")
+    second = (await mail.get("success"))["results"]
+
+    assert len(second) == 1
+    assert second[0]["session"] != first[0]["session"]
+    assert second[0]["messages"] == 1
+
+
+async def test_idle_sessions_are_closed_with_quit(system, sink):
+    receiver = await sink()
+    mail = await system(receiver, limits=[{"idle_timeout": 0.1}])
+
+    await mail.send(recipient="accept@a.test")
+    await mail.get("success")
+
+    await until(lambda: mail.worker.sessions == 0, deadline=5)
+
+
+async def test_identities_never_share_a_session(system, sink):
+    receiver = await sink(tls=True, users={"anna": "a", "bert": "b"})
+    mail = await system(9, limits=[{"idle_timeout": 60}])
+    wanted = {}
+    for number in range(10):
+        user, password = [("anna", "a"), ("bert", "b"), (None, None)][number % 3]
+        smarthost = {"hostname": "127.0.0.1", "port": receiver.port}
+        login = {"username": user, "password": password} if user else {}
+        wanted[f"accept+{number}@a.test"] = user
+        await mail.send(recipient=f"accept+{number}@a.test", smarthost=smarthost | login)
+        await mail.get("success")
+
+    seen = {message.recipients[0].address: message.session.user for message in receiver.messages}
+    assert seen == wanted
+
+
+async def test_one_connection_is_one_connection(system, sink):
+    receiver = await sink()
+    mail = await system(receiver, limits=[{"connections": 1, "messages_per_session": 2}])
+
+    await publish(mail, [f"slow-5+{number}@a.test" for number in range(30)])
+
+    await documents(mail, "success", 30)
+    assert receiver.most_sessions == 1
+
+
+async def test_a_message_rate_is_kept_and_used(system, sink):
+    receiver = await sink()
+    mail = await system(receiver, limits=[{"message_rate": "20/s"}])
+
+    await publish(mail, [f"accept+{number}@a.test" for number in range(80)])
+
+    await documents(mail, "success", 80)
+    moments = sorted(message.time.timestamp() for message in receiver.messages)
+    for first, last in itertools.combinations(range(len(moments)), 2):
+        assert last - first + 1 <= (moments[last] - moments[first]) * 20 + 2.5
+    assert moments[-1] - moments[0] < 80 / 20 * 1.5 + 1
+
+
+async def test_domains_of_one_site_share_its_limit(system, sink):
+    receiver = await sink()
+    overrides = {f"d{number}.test": ("127.0.0.1",) for number in range(4)}
+    mail = await system(receiver, dns={"overrides": overrides}, limits=[{"connections": 1}])
+
+    await publish(mail, [f"slow-5+{number}@d{number % 4}.test" for number in range(20)])
+
+    await documents(mail, "success", 20)
+    assert receiver.most_sessions == 1
+
+
+async def test_a_slow_destination_does_not_starve_the_others(system, sink):
+    """Two thousand jobs for a site limited to one message a second stand before two hundred for others."""
+    receiver = await sink()
+    mail = await system(receiver, limits=[{"domain": "b.test", "message_rate": "1/s"}], worker={"prefetch": 100})
+    await mail.stop()
+    await publish(mail, [f"accept+{number}@b.test" for number in range(2000)])
+    await publish(mail, [f"accept+{number}@a.test" for number in range(200)])
+    mail = await mail_again(system, receiver)
+
+    started = time.monotonic()
+    await until(lambda: sum(m.recipients[0].address.endswith("@a.test") for m in receiver.messages) == 200, 60)
+
+    assert time.monotonic() - started < 30
+    slow = [message for message in receiver.messages if message.recipients[0].address.endswith("@b.test")]
+    assert len(slow) <= time.monotonic() - started + 3
+    assert mail.seen.parks > 1500
+
+
+async def mail_again(system, receiver):
+    return await system(
+        receiver, limits=[{"domain": "b.test", "message_rate": "1/s"}], worker={"prefetch": 100, "drain_timeout": 5}
+    )
+
+
+async def test_postponed_jobs_come_back_without_an_attempt_spent(system, sink):
+    receiver = await sink()
+    mail = await system(receiver, limits=[{"message_rate": "2/s"}])
+
+    await publish(mail, [f"accept+{number}@a.test" for number in range(24)])
+
+    done = await documents(mail, "success", 24, deadline=60)
+    assert mail.seen.parks > 0
+    assert {result["attempt"] for document in done for result in document["results"]} == {1}
+    assert all("nextattempt" not in document for document in done)
+
+
+async def test_a_destination_that_refuses_connections_is_left_alone(system, sink):
+    receiver = await sink(host="127.0.0.3")
+    mail = await system(receiver, limits=[{"connections": 1}])
+
+    await publish(mail, [f"accept+{number}@c.test" for number in range(20)], retries=[3600])
+
+    results = [document["results"][0] for document in await documents(mail, "retry", 20)]
+    assert {(result["state"], result["result"]) for result in results} == {("connect", "error")}
+    untried = [result for result in results if "not tried again" in result["description"]]
+    assert len(untried) == 17
+    assert all("Connection refused" in result["description"] for result in results)
