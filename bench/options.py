@@ -24,6 +24,8 @@ class Options:
     pace: int
     pace_seconds: float
     limit: float
+    soak: float | None
+    soak_rate: int
     directory: Path
     keep: bool
 
@@ -41,7 +43,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--size", type=_within(int, 1000, 10_000_000), default=10_240, help="octets of a message (10240)")
     add("--domains", type=_within(int, 1, 1_000_000), default=1, help="domains of the recipients (1)")
     add("--processes", type=_within(int, 0, 64), default=1, help="worker processes; 0: one for each core (1)")
-    add("--sessions", type=_within(int, 1, 1000), default=100, help="SMTP sessions of a worker (100)")
+    add("--sessions", type=_within(int, 1, 1000), default=50, help="SMTP sessions (50)")
     add("--prefetch", type=_within(int, 1, 65_535), default=500, help="jobs a worker process holds (500)")
     add("--tls", action="store_true", help="the receiver offers STARTTLS")
     add("--latency", type=_within(float, 0, 10_000), metavar="MS", help="round trip time to the receiver")
@@ -51,6 +53,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--pace", type=_within(int, 1, 100_000), default=500, help="jobs a second where latency is taken (500)")
     add("--pace-seconds", type=_within(float, 0.1, 600), default=10, metavar="S", help="and for how long (10)")
     add("--limit", type=_within(float, 1, 3600), default=60, metavar="S", help="end of a phase not done by then (60)")
+    add("--soak", type=_within(float, 5, 604_800), metavar="S", help="instead: a mixed load with bad receivers for S s")
+    add("--soak-rate", type=_within(int, 1, 1000), default=150, metavar="N", help="jobs a second of that load (150)")
     add("--dir", dest="directory", type=Path, default=Path(".run/bench"), help="where files go (.run/bench)")
     add("--keep", action="store_true", help="leave the files of the run")
     return Options(**vars(parser.parse_args(arguments)))

@@ -17,6 +17,7 @@ from mailq.core.job import Job, Smarthost
 from mailq.core.limits import Allowance
 from mailq.core.mime import Content, extract
 from mailq.core.policy import Policy
+from mailq.core.recent import Recent
 from mailq.core.reply import Reply
 from mailq.core.result import Result, Trail, accepted, failed
 from mailq.core.routing import Route, Source, Target, Tls, try_next
@@ -27,6 +28,12 @@ from mailq.smtp.pool import Held, Pool
 from mailq.smtp.session import Session
 from mailq.stages import bind, dns, process, storage
 from mailq.traffic.governor import Governor
+
+SHARED = 1.0
+"""Seconds for which jobs for one domain share what was found of it, the order of its targets included."""
+
+Destination = tuple[tuple[str, ...], Sequence[Target]]
+"""The site (sorted MX hosts) and the targets in try order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class Delivery:
         self._observer = observer
         self._now = now
         self._rng = rng
+        self._destinations: Recent[tuple[str, int], tuple[float, Destination | None]] = Recent()
 
     @property
     def pool(self) -> Pool:
@@ -185,36 +193,34 @@ class Delivery:
         if allowance.message_rate:
             await self._pool.pace(allowance.message_rate_key, allowance.message_rate, returned=returned)
 
-    async def _resolve(
-        self, job: Job, smarthost: Smarthost | None, trail: Trail
-    ) -> tuple[tuple[str, ...], Sequence[Target]]:
-        """Return the site and the targets in try order, within the time that state dns has."""
-        policy, domain, started = self._policy, job.recipient.domain, monotonic()
+    async def _resolve(self, job: Job, smarthost: Smarthost | None, trail: Trail) -> Destination:
+        """Return the site and the targets in try order; within a second all jobs for a domain share the answer."""
+        key = (smarthost.hostname, smarthost.port) if smarthost else (job.recipient.domain, 0)
+        until, known = self._destinations.get(key, (0.0, None))
+        now = monotonic()
+        if known is not None and now < until:
+            trail.spent(State.DNS, 0.0)
+            return known
         try:
-            async with asyncio.timeout(policy.dns_timeout):
-                if smarthost:
-                    host = smarthost.hostname
-                    return (host,), await dns.host_targets(
-                        host,
-                        smarthost.port,
-                        self._resolver,
-                        rng=self._rng,
-                        family=policy.family,
-                        max_targets=policy.max_targets,
-                    )
-                return await dns.site(domain, self._resolver, policy.overrides), await dns.targets(
-                    domain,
-                    self._resolver,
-                    rng=self._rng,
-                    port=policy.port,
-                    family=policy.family,
-                    max_targets=policy.max_targets,
-                    overrides=policy.overrides,
-                )
+            async with asyncio.timeout(self._policy.dns_timeout):
+                found = await self._look_up(*key) if smarthost else await self._look_up(job.recipient.domain, None)
         except TimeoutError:
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:
-            trail.spent(State.DNS, monotonic() - started)
+            trail.spent(State.DNS, monotonic() - now)
+        self._destinations.remember(key, (monotonic() + SHARED, found))
+        return found
+
+    async def _look_up(self, name: str, port: int | None) -> Destination:
+        """Return where mail for a domain goes, or where a host is that has a port already."""
+        policy, resolver, rng = self._policy, self._resolver, self._rng
+        family, most = policy.family, policy.max_targets
+        if port is not None:
+            return (name,), await dns.host_targets(name, port, resolver, rng=rng, family=family, max_targets=most)
+        targets = await dns.targets(
+            name, resolver, rng=rng, port=policy.port, family=family, max_targets=most, overrides=policy.overrides
+        )
+        return await dns.site(name, resolver, policy.overrides), targets
 
 
 def _stale(session: Session, failure: Failure) -> bool:

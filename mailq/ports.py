@@ -72,6 +72,9 @@ class Wire(Protocol):
     async def reply(self) -> Reply:
         """Return the next reply in order."""
 
+    def ready(self) -> Reply | None:
+        """Return the next reply if it has come already: replies to pipelined commands come together."""
+
     def close(self) -> None:
         """Close the connection at once; safe to call twice."""
 
@@ -128,6 +131,9 @@ class Broker(Publisher, Protocol):
 
     def requeue(self, tag: int) -> None:
         """Give a message back to the outbox."""
+
+    def hold(self, *, held: bool) -> None:
+        """Stop or go on to receive messages."""
 
     async def stop_consuming(self) -> None:
         """Consume no more; what was delivered may still be settled."""

@@ -1,6 +1,7 @@
 """Configuration in, a worker out: the only place where the flow meets its edges."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, aclosing, closing, contextmanager
@@ -40,17 +41,23 @@ BODY_FACTOR = 2
 
 async def run(config: Config) -> int:
     """Run one worker until SIGTERM or SIGINT and return the exit status."""
+    _collect_less_often()
     with configure(config.log) as log:
         metrics = Metrics()
         async with AsyncExitStack() as stack:
             limits = stack.enter_context(closing(SharedTable.create(1)))
             worker = build(config, Observers(metrics, log), limits)
             if config.http.enabled:
+
+                def page() -> tuple[str, bytes]:
+                    metrics.overflows = limits.overflows
+                    return metrics.page()
+
                 server = HttpServer(
-                    config.http, metrics=metrics.page, alive=metrics.heartbeat.trouble, ready=lambda: worker.not_ready
+                    config.http, metrics=page, alive=metrics.heartbeat.trouble, ready=lambda: worker.not_ready
                 )
                 await stack.enter_async_context(server)
-            with _signals(worker):
+            with _signals(worker, alone=True):
                 await worker.run()
     return 0
 
@@ -62,11 +69,12 @@ async def run_child(place: Place) -> int:
         if not configuration:
             return 1
         config = Config.model_validate_json(configuration)
+        _collect_less_often()
         log = stack.enter_context(configure(config.log))
         limits = stack.enter_context(closing(SharedTable(place.table, place.index)))
         metrics = Metrics()
         worker = build(config, Observers(metrics, log), limits)
-        stack.enter_context(_signals(worker))
+        stack.enter_context(_signals(worker, alone=False))
         obedience = asyncio.create_task(_obey(line, worker, metrics))
         await worker.run()
         obedience.cancel()
@@ -80,7 +88,9 @@ async def _obey(line: WorkerEnd, worker: Worker, metrics: Metrics) -> None:
             if order is Order.STATUS:
                 line.answer(Status(metrics.heartbeat.trouble(), worker.not_ready, metrics.snapshot()))
             else:
-                worker.stop()  # it makes no haste yet: `Order.HASTEN` is the same wish once more
+                worker.stop()
+                if order is Order.HASTEN:
+                    worker.hasten()
     finally:
         worker.stop()
 
@@ -106,6 +116,7 @@ def build(config: Config, observer: Observer, limits: Limits) -> Worker:
     settlement = Settlement(names_of(config), policy, observer, _now, rng)
     bounds = Bounds(
         body=BODY_FACTOR * config.delivery.max_message_size,
+        in_memory=config.worker.max_bytes,
         drain_timeout=config.worker.drain_timeout,
         stalled_after=config.worker.stalled_after,
         reconnect_delay=config.rabbitmq.reconnect_delay,
@@ -168,12 +179,24 @@ def names_of(config: Config) -> Names:
     )
 
 
+def _collect_less_often() -> None:
+    """Spare the garbage collector what was imported and most of its walks: a job makes hardly any cycles."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 @contextmanager
-def _signals(worker: Worker) -> Iterator[None]:
-    """Drain on SIGTERM and SIGINT."""
+def _signals(worker: Worker, *, alone: bool) -> Iterator[None]:
+    """Drain on SIGTERM and SIGINT, and make haste on the second; under a supervisor it says when to."""
     loop = asyncio.get_running_loop()
+
+    def heard() -> None:
+        if alone and worker.stopping:
+            worker.hasten()
+        worker.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
+        loop.add_signal_handler(number, heard)
     try:
         yield
     finally:

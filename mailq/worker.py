@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 
 from mailq.core import letters
@@ -31,6 +32,7 @@ class Bounds:
     """How much a worker does at once and how long it waits; times in seconds, sizes in octets."""
 
     body: int = 100 * 1024 * 1024
+    in_memory: int = 256 * 1024 * 1024
     drain_timeout: float = 30
     stalled_after: float = 60
     reconnect_delay: float = 1
@@ -56,13 +58,29 @@ class Worker:
         self._broker: Broker | None = None
         self._flights = Flights()
         self._tasks: dict[asyncio.Task[None], Flight | None] = {}
+        self._in_memory = 0
         self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._last_delivery = monotonic()
         self._trouble: str | None = "not connected to the broker yet"
 
     def stop(self) -> None:
         """Begin to drain; `run` returns when that is done."""
         self._stopping.set()
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Octets of the jobs that were received and are not settled."""
+        return self._in_memory
+
+    @property
+    def stopping(self) -> bool:
+        """Tell whether the worker was told to stop."""
+        return self._stopping.is_set()
+
+    def hasten(self) -> None:
+        """Drain without patience: only what a receiver may have taken already is waited for."""
+        self._hurry.set()
 
     @property
     def sessions(self) -> int:
@@ -120,9 +138,18 @@ class Worker:
 
     def _take(self, broker: Broker, consumed: Consumed) -> None:
         self._last_delivery = monotonic()
+        self._in_memory += len(consumed.body)
+        if self._in_memory > self._bounds.in_memory:
+            broker.hold(held=True)
         task = asyncio.create_task(self._handle(broker, consumed))
         self._tasks[task] = None
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(partial(self._done, broker, len(consumed.body)))
+
+    def _done(self, broker: Broker, size: int, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        self._in_memory -= size
+        if self._in_memory <= self._bounds.in_memory:
+            broker.hold(held=False)
 
     async def _handle(self, broker: Broker, consumed: Consumed) -> None:
         try:
@@ -199,18 +226,24 @@ class Worker:
         for task, flight in list(self._tasks.items()):
             if flight is not None and ORDER[flight.trail.state] < ORDER[State.BIND]:
                 task.cancel()  # it waits for a session or its turn: nothing is on the wire
-        timeout = self._bounds.drain_timeout
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
+        await self._wait_for_tasks(hurry=True)
         for task, flight in list(self._tasks.items()):
             if flight is None or flight.trail.state is not State.MESSAGE:
                 task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
+        await self._wait_for_tasks(hurry=False)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._delivery.pool.close()
+
+    async def _wait_for_tasks(self, *, hurry: bool) -> None:
+        if self._tasks:
+            done = asyncio.ensure_future(asyncio.wait(set(self._tasks)))
+            hastened = asyncio.create_task(self._hurry.wait() if hurry else asyncio.Event().wait())
+            ends = {done, hastened}
+            await asyncio.wait(ends, timeout=self._bounds.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
+            for each in ends:
+                each.cancel()
 
     async def _watch(self) -> None:
         """Keep the gauges and the stalled alarm current."""

@@ -8,6 +8,7 @@ consecutive dots. What could end a command or a path (controls, spaces, `<`, `>`
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import idna
 
@@ -71,6 +72,7 @@ def parse_address(text: str) -> Address:
     return address
 
 
+@lru_cache(maxsize=10_000)
 def ascii_domain(domain: str) -> str:
     """Return the domain in lower-case A-labels (RFC 5890), without a final dot.
 

@@ -60,6 +60,8 @@ def make_reply(code: int, lines: list[str]) -> Reply:
     if match is None:
         return Reply(code, None, "\n".join(lines))
     status = match[1]
+    if len(lines) == 1:
+        return Reply(code, status, lines[0][match.end() :])
     matches = [(line, _ENHANCED.match(line)) for line in lines]
     texts = [line[found.end() :] if found and found[1] == status else line for line, found in matches]
     return Reply(code, status, "\n".join(texts))
@@ -130,4 +132,4 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 def printable(raw: bytes, limit: int = 200) -> str:
     """Return at most `limit` octets of a stranger's text, control characters shown as `?`."""
     text = raw[:limit].decode("utf-8", "replace").rstrip("\r ")
-    return _CONTROL.sub("?", text)
+    return text if text.isprintable() else _CONTROL.sub("?", text)

@@ -164,6 +164,11 @@ class TcpWire:
         assert self._replies is not None
         return await self._replies.next()
 
+    def ready(self) -> Reply | None:
+        """Return the next reply if it has come already."""
+        assert self._replies is not None
+        return self._replies.ready()
+
     def close(self) -> None:
         """Close the connection at once; safe to call twice."""
         if self._transport is not None:
@@ -217,6 +222,10 @@ class _Replies(asyncio.Protocol):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return self._queue.popleft()
+
+    def ready(self) -> Reply | None:
+        """Return the next reply if it has come already."""
+        return self._queue.popleft() if self._queue else None
 
     async def writable(self) -> None:
         """Wait until the transport takes more; also returns when it never will."""

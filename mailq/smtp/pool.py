@@ -54,7 +54,9 @@ class Waiter:
     """A job in line: gets a session, or None for leave to open one."""
 
     route: Route
+    allowance: Allowance
     answer: asyncio.Future[Held | None]
+    since: float = field(default_factory=monotonic)
 
 
 class Pool:
@@ -71,6 +73,7 @@ class Pool:
         self._idle: dict[Route, list[Held]] = {}
         self._lines: dict[str, Line[Waiter]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._attendant: asyncio.Task[None] | None = None
         self.open_sessions = 0
 
     async def find(self, route: Route, allowance: Allowance) -> Held | None:
@@ -109,9 +112,7 @@ class Pool:
     def vacate(self, allowance: Allowance) -> None:
         """Give a place back: to the first in line, else to whoever comes."""
         line = self._lines.get(allowance.connections_key)
-        if line and line.waiting:
-            line.waiting.popleft().answer.set_result(None)
-        else:
+        if line is None or not self._next(line, None):
             self._limits.leave(allowance.connections_key)
 
     def release(self, held: Held) -> None:
@@ -182,38 +183,34 @@ class Pool:
         Raises:
             Postponed: it would take too long.
         """
-        if await self._enter(allowance):
-            return None
         line = self._line(allowance)
+        if not line.waiting and await self._enter(allowance):
+            return None
         if line.wait(monotonic()) > PATIENCE:
             raise Postponed(line.send_away(monotonic()), REASON)
-        waiter = Waiter(route, asyncio.get_running_loop().create_future())
+        waiter = Waiter(route, allowance, asyncio.get_running_loop().create_future())
         line.waiting.append(waiter)
+        if self._attendant is None or self._attendant.done():
+            self._attendant = asyncio.create_task(self._attend())
         try:
-            return await self._wait(line, waiter, allowance)
+            return await waiter.answer
         except asyncio.CancelledError:
-            if waiter.answer.done():
+            if not waiter.answer.cancelled() and waiter.answer.exception() is None:
                 self._give_back(waiter.answer.result(), allowance)
             raise
-        finally:
-            if waiter in line.waiting:
-                line.waiting.remove(waiter)
 
-    async def _wait(self, line: Line[Waiter], waiter: Waiter, allowance: Allowance) -> Held | None:
-        ends = monotonic() + PATIENCE
-        while True:
-            await asyncio.wait({waiter.answer}, timeout=POLL)
-            if waiter.answer.done():
-                return waiter.answer.result()
-            if held := self._used(waiter.route):
-                return held
-            if await self._enter(allowance):
-                if not waiter.answer.done():
-                    return None
-                self.vacate(allowance)  # answered meanwhile: one place is enough
-                return waiter.answer.result()
-            if monotonic() >= ends:
-                raise Postponed(line.send_away(monotonic()), REASON)
+    async def _attend(self) -> None:
+        """While anybody waits, look for places that other processes gave back, and end waits that are too long."""
+        while any(line.waiting for line in self._lines.values()):
+            await asyncio.sleep(POLL)
+            now = monotonic()
+            for line in list(self._lines.values()):
+                while line.waiting and await self._enter(allowance := line.waiting[0].allowance):
+                    self.vacate(allowance)
+                while line.waiting and now - line.waiting[0].since > PATIENCE:
+                    waiter = line.waiting.popleft()
+                    if not waiter.answer.done():
+                        waiter.answer.set_exception(Postponed(line.send_away(now), REASON))
 
     async def _enter(self, allowance: Allowance) -> bool:
         """Take a place among the allowed connections, if this process may have one more at all."""
@@ -224,12 +221,22 @@ class Pool:
 
     def _hand_over(self, line: Line[Waiter], held: Held) -> None:
         """Give a session to the first in line who may use it; if nobody may, its place to the first of all."""
-        for waiter in line.waiting:
-            if waiter.route == held.session.route:
-                line.waiting.remove(waiter)
+        if not self._next(line, held):
+            self._dismiss(held)
+
+    def _next(self, line: Line[Waiter], held: Held | None) -> bool:
+        """Answer the first in line, with a session the first who may use it; tell whether there was one."""
+        while line.waiting:
+            waiter: Waiter | None = line.waiting[0]
+            if held is not None and waiter is not None and waiter.route != held.session.route:
+                waiter = next((each for each in line.waiting if each.route == held.session.route), None)
+            if waiter is None:
+                return False
+            line.waiting.remove(waiter)
+            if not waiter.answer.done():  # else its job was cancelled meanwhile
                 waiter.answer.set_result(held)
-                return
-        self._dismiss(held)
+                return True
+        return False
 
     def _give_back(self, answer: Held | None, allowance: Allowance) -> None:
         if answer is None:

@@ -237,7 +237,13 @@ class Session:
                     break
                 if transaction.refusal is None:
                     trail.facts["command"] = shown[state]
-                transaction.answer(await self.step(trail, state, self.wire.reply()))
+                reply = self.wire.ready()
+                if reply is None:
+                    reply = await self.step(trail, state, self.wire.reply())
+                else:
+                    trail.enter(state)
+                    trail.spent(state, 0.0)
+                transaction.answer(reply)
         except Failure:
             if transaction.refusal is None:
                 raise

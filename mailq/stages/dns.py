@@ -130,6 +130,7 @@ async def host_targets(
     return await _reach(f"host {printable(host.encode())}", [Endpoint(_unbracketed(host), port)], resolver, choice)
 
 
+@lru_cache(maxsize=10_000)
 def parse_endpoint(text: str, port: int) -> Endpoint:
     """Return the endpoint written as `host`, `host:port`, `ip`, `ip:port` or `[v6]:port`; `port` if none is.
 
@@ -256,6 +257,7 @@ def _unbracketed(text: str) -> str:
     return text[1:-1].removeprefix("IPv6:")
 
 
+@lru_cache(maxsize=10_000)
 def _ip(text: str) -> str | None:
     """Return the text as an IP address in its usual form, None if it is a name."""
     if ":" not in text and not text[-1:].isdigit():

@@ -5,34 +5,17 @@ jobs of this process, bounded. Rates and connections are counted where all proce
 `Limits` port (see `smtp.pool`).
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from time import monotonic
-from typing import Generic, TypeVar
 
 from mailq.core.breaker import Breaker, counts, remembered
 from mailq.core.failure import Failure
 from mailq.core.limits import Allowance, LimitRule, allowance
+from mailq.core.recent import Recent
 from mailq.core.routing import Route, Source
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-MEMORY = 20_000
-"""Destinations remembered; the ones seen longest ago are forgotten first."""
 
 PLAINTEXT_MEMORY = 600.0
 """Seconds for which a target whose TLS handshake failed is spoken to without."""
-
-
-class _Recent(OrderedDict[K, V], Generic[K, V]):
-    """A dictionary of the newest `MEMORY` entries."""
-
-    def remember(self, key: K, value: V) -> None:
-        self[key] = value
-        self.move_to_end(key)
-        if len(self) > MEMORY:
-            self.popitem(last=False)
 
 
 class Governor:
@@ -40,9 +23,9 @@ class Governor:
 
     def __init__(self, rules: Sequence[LimitRule]) -> None:
         self._rules = tuple(rules)
-        self._allowances: _Recent[tuple[str | None, str, tuple[str, ...]], Allowance] = _Recent()
-        self._breakers: _Recent[tuple[str | None, str, int], Breaker] = _Recent()
-        self._plaintext: _Recent[tuple[str, int], float] = _Recent()
+        self._allowances: Recent[tuple[str | None, str, tuple[str, ...]], Allowance] = Recent()
+        self._breakers: Recent[tuple[str | None, str, int], Breaker] = Recent()
+        self._plaintext: Recent[tuple[str, int], float] = Recent()
 
     def allowance(self, source: Source, domain: str, hosts: tuple[str, ...]) -> Allowance:
         """Return what `source` may do towards `domain`, which is served by `hosts`."""

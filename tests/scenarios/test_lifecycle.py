@@ -173,3 +173,44 @@ async def test_a_wrong_configuration_ends_with_78_before_anything_is_consumed(tm
     assert process.returncode == 78
     assert b"delivery.prot" in error
     assert str(path).encode() in error
+
+
+async def test_a_second_sigterm_makes_haste(worker_process, sink, rabbit):
+    receiver = await sink()
+    process, _ = await worker_process(receiver.port, "worker.drain_timeout = 60\n")
+    await load(rabbit, 1, local="stall-rcptto")
+    await until(lambda: receiver.connections == 1)
+
+    process.send_signal(signal.SIGTERM)
+    await rabbit.wait_for_count("outbox", 0)
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 15)
+
+    assert process.returncode == 0
+    await rabbit.wait_for_count("outbox", 1)
+
+
+async def test_large_jobs_in_memory_are_bounded(system, sink):
+    receiver = await sink()
+    mail = await system(receiver, worker={"max_bytes": 2_000_000, "drain_timeout": 5}, limits=[{"connections": 1}])
+    most = 0
+
+    async def watch():
+        nonlocal most
+        while True:
+            most = max(most, mail.worker.bytes_in_memory)
+            await asyncio.sleep(0.001)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(
+        *(mail.send(recipient=f"slow-5+{number}@a.test", mime="Subject: x\n\n" + "x" * 500_000) for number in range(40))
+    )
+    await rabbit_count(mail, 40)
+    watching.cancel()
+
+    assert 500_000 < most < 4_000_000
+    assert len(receiver.messages) == 40
+
+
+async def rabbit_count(mail, count):
+    await mail.rabbit.wait_for_count("success", count, deadline=60)

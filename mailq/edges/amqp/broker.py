@@ -125,9 +125,14 @@ class Broker:
             self._known[name] = None
         return exists
 
+    def hold(self, *, held: bool) -> None:
+        """Stop or go on to receive messages; the broker keeps the rest."""
+        self._consuming.hold(held=held)
+
     async def stop_consuming(self) -> None:
         """Consume no more; what was delivered may still be settled."""
         if self._consumer is not None:
+            self.hold(held=False)
             try:
                 await self._consumer.stop()
             except BrokerError:

@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Frame] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._heard = self._spoke = True
+        self._held = False
         self._silent_ticks = 0
 
     @classmethod
@@ -319,9 +320,15 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._transport.close()
 
+    def hold(self, *, held: bool) -> None:
+        """Stop or go on to read, so that what is received stays bounded; a peer that is not read is not silent."""
+        if held != self._held and not self.closed.done() and self._transport is not None:
+            self._held = held
+            self._transport.pause_reading() if held else self._transport.resume_reading()
+
     def _tick(self) -> None:
         """Twice in a heartbeat interval: be heard, and give up after two intervals of silence."""
-        self._silent_ticks = 0 if self._heard else self._silent_ticks + 1
+        self._silent_ticks = 0 if self._heard or self._held else self._silent_ticks + 1
         if self._silent_ticks >= 4:
             silence = f"no sign of life from RabbitMQ at {self._address} for {2 * self._heartbeat} s"
             self.fail(BrokerError(silence))
