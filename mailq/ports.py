@@ -3,6 +3,7 @@
 The edges implement these with one library each; tests implement them with a few lines.
 """
 
+import ssl
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -77,6 +78,17 @@ class Wire(Protocol):
 
     def close(self) -> None:
         """Close the connection at once; safe to call twice."""
+
+
+class Encryption(Protocol):
+    """How connections are encrypted, and what is to be told of them."""
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The client's TLS settings, made once."""
+
+    def facts(self, ssl_object: ssl.SSLObject, host: str) -> dict[str, Any]:
+        """Return the `cipher` and `certificate` result properties of a TLS session with `host`."""
 
 
 class Dialer(Protocol):
@@ -203,4 +215,4 @@ class Limits(Protocol):
         """Count one out that `enter` has counted in."""
 
     def wanted(self, key: str) -> bool:
-        """Tell whether another process was refused within the last second: do not keep idle what it waits for."""
+        """Tell whether another process that has less waits for it: then it is its turn."""

@@ -163,7 +163,10 @@ class SharedTable:
             self._counts[slot * self._columns + self._index] -= 1
 
     def wanted(self, key: str) -> bool:
-        """Tell whether another process was refused within the last second and is still not in."""
+        """Tell whether a process that has less of it was refused within the last second: then it is its turn.
+
+        Less is nothing at all, or two fewer than this one has: equal shares are not passed to and fro.
+        """
         if self._columns == 1:
             return False
         slot = self._find(*self._place(key))
@@ -171,8 +174,13 @@ class SharedTable:
             return False
         first, now = slot * self._columns, _stamp(monotonic())
         refusals = self._refusals[first : first + self._columns].tolist()
-        refusals[self._index] = 0
-        return any(stamp and (now - stamp) & _MILLISECONDS < WANTED for stamp in refusals)
+        counts = self._counts[first : first + self._columns].tolist()
+        own = counts[self._index]
+        return any(
+            stamp and (now - stamp) & _MILLISECONDS < WANTED and (count == 0 or count + 1 < own)
+            for index, (stamp, count) in enumerate(zip(refusals, counts, strict=True))
+            if index != self._index
+        )
 
     def forget(self, index: int) -> int:
         """Count a process that is dead out of everything, and return how often it was in.

@@ -24,7 +24,7 @@ from mailq.core.failure import Trouble
 from mailq.core.reply import MalformedReplyError, Reply, ReplyReader, make_reply, printable
 from mailq.core.routing import Source, Target
 from mailq.core.states import Kind
-from mailq.edges.tls import Security
+from mailq.ports import Encryption
 
 IP_BIND_ADDRESS_NO_PORT = 24
 """Linux: choose the local port at connect, so that bound sockets do not use up the ports."""
@@ -39,7 +39,7 @@ NO_CLOCK = 86_400.0
 class TcpDialer:
     """Makes wires; with a `sink` all of them lead to that one address, whatever their target."""
 
-    def __init__(self, security: Security, sink: tuple[str, int] | None = None) -> None:
+    def __init__(self, security: Encryption, sink: tuple[str, int] | None = None) -> None:
         self._security = security
         self._sink = sink
 
@@ -51,7 +51,7 @@ class TcpDialer:
 class TcpWire:
     """One TCP connection to one target (see `ports.Wire`)."""
 
-    def __init__(self, target: Target, address: tuple[str, int], security: Security) -> None:
+    def __init__(self, target: Target, address: tuple[str, int], security: Encryption) -> None:
         self._target = target
         self._address = address
         self._security = security

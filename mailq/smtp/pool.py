@@ -27,6 +27,9 @@ PATIENCE = 5.0
 POLL = 0.1
 """Seconds between looks whether another process gave a connection back."""
 
+TENURE = 1.0
+"""Seconds that a session serves this process before its place goes to another one that waits with fewer."""
+
 FORGOTTEN = 600.0
 """Seconds after which what was learnt about a line is dropped."""
 
@@ -120,12 +123,11 @@ class Pool:
         now = monotonic()
         line = self._line(held.allowance)
         line.given_back(now - held.since, now)
-        if held.worn(now):
-            self._dismiss(held)
+        tenured = now - held.born >= TENURE or not line.waiting
+        if held.worn(now) or (tenured and self._limits.wanted(held.allowance.connections_key)):
+            self._dismiss(held, elsewhere=not held.worn(now))
         elif line.waiting:
             self._hand_over(line, held)
-        elif self._limits.wanted(held.allowance.connections_key):
-            self._dismiss(held)
         else:
             held.since = now
             self._idle.setdefault(held.session.route, []).append(held)
@@ -244,18 +246,22 @@ class Pool:
         else:
             self.release(answer)
 
-    def _dismiss(self, held: Held) -> None:
-        task = asyncio.create_task(self._say_good_bye(held))
+    def _dismiss(self, held: Held, *, elsewhere: bool = False) -> None:
+        """Close a session in the background; its place is for the next in line here, or `elsewhere`."""
+        task = asyncio.create_task(self._say_good_bye(held, elsewhere=elsewhere))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _say_good_bye(self, held: Held) -> None:
+    async def _say_good_bye(self, held: Held, *, elsewhere: bool) -> None:
         """Close a session; only then its place is free, or the receiver would see one connection too many."""
         try:
             await held.session.quit()
         finally:
             self.open_sessions -= 1
-            self.vacate(held.allowance)
+            if elsewhere:
+                self._limits.leave(held.allowance.connections_key)
+            else:
+                self.vacate(held.allowance)
 
     def _evict(self) -> None:
         """Close the session that was idle longest, to make room."""
