@@ -14,7 +14,7 @@ demo:  ## See it work: private broker, receiving server, worker; ends by itself
 	@scripts/setup demo
 	@$(PY) -m mailq demo $(ARGS)
 
-run:  ## Run one worker in the foreground (ARGS='--config mailq.toml')
+run:  ## Deliver in the foreground (ARGS='--config mailq.toml -p 1')
 	@scripts/setup
 	@exec $(PY) -m mailq run $(ARGS)
 
@@ -29,8 +29,8 @@ check:  ## Format, lint, types, layers
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports --no-logo
 
-bench:  ## Run the benchmarks
-	@scripts/setup demo
+bench:  ## Measure it, also against Postfix (ARGS='--vs postfix', see bench/README.md)
+	@scripts/setup test
 	@$(PY) -m bench $(ARGS)
 
 schemas:  ## Make etc/mailq.toml and schemas/*.json anew from the models

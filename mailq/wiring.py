@@ -70,7 +70,7 @@ async def run_child(place: Place) -> int:
             return 1
         config = Config.model_validate_json(configuration)
         _collect_less_often()
-        log = stack.enter_context(configure(config.log))
+        log = stack.enter_context(configure(config.log, process=place.index))
         limits = stack.enter_context(closing(SharedTable(place.table, place.index)))
         metrics = Metrics()
         worker = build(config, Observers(metrics, log), limits)

@@ -1,13 +1,15 @@
 """What `mailq demo` plays: queues, sink, worker, four jobs, and the waiting for their results.
 
 Declares the queues as any producer may, consumes the result queues over the house's own connection, and
-knows what has to arrive. Ends the worker with SIGTERM, as an operator would.
+knows what has to arrive. Ends the worker with SIGTERM, as an operator would; a guard (`lab.guard`) does the
+same when the demo itself is gone.
 """
 
 import asyncio
 import functools
 import os
 import secrets
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -25,6 +27,7 @@ from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
 from mailq.lab.certificates import Authority
+from mailq.lab.guard import guarded
 from mailq.lab.sink import Sink
 from mailq.ports import BrokerError
 
@@ -119,7 +122,7 @@ class Play:
             sink = await stack.enter_async_context(Sink(tls=certificate.context(), hostname="sink.test"))
             self._say(f"receiving server with TLS on {sink.host}:{sink.port}")
             worker = await stack.enter_async_context(self._worker(sink, authority.file))
-            self._say(f"worker is process {worker.pid}, publishing {len(jobs())} jobs to {self.config.rabbitmq.outbox}")
+            self._say(f"worker started, publishing {len(jobs())} jobs to {self.config.rabbitmq.outbox}")
             await publisher.publish([self._publication(job) for job in jobs()])
             await self._results(worker)
             await self._end(worker)
@@ -166,14 +169,14 @@ class Play:
 
     @asynccontextmanager
     async def _worker(self, sink: Sink, ca_file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Run `mailq run` as a process of its own; it is gone at the end."""
+        """Run `mailq run` as a process of its own, under a guard; both are gone at the end."""
         file = self._home / "mailq.toml"
         tables: dict[str, dict[str, object]] = {
             "rabbitmq": {**self._names},
             "delivery": {"ehlo": "worker.demo.test", "retry_jitter": 0},
             "tls": {"ca_file": str(ca_file)},
             "http": {"port": 0},
-            "worker": {"drain_timeout": 5},
+            "worker": {"processes": 1, "drain_timeout": 5},
         }
         lines = [f"[{table}]\n" + "".join(_line(*item) for item in keys.items()) for table, keys in tables.items()]
         file.write_text("\n".join(lines) + f'\n[dns.overrides]\n"*" = ["{sink.host}:{sink.port}"]\n')
@@ -181,15 +184,16 @@ class Play:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")}
         with (self._home / "worker.log").open("wb") as log:
             worker = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "mailq", "run", "--config", str(file),
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                *guarded(sys.executable, "-m", "mailq", "run", "--config", str(file)),
+                stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
                 env=environ | {"MAILQ_RABBITMQ__URL": self._url}, start_new_session=True,
             )  # fmt: skip
         try:
             yield worker
         finally:
             if worker.returncode is None:
-                worker.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(worker.pid, signal.SIGKILL)
                 await worker.wait()
 
     def _publication(self, job: dict[str, Any]) -> Publication:
@@ -214,8 +218,9 @@ class Play:
             gone.cancel()
 
     async def _end(self, worker: asyncio.subprocess.Process) -> None:
-        """Drain the worker."""
-        worker.terminate()
+        """Drain the worker: its guard sends it SIGTERM."""
+        assert worker.stdin is not None
+        worker.stdin.close()
         try:
             async with asyncio.timeout(DRAIN):
                 status = await worker.wait()

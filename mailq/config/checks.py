@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from mailq.core.address import AddressError, ascii_domain
+
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _EHLO = re.compile(r"[!-~]{1,255}")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\](?::(\d{1,5}))?")
@@ -84,6 +86,20 @@ def _amqp_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _domain(value: str) -> str:
+    """Return a domain as jobs and the DNS have it: lower case, A-labels."""
+    try:
+        return ascii_domain(value)
+    except AddressError:
+        raise ValueError("is not a domain name") from None
+
+
+def _destination(value: str) -> str:
+    return value if value == "*" or value.startswith("[") else _domain(value)
+
+
+Domain = Annotated[str, AfterValidator(_domain)]
+Destination = Annotated[str, AfterValidator(_destination)]
 IpAddress = Annotated[str, AfterValidator(_ip)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 SinkAddress = Annotated[str, AfterValidator(_sink)]

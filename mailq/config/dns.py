@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from mailq.config.base import Section
-from mailq.config.checks import Endpoint, NameServer
+from mailq.config.checks import Destination, Endpoint, NameServer
 
 
 class DnsConfig(Section):
@@ -20,7 +20,7 @@ class DnsConfig(Section):
     min_ttl: int = Field(5, ge=0, description="Seconds that an answer is kept at least.")
     max_ttl: int = Field(86_400, ge=1, description="Seconds that an answer is kept at most.")
     trouble_ttl: int = Field(10, ge=0, description="Seconds that SERVFAIL and silence are remembered.")
-    overrides: dict[str, tuple[Endpoint, ...]] = Field(
+    overrides: dict[Destination, tuple[Endpoint, ...]] = Field(
         default_factory=dict,
         description='Fixed targets by domain instead of DNS: {"internal.example" = ["192.0.2.1", "host:2525"]};'
         ' "*" is for every domain without one of its own.',

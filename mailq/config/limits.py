@@ -1,11 +1,13 @@
 """Tables `[[limits]]`: how much at once and how fast, by source and destination."""
 
+import ipaddress
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mailq.config.base import Section
+from mailq.config.checks import Domain
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -20,15 +22,16 @@ def _per_second(value: object) -> object:
     return float(match[1]) / _UNITS[match[2]]
 
 
+Source = Annotated[str, AfterValidator(lambda value: str(ipaddress.ip_address(value)))]
 PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0)]
 
 
 class LimitConfig(Section):
     """Limits for mail from a source to a destination; what is left out cascades from less specific tables."""
 
-    source: str | None = Field(None, description="Only mail from this source address.")
-    domain: str | None = Field(None, description="Only mail to this domain.")
-    mx: str | None = Field(
+    source: Source | None = Field(None, description="Only mail from this source address.")
+    domain: Domain | None = Field(None, description="Only mail to this domain.")
+    mx: Domain | None = Field(
         None, description='Only domains whose MX hosts are under this name, for example "google.com"; counted together.'
     )
     connections: int | None = Field(None, ge=1, description="Connections at once; idle ones count.")

@@ -7,10 +7,14 @@ many. What is worth a metric is decided elsewhere. Whatever the outcome, an atte
 event of level info (as in Postfix); trouble with the broker is a warning, a bug or a stalled
 consumer an error.
 
+Processes of one supervisor share one standard error. What leaves in one call is never torn there (a pipe
+keeps `PIPE_BUF` octets together, pipe(7)), so calls end where lines end and no line is longer.
+
 Text from strangers is untrusted: it is cut, control characters are escaped in both formats (C1
 and direction marks too), and passwords in URLs are masked wherever free text is logged.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -19,7 +23,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -41,8 +45,11 @@ Renderer = Callable[[object, str, Event], bytes]
 MAX_TEXT = 500
 """Characters of a description, reason or name that are logged."""
 
-MAX_TRACEBACK = 16_000
-"""Characters of a traceback that are logged; its end says most."""
+PIPE_BUF = 4096
+"""Octets that leave in one call at most, and of one line: what Linux keeps together in a pipe."""
+
+CUT = "…"
+"""Stands where a text was cut to make its line fit."""
 
 MAX_BUFFER = 8 * 1024 * 1024
 """Octets that wait for a standard error that takes none, until lines are dropped."""
@@ -58,10 +65,14 @@ _PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s@]*@")
 
 
 class Sink:
-    """Writes lines to a file descriptor from a thread; `write` returns at once and never raises."""
+    """Writes lines to a file descriptor from a thread; `write` returns at once and never raises.
 
-    def __init__(self, descriptor: int) -> None:
+    `render` makes the line that says how many were dropped.
+    """
+
+    def __init__(self, descriptor: int, render: Renderer) -> None:
         self._descriptor = descriptor
+        self._render = render
         self._lock = threading.Lock()
         self._lines: list[bytes] = []
         self._size = 0
@@ -97,25 +108,44 @@ class Sink:
                 lines, self._lines, self._size = self._lines, [], 0
                 dropped, self._dropped = self._dropped, 0
             if dropped:
-                lines.append(_json({"event": "dropped", "level": "warning", "lines": dropped, "time": _now()}))
-            if not self._put(b"".join(lines)):
+                lines.append(self._render(None, "warning", {"event": "dropped", "lines": dropped}))
+            lost = self._put(lines)
+            if lost:
                 with self._lock:
-                    self._dropped += dropped + len(lines) - bool(dropped)
+                    self._dropped += lost + dropped - bool(dropped)
             if closing:
                 return
 
-    def _put(self, data: bytes) -> bool:
-        """Write everything; False if the descriptor is broken (EPIPE, ENOSPC, ...)."""
+    def _put(self, lines: list[bytes]) -> int:
+        """Write everything; return how many lines could not be (EPIPE, ENOSPC, ...)."""
+        left = len(lines)
+        with contextlib.suppress(OSError):
+            for batch in _batches(lines):
+                self._write_whole(b"".join(batch))
+                left -= len(batch)
+        return left
+
+    def _write_whole(self, data: bytes) -> None:
         rest = memoryview(data)
-        try:
-            while rest:
-                try:
-                    rest = rest[os.write(self._descriptor, rest) :]
-                except BlockingIOError:  # someone made the descriptor non-blocking
-                    time.sleep(GATHER)
-        except OSError:
-            return False
-        return True
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # someone made the descriptor non-blocking
+                time.sleep(GATHER)
+
+
+def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield lines by as many as leave in one call."""
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        size += len(line)
+        if batch and size > PIPE_BUF:
+            yield batch
+            batch, size = [], len(line)
+        batch.append(line)
+    if batch:
+        yield batch
 
 
 class _Lines:
@@ -228,15 +258,17 @@ class _Libraries(logging.Handler):
 
 
 @contextmanager
-def configure(config: LogConfig, stream: TextIO | None = None) -> Iterator[Log]:
+def configure(config: LogConfig, stream: TextIO | None = None, process: int | None = None) -> Iterator[Log]:
     """Yield the process's log; on the way out every line is written.
 
     Inside, warnings of libraries that use `logging` take the same way. To be entered once in a
     process, after a fork if there is one. `stream` (standard error) must have a file descriptor.
+    `process`, the index under a supervisor, stands in every line.
     """
     stream = stream or sys.stderr
-    render = _render_json if config.format == "json" else _console(colours=stream.isatty())
-    sink = Sink(stream.fileno())
+    own = {} if process is None else {"process": process}
+    render = _fitting(_for_programs(own) if config.format == "json" else _for_people(own, colours=stream.isatty()))
+    sink = Sink(stream.fileno(), render)
     log = Log(config, render, sink.write)
     libraries = _Libraries(log.logger)
     root = logging.getLogger()
@@ -255,15 +287,37 @@ def _free(text: str) -> str:
 
 def _traceback(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
-    return _PASSWORD.sub(r"\1:***@", text)[-MAX_TRACEBACK:]
+    return _PASSWORD.sub(r"\1:***@", text)[-PIPE_BUF:]
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _render_json(_: object, level: str, event: Event) -> bytes:
-    return _json({"time": _now(), "level": level, "event": event["event"], **event})
+def _fitting(render: Renderer) -> Renderer:
+    """Return the renderer whose lines fit into one call: of one that does not, the longest texts are cut."""
+
+    def fit(_: object, level: str, event: Event) -> bytes:
+        line = render(None, level, event)
+        while len(line) > PIPE_BUF:
+            name, text = max(((name, str(value)) for name, value in event.items()), key=lambda each: len(each[1]))
+            # A character takes one octet or several, so the overhang in characters may be too much.
+            kept = max(len(text) - (len(line) - PIPE_BUF), len(text) // 2) - len(CUT)
+            # The end of a traceback says most.
+            event = {**event, name: CUT + text[-kept:] if name == "traceback" else text[:kept] + CUT}
+            line = render(None, level, event)
+        return line
+
+    return fit
+
+
+def _for_programs(own: Event) -> Renderer:
+    """Return the renderer for JSON; `own` stands in every line."""
+
+    def render(_: object, level: str, event: Event) -> bytes:
+        return _json({"time": _now(), "level": level, "event": event["event"], **own, **event})
+
+    return render
 
 
 def _json(event: dict[str, Any]) -> bytes:
@@ -280,17 +334,18 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
 
 
-def _console(*, colours: bool) -> Renderer:
+def _for_people(own: Event, *, colours: bool) -> Renderer:
     """Return the renderer for people: time, level, event, then key=value; tracebacks indented below."""
     shades = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"} if colours else {}
 
     def render(_: object, level: str, event: Event) -> bytes:
         stamp = _now().isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
-        trace = event.pop("traceback", "")
         shade = shades.get(level, "")
         normal = "\x1b[0m" if shade else ""
-        head = f"{stamp} {shade}{level:<8}{normal} {_plain(event.pop('event'))}"
-        line = " ".join([head, *(f"{key}={_plain(value)}" for key, value in event.items())])
+        head = f"{stamp} {shade}{level:<8}{normal} {_plain(event['event'])}"
+        shown = {name: value for name, value in {**own, **event}.items() if name not in ("event", "traceback")}
+        line = " ".join([head, *(f"{name}={_plain(value)}" for name, value in shown.items())])
+        trace = str(event.get("traceback", ""))
         below = [f"    | {_plain(part, spaces=True)}" for part in trace.split("\n") if part]
         return ("\n".join([line, *below]) + "\n").encode("utf-8", "backslashreplace")
 

@@ -36,6 +36,7 @@ exec 3<&0 </dev/null
 { read -r _ <&3; kill -TERM $server; } 2>/dev/null & guard=$!
 wait $server; status=$?
 kill $epmd $guard 2>/dev/null
+wait
 exit $status
 """
 
@@ -81,6 +82,17 @@ class PrivateRabbit:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
     @property
+    def pid(self) -> int:
+        """Return the process id of the node itself, the Erlang machine, once it has started.
+
+        Raises:
+            LabError: it is not running.
+        """
+        if not self.running:
+            raise LabError("RabbitMQ is not running")
+        return int((self.directory / "data" / f"{_NODE}.pid").read_text("ascii"))
+
+    @property
     def running(self) -> bool:
         """Tell whether the server's process lives."""
         return self._process is not None and self._process.poll() is None
@@ -114,7 +126,7 @@ class PrivateRabbit:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the server in good order, or by force when that takes longer than `STOP_SECONDS`."""
+        """End server and epmd in good order, or by force when that takes longer than `STOP_SECONDS`."""
         if self._process is None:
             return
         assert self._process.stdin is not None

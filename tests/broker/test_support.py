@@ -1,6 +1,7 @@
 """The private RabbitMQ and the helpers that other tests stand on."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -56,6 +57,12 @@ async def test_what_is_confirmed_survives_a_power_cut(tmp_path):
         rabbit = Rabbit(server, "/")
         await rabbit.wait_for_count("results", 100)
         await rabbit.close()
+        group = os.getpgid(server.pid)
+        assert f"{server.pid} (beam.smp" in _group(group)
+        assert any(name.endswith("(epmd") for name in _group(group))
+    assert _group(group) == []
+    with pytest.raises(LabError, match="not running"):
+        assert server.pid
     assert not server.running
 
 

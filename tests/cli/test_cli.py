@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import mailq
 from mailq.cli import COMMANDS, build
+from mailq.config import Config
 from mailq.config.example import example
+from mailq.core.limits import LimitRule, allowance
 from mailq.core.records import schemas
 
 ROOT = Path(__file__).parent.parent.parent
@@ -85,6 +89,19 @@ def test_commands_are_those_of_the_readme():
     for name in COMMANDS:
         assert f"| `mailq {name}" in readme
     assert build().info.name == "mailq"
+
+
+def test_the_limits_of_the_readme_are_a_configuration():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (example_of_limits,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    rules = [LimitRule(**rule.model_dump()) for rule in Config(**tomllib.loads(example_of_limits)).limits]
+    google = allowance(rules, "192.0.2.7", "a.test", ("aspmx.l.google.com",))
+    assert (google.connections, google.message_rate.per_second) == (30, 50)
+    assert google.message_rate_key.endswith("|192.0.2.7|*.google.com")
+    at_google = allowance(rules, "192.0.2.1", "example.com", ("aspmx.l.google.com",))
+    assert (at_google.connections, at_google.message_rate.interval) == (30, pytest.approx(1.8))
+    elsewhere = allowance(rules, "192.0.2.1", "b.test", ("mx.b.test",))
+    assert (elsewhere.connections, elsewhere.message_rate) == (10, None)
 
 
 def test_run_says_that_its_port_is_taken(tmp_path):

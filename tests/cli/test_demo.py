@@ -36,6 +36,11 @@ def _processes(directory):
     return found
 
 
+async def _worker_started(process):
+    while b"worker started" not in await asyncio.wait_for(process.stderr.readline(), 60):
+        assert process.returncode is None
+
+
 async def test_with_a_broker_of_its_own(start, tmp_path):
     process = await start()
     out, err = await asyncio.wait_for(process.communicate(), 110)
@@ -88,11 +93,22 @@ async def test_a_broker_that_is_not_there_is_one_clear_line(start):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_everything_ends_when_it_is_interrupted(start, rabbit, tmp_path, number):
     process = await start("--url", rabbit.url)
-    while b"worker is process" not in await asyncio.wait_for(process.stderr.readline(), 60):
-        assert process.returncode is None
+    await _worker_started(process)
     assert _processes(tmp_path) != []
     process.send_signal(number)
     _, err = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, err) == (130, b"mailq: interrupted\n")
     assert list((tmp_path / ".run/demo").iterdir()) == []
     assert _processes(tmp_path) == []
+
+
+async def test_nothing_is_left_running_when_it_is_killed(start, tmp_path):
+    process = await start()
+    await _worker_started(process)
+    running = b"".join(_processes(tmp_path))
+    assert all(name in running for name in (b"mailq.toml", b"beam.smp", b"epmd"))
+    process.kill()
+    await process.communicate()
+    async with asyncio.timeout(60):
+        while _processes(tmp_path):  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.05)

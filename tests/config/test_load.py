@@ -229,3 +229,19 @@ def test_name_servers(write, text):
 @pytest.mark.parametrize("text", ["192.0.2.1", "host", "host.example.", "host:2525", "[::1]:25", "::1"])
 def test_overrides(write, text):
     assert load(write(f"[dns.overrides]\n'*' = ['{text}']"), {}).dns.overrides == {"*": (text,)}
+
+
+def test_names_in_limits_are_brought_to_the_form_of_jobs(write):
+    text = '[[limits]]\nsource = "2001:DB8::0:1"\ndomain = "B\u00dccher.Example."\nmx = "Google.COM"\nconnections = 1\n'
+    (limit,) = load(write(text), {}).limits
+    assert (limit.source, limit.domain, limit.mx) == ("2001:db8::1", "xn--bcher-kva.example", "google.com")
+
+
+@pytest.mark.parametrize("line", ['domain = "a b"', 'mx = ""', 'source = "mail"'])
+def test_a_limit_for_what_is_none_is_told(line, write):
+    assert "limits" in complaint(write(f"[[limits]]\n{line}\n"))
+
+
+def test_domains_of_overrides_are_brought_to_the_form_of_jobs(write):
+    text = '[dns.overrides]\n"Example.COM" = ["192.0.2.1"]\n"*" = ["192.0.2.2"]\n"[192.0.2.3]" = []\n'
+    assert set(load(write(text), {}).dns.overrides) == {"example.com", "*", "[192.0.2.3]"}

@@ -1,9 +1,12 @@
 """Log lines, read back from real pipes and files."""
 
 import fcntl
+import itertools
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -202,7 +205,34 @@ def test_texts_are_cut(written):
 
     attempt, poisoned, bug = written.lines
     assert len(attempt["description"]) == len(attempt["mta"]) == len(poisoned["reason"]) == len(bug["where"]) == 500
-    assert len(bug["traceback"]) == 16_000
+    assert len(bug["traceback"]) > 3000
+    assert bug["traceback"].startswith("…")
+    assert bug["traceback"].endswith("vvv\n")
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"one": "x" * 9000, "short": "kept"},
+        {"one": "\x00" * 9000, "two": "é" * 5000, "short": "kept"},
+        {"one": {"deep": ["y" * 9000]}, "short": "kept"},
+        {f"t{number}": "z" * 500 for number in range(20)} | {"short": "kept"},
+    ],
+)
+def test_no_line_is_longer_than_a_pipe_keeps_together(written, format_, texts):
+    with written.log(format=format_) as log:
+        log.logger.info("long", **texts)
+        log.logger.info("next")
+
+    long, following, rest = written.path.read_bytes().split(b"\n")
+    assert 3000 < len(long) < 4096
+    assert b"kept" in long
+    assert "…".encode() in long
+    assert b"next" in following
+    assert rest == b""
+    if format_ == "json":
+        assert written.lines[0].keys() == {"time", "level", "event", *texts}
 
 
 @pytest.mark.parametrize("format_", ["json", "console"])
@@ -294,6 +324,56 @@ def test_no_line_is_lost_or_torn_when_many_threads_write_until_the_end(written):
 def wait_for_line(reader):
     """Return the next line of a pipe; the test's own timeout is the deadline."""
     return json.loads(reader.readline())
+
+
+_WRITER = """
+import sys
+from mailq.config.operations import LogConfig
+from mailq.edges import log as module
+module.PATIENCE, number = 60, int(sys.argv[1])
+with module.configure(LogConfig(), process=number) as log:
+    log.logger.info("ready")
+    sys.stdin.read()
+    for line in range(2000):
+        if line % 100:
+            log.logger.info("line", number=line, text="x" * (line * 7919 % 1500))
+        else:
+            log.bug("somewhere", ValueError("v" * 20_000))
+"""
+
+
+def test_processes_that_share_a_slow_pipe_do_not_tear_each_others_lines():
+    readable, writable = os.pipe()
+    fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, 4096)
+    with os.fdopen(readable, "rb") as reader, os.fdopen(writable, "wb") as stream:
+        writers = [
+            subprocess.Popen([sys.executable, "-c", _WRITER, str(number)], stdin=subprocess.PIPE, stderr=stream)
+            for number in range(2)
+        ]
+        stream.close()
+        assert [wait_for_line(reader)["event"] for _ in writers] == ["ready", "ready"]
+        for writer in writers:
+            writer.stdin.close()
+        lines = [json.loads(line) for line in reader]
+    assert [writer.wait(20) for writer in writers] == [0, 0]
+
+    for process in range(2):
+        own = [line for line in lines if line["process"] == process]
+        assert [line.get("number") for line in own] == [number if number % 100 else None for number in range(2000)]
+        assert {line["event"] for line in own} == {"line", "bug"}
+    assert sum(one["process"] != other["process"] for one, other in itertools.pairwise(lines)) > 10  # they did meet
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_every_line_of_a_supervised_process_has_its_index(tmp_path, format_):
+    with (tmp_path / "log").open("w") as stream, configure(LogConfig(format=format_), stream, process=3) as log:
+        log.attempted(JOB, result(), Verdict(Outcome.SUCCESS))
+        log.poisoned("x")
+        logging.getLogger("some.library").warning("y")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 3
+    index = '"process":3' if format_ == "json" else " process=3 "
+    assert all(index in line for line in lines)
 
 
 def test_a_line_appears_without_waiting_for_the_next():
