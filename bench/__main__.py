@@ -6,9 +6,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+import orjson
 import uvloop
 
 from bench import BenchError, report
@@ -16,8 +18,11 @@ from bench.measure import Figures, Measurement
 from bench.options import Options, parse
 from bench.postfix import Postfix
 from bench.servers import profile_file
+from bench.soak import Soak
 from mailq.lab.rabbitmq import LabError, PrivateRabbit
 from mailq.ports import BrokerError
+
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = Path(tempfile.mkdtemp(dir=options.directory.resolve()))
     home.chmod(0o755)  # Postfix's daemons are users of their own
     try:
-        _bench(options, home)
+        if options.soak is None:
+            _bench(options, home)
+        else:
+            _soak(options, home)
     except (BenchError, LabError, BrokerError) as trouble:
         sys.stderr.write(f"bench: {trouble}\n")
         return 1
@@ -55,23 +63,36 @@ def _bench(options: Options, home: Path) -> None:
     report.print_json(options, figures, peers)
 
 
+def _soak(options: Options, home: Path) -> None:
+    say = _Teller()
+    say("starting a private RabbitMQ")
+    with PrivateRabbit(home / "rabbitmq") as rabbit:
+        books = uvloop.run(_unwinding(Soak(options, home, rabbit.url, say).run()))
+    if options.keep:
+        say(f"files are in {home}")
+    sys.stdout.write(orjson.dumps(books.record()).decode() + "\n")
+    sys.stdout.flush()
+    if books.troubles:
+        raise BenchError("\n".join(["the soak is not passed", *books.troubles]))
+
+
 def _mailq(options: Options, home: Path, say: "_Teller") -> Figures:
     rabbit = PrivateRabbit(home / "rabbitmq")
     say(f"starting a private RabbitMQ on 127.0.0.1:{rabbit.port}")
     try:
         rabbit.start()
         pid = int(next((home / "rabbitmq" / "data").glob("*.pid")).read_text())
-        return uvloop.run(_measured(Measurement(options, home, rabbit.url, pid, say)))
+        return uvloop.run(_unwinding(Measurement(options, home, rabbit.url, pid, say).run()))
     finally:
         rabbit.stop()
 
 
-async def _measured(measurement: Measurement) -> Figures:
-    """Measure, and unwind in good order on SIGTERM."""
+async def _unwinding(work: Coroutine[Any, Any, T]) -> T:
+    """Do the work, and unwind in good order on SIGTERM."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await measurement.run()
+    return await work
 
 
 class _Teller:

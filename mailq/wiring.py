@@ -182,7 +182,7 @@ def names_of(config: Config) -> Names:
 def _collect_less_often() -> None:
     """Spare the garbage collector what was imported and most of its walks: a job makes hardly any cycles."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(10_000, 20, 50)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ class Breaker:
     until: float = 0.0
     pause: float = FIRST_PAUSE
     reason: Failure | None = None
+    probed: bool = False
 
     def is_open(self, now: float) -> bool:
         """Tell whether a job must not try now."""
@@ -33,10 +34,15 @@ class Breaker:
 
     def probing(self, now: float) -> "Breaker":
         """Return the breaker after one job was let through: the others wait for what it finds."""
-        return replace(self, until=now + self.pause) if self.failures >= THRESHOLD else self
+        return replace(self, until=now + self.pause, probed=True) if self.failures >= THRESHOLD else self
 
     def failed(self, failure: Failure, now: float) -> "Breaker":
-        """Return the breaker after a failure to get a conversation."""
+        """Return the breaker after a failure to get a conversation.
+
+        Those who began before it opened tell nothing new: only a probe's failure makes the pause longer.
+        """
+        if self.failures >= THRESHOLD and not self.probed:
+            return self
         failures = self.failures + 1
         if failures < THRESHOLD:
             return replace(self, failures=failures, reason=failure)

@@ -33,9 +33,16 @@ def test_each_failed_probe_doubles_the_pause_up_to_the_longest():
     breaker, pauses = broken(THRESHOLD), []
     for _ in range(7):
         pauses.append(breaker.pause)
-        breaker = breaker.failed(REFUSED, 0.0)
+        breaker = breaker.probing(0.0).failed(REFUSED, 0.0)
 
     assert pauses == [30, 60, 120, 240, 480, LONGEST_PAUSE, LONGEST_PAUSE]
+
+
+def test_those_who_began_before_it_opened_do_not_lengthen_the_pause():
+    breaker = broken(THRESHOLD + 17)  # twenty connections at once, all of them time out
+
+    assert breaker.pause == FIRST_PAUSE
+    assert not breaker.is_open(FIRST_PAUSE)
 
 
 @pytest.mark.parametrize(
