@@ -2,6 +2,6 @@
 
 import importlib.util
 
-_SERVERS = ("support.rabbitmq", "support.knot", "support.receivers", "support.system")
+_SERVERS = ("support.rabbitmq", "support.knot", "support.receivers", "support.exim", "support.system")
 
 pytest_plugins = [name for name in _SERVERS if importlib.util.find_spec(name)]

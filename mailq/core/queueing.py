@@ -14,8 +14,12 @@ T = TypeVar("T")
 SMOOTHING = 0.1
 """Weight of the newest holding time in the average."""
 
-LONGEST_ABSENCE = 300.0
-"""Seconds after which who was sent away looks again, whatever the line was like."""
+GRACE = 2.0
+"""Seconds without a place given back that mean nothing: sessions take that long to open."""
+
+FIRST_ABSENCE = 5.0
+LONGEST_ABSENCE = 120.0
+"""Seconds after which who was sent away looks again, while nothing is known of the line, and at most."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,8 @@ class Line(Generic[T]):
         """Note that a place was given back after so many seconds."""
         self.holding += (held - self.holding) * (SMOOTHING if self.holding else 1.0)
         self.progress = now
+        if not self.waiting:
+            self.back = 0.0  # who was sent away was sent too far: nobody new goes behind them
 
     def wait(self, now: float) -> float:
         """Return how many seconds a job that comes now has to wait."""
@@ -39,9 +45,10 @@ class Line(Generic[T]):
 
     def send_away(self, now: float) -> float:
         """Return in how many seconds a job that cannot wait is to come back."""
-        self.back = min(max(self.back, now + self.wait(now)) + self._interval(now), now + LONGEST_ABSENCE)
+        most = LONGEST_ABSENCE if self.holding else FIRST_ABSENCE
+        self.back = min(max(self.back, now + self.wait(now)) + self._interval(now), now + most)
         return max(self.back - now, 1.0)
 
     def _interval(self, now: float) -> float:
-        holding = max(self.holding, now - self.progress) if self.waiting else self.holding
+        holding = max(self.holding, now - self.progress - GRACE) if self.waiting else self.holding
         return holding / self.places

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from mailq.core.queueing import LONGEST_ABSENCE, Line
+from mailq.core.queueing import FIRST_ABSENCE, GRACE, LONGEST_ABSENCE, Line
 
 
 def line(waiting=0, holding=0.0, places=2, progress=0.0):
@@ -15,7 +15,24 @@ def test_the_wait_grows_with_the_line_and_shrinks_with_the_places():
 
 
 def test_while_nothing_is_given_back_the_wait_is_at_least_what_it_took_so_far():
-    assert line(waiting=1, holding=0.1, progress=0.0).wait(60.0) == 60.0
+    assert line(waiting=1, holding=0.1, progress=0.0).wait(60.0 + GRACE) == 60.0
+
+
+def test_while_the_first_sessions_open_nobody_is_sent_away():
+    assert line(waiting=1000, places=20).wait(GRACE) == 0.0
+
+
+def test_while_nothing_is_known_who_is_sent_away_comes_back_soon():
+    assert line(waiting=1000, places=2).send_away(30.0) == FIRST_ABSENCE
+
+
+def test_an_empty_line_forgets_how_far_others_were_sent():
+    queue = line(waiting=10, holding=4.0)
+    assert queue.send_away(0.0) == 24.0
+    queue.waiting.clear()
+    queue.given_back(4.0, 1.0)
+    queue.waiting.extend(range(10))
+    assert queue.send_away(1.0) == 24.0
 
 
 def test_an_empty_line_does_not_remember_an_old_standstill():
