@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, aclosing, closing, contextmanager
@@ -41,7 +42,7 @@ BODY_FACTOR = 2
 
 async def run(config: Config) -> int:
     """Run one worker until SIGTERM or SIGINT and return the exit status."""
-    _collect_less_often()
+    _settle_in()
     with configure(config.log) as log:
         metrics = Metrics()
         async with AsyncExitStack() as stack:
@@ -69,7 +70,7 @@ async def run_child(place: Place) -> int:
         if not configuration:
             return 1
         config = Config.model_validate_json(configuration)
-        _collect_less_often()
+        _settle_in()
         log = stack.enter_context(configure(config.log, process=place.index))
         limits = stack.enter_context(closing(SharedTable(place.table, place.index)))
         metrics = Metrics()
@@ -179,10 +180,12 @@ def names_of(config: Config) -> Names:
     )
 
 
-def _collect_less_often() -> None:
-    """Spare the garbage collector what was imported and most of its walks: a job makes hardly any cycles."""
+def _settle_in() -> None:
+    """Spare the garbage collector what was imported and most of its walks; allow as many sockets as the system does."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

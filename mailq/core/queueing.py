@@ -32,6 +32,12 @@ class Line(Generic[T]):
     holding: float = 0.0
     back: float = 0.0
 
+    def join(self, who: T, now: float) -> None:
+        """Put somebody at the end of the line; what was before anybody waited says nothing of its progress."""
+        if not self.waiting:
+            self.progress = now
+        self.waiting.append(who)
+
     def given_back(self, held: float, now: float) -> None:
         """Note that a place was given back after so many seconds."""
         self.holding += (held - self.holding) * (SMOOTHING if self.holding else 1.0)

@@ -7,9 +7,10 @@ port, for all processes together; a place is given back only after its connectio
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TypeVar
 
 from mailq.core.failure import Postponed
 from mailq.core.limits import Allowance
@@ -20,6 +21,8 @@ from mailq.core.routing import Route
 from mailq.core.states import State
 from mailq.ports import Dialer, Limits
 from mailq.smtp.session import Session
+
+K = TypeVar("K")
 
 PATIENCE = 5.0
 """Seconds that a job waits in memory for a session before it is postponed."""
@@ -74,6 +77,7 @@ class Pool:
         self._quit_timeout = quit_timeout
         self._most = most
         self._idle: dict[Route, list[Held]] = {}
+        self._idle_by_key: dict[str, list[Held]] = {}
         self._lines: dict[str, Line[Waiter]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._attendant: asyncio.Task[None] | None = None
@@ -131,18 +135,16 @@ class Pool:
         else:
             held.since = now
             self._idle.setdefault(held.session.route, []).append(held)
+            self._idle_by_key.setdefault(held.allowance.connections_key, []).append(held)
 
     def sweep(self) -> None:
         """Close what was idle too long, is worn, or is waited for elsewhere; to be called about once a second."""
         now = monotonic()
-        for route, idle in list(self._idle.items()):
+        for idle in list(self._idle.values()):
             for held in list(idle):
                 over = now - held.since >= held.allowance.idle_timeout or held.worn(now)
                 if over or self._limits.wanted(held.allowance.connections_key):
-                    idle.remove(held)
-                    self._dismiss(held)
-            if not idle:
-                del self._idle[route]
+                    self._dismiss(self._taken(held))
         for key, line in list(self._lines.items()):
             if not line.waiting and now - line.progress > FORGOTTEN:
                 del self._lines[key]
@@ -161,19 +163,17 @@ class Pool:
 
     async def close(self) -> None:
         """Say good-bye to all idle sessions and wait until all are gone."""
-        for idle in self._idle.values():
-            for held in idle:
-                self._dismiss(held)
-        self._idle.clear()
+        for idle in list(self._idle.values()):
+            for held in list(idle):
+                self._dismiss(self._taken(held))
         while self._leaving:
             await asyncio.wait(self._leaving)
 
     def _used(self, route: Route) -> Held | None:
         """Return the session on `route` that was used last, since it is the least likely to be closed by the peer."""
-        idle = self._idle.get(route)
         now = monotonic()
-        while idle:
-            held = idle.pop()
+        while idle := self._idle.get(route):
+            held = self._taken(idle[-1])
             if not held.worn(now):
                 return held
             self._dismiss(held)
@@ -191,7 +191,8 @@ class Pool:
         if line.wait(monotonic()) > PATIENCE:
             raise Postponed(line.send_away(monotonic()), REASON)
         waiter = Waiter(route, allowance, asyncio.get_running_loop().create_future())
-        line.waiting.append(waiter)
+        line.join(waiter, monotonic())
+        self._evict(self._idle_by_key.get(allowance.connections_key, ()))
         if self._attendant is None or self._attendant.done():
             self._attendant = asyncio.create_task(self._attend())
         try:
@@ -217,7 +218,7 @@ class Pool:
     async def _enter(self, allowance: Allowance) -> bool:
         """Take a place among the allowed connections, if this process may have one more at all."""
         if self.open_sessions >= self._most:
-            self._evict()
+            self._evict([held for idle in self._idle.values() for held in idle])
             return False
         return await self._limits.enter(allowance.connections_key, allowance.connections)
 
@@ -263,13 +264,16 @@ class Pool:
             else:
                 self.vacate(held.allowance)
 
-    def _evict(self) -> None:
-        """Close the session that was idle longest, to make room."""
-        idle = [held for held_on_route in self._idle.values() for held in held_on_route]
+    def _evict(self, idle: Sequence[Held]) -> None:
+        """Close the session that was idle longest, to make room for one that is needed."""
         if idle:
-            oldest = min(idle, key=lambda held: held.since)
-            self._idle[oldest.session.route].remove(oldest)
-            self._dismiss(oldest)
+            self._dismiss(self._taken(min(idle, key=lambda held: held.since)))
+
+    def _taken(self, held: Held) -> Held:
+        """Take a session from the idle ones."""
+        _remove(self._idle, held.session.route, held)
+        _remove(self._idle_by_key, held.allowance.connections_key, held)
+        return held
 
     def _line(self, allowance: Allowance) -> Line[Waiter]:
         line = self._lines.get(allowance.connections_key)
@@ -277,3 +281,9 @@ class Pool:
             line = self._lines[allowance.connections_key] = Line(allowance.connections, monotonic())
         line.places = allowance.connections
         return line
+
+
+def _remove(shelf: dict[K, list[Held]], key: K, held: Held) -> None:
+    shelf[key].remove(held)
+    if not shelf[key]:
+        del shelf[key]

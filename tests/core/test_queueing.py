@@ -54,3 +54,9 @@ def test_those_sent_away_come_back_one_after_the_other_and_not_never():
 
     assert waits[:3] == [24.0, 26.0, 28.0]
     assert max(waits) == LONGEST_ABSENCE
+
+
+def test_the_time_before_anybody_waited_says_nothing():
+    queue = line(holding=0.1, progress=0.0, places=1)
+    queue.join("first", 400.0)
+    assert queue.wait(400.5) == 0.2

@@ -185,3 +185,19 @@ async def test_a_destination_that_refuses_connections_is_left_alone(system, sink
     untried = [result for result in results if "not tried again" in result["description"]]
     assert len(untried) == 17
     assert all("Connection refused" in result["description"] for result in results)
+
+
+async def test_an_idle_session_makes_room_for_one_that_is_needed(system, sink):
+    """One connection is allowed, and jobs by turns need it as somebody else."""
+    receiver = await sink(tls=True, users={"anna": "a", "bert": "b"})
+    mail = await system(9, limits=[{"connections": 1, "idle_timeout": 60}])
+    smarthost = {"hostname": "127.0.0.1", "port": receiver.port}
+
+    for number in range(4):
+        user = {"username": "anna", "password": "a"} if number % 2 else {"username": "bert", "password": "b"}
+        await mail.send(recipient=f"accept+{number}@a.test", smarthost=smarthost | user)
+        await mail.get("success")
+
+    assert mail.seen.parks == 0
+    assert receiver.most_sessions == 1
+    assert [message.session.user for message in receiver.messages] == ["bert", "anna", "bert", "anna"]
