@@ -29,8 +29,8 @@ def run(
 
     SIGTERM and SIGINT stop the consuming, let what is on the wire end
     within worker.drain_timeout, give the rest back to the broker, and
-    exit with status 0; a second one makes haste. Workers share the outbox: start as many as you
-    like, on as many hosts as you like.
+    exit with status 0; a second one makes haste. Workers share the
+    outbox: start as many as you like, on as many hosts as you like.
 
     Several processes run under a supervisor: it starts one anew that
     dies, passes signals on, and serves /metrics, /healthz and /readyz
