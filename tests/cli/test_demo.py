@@ -94,7 +94,9 @@ async def test_a_broker_that_is_not_there_is_one_clear_line(start):
 async def test_everything_ends_when_it_is_interrupted(start, rabbit, tmp_path, number):
     process = await start("--url", rabbit.url)
     await _worker_started(process)
-    assert _processes(tmp_path) != []
+    async with asyncio.timeout(60):
+        while not _processes(tmp_path):  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.05)
     process.send_signal(number)
     _, err = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, err) == (130, b"mailq: interrupted\n")
@@ -105,8 +107,10 @@ async def test_everything_ends_when_it_is_interrupted(start, rabbit, tmp_path, n
 async def test_nothing_is_left_running_when_it_is_killed(start, tmp_path):
     process = await start()
     await _worker_started(process)
-    running = b"".join(_processes(tmp_path))
-    assert all(name in running for name in (b"mailq.toml", b"beam.smp", b"epmd"))
+    names = (b"mailq.toml", b"beam.smp", b"epmd")
+    async with asyncio.timeout(60):
+        while not all(name in b"".join(_processes(tmp_path)) for name in names):  # noqa: ASYNC110 - as below
+            await asyncio.sleep(0.05)
     process.kill()
     await process.communicate()
     async with asyncio.timeout(60):

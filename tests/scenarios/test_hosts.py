@@ -94,6 +94,7 @@ async def test_four_processes_share_one_rate(host, sink, rabbit):
     assert Counter(message.recipient for message in receiver.messages) == Counter(recipients)
     moments = [message.time.timestamp() for message in receiver.messages]
     for first, last in itertools.combinations(range(len(moments)), 2):
-        seconds = moments[last] - moments[first] + 0.1  # a message is on the wire a little longer than another
+        # A message whose session has yet to be opened is later than its turn by the time that takes.
+        seconds = moments[last] - moments[first] + 0.4
         assert last - first + 1 <= 5 * seconds + 1
     assert moments[-1] - moments[0] < 40 / 5 * 1.5 + 2
