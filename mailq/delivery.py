@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from time import monotonic
 
+from mailq.clock import Clock
 from mailq.core.failure import Failure, Postponed
 from mailq.core.job import Job, Smarthost
 from mailq.core.limits import Allowance
@@ -36,7 +37,7 @@ Destination = tuple[tuple[str, ...], Sequence[Target]]
 """The site (sorted MX hosts) and the targets in try order."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Errand:
     """One attempt's job with what was made ready for the wire."""
 
@@ -76,6 +77,8 @@ class Delivery:
         self._observer = observer
         self._now = now
         self._rng = rng
+        self._clock = Clock(policy.attempt_timeout)
+        self._routes: Recent[tuple[str | None, str, str, str, int], Route] = Recent()
         self._destinations: Recent[tuple[str, int], tuple[float, Destination | None]] = Recent()
 
     @property
@@ -88,9 +91,8 @@ class Delivery:
 
         `returned` tells that the job was postponed before and goes ahead of those who were not.
         """
-        limit = self._policy.attempt_timeout
         try:
-            async with asyncio.timeout(limit):
+            with self._clock:
                 reply = await self._walk(job, trail, returned=returned)
             return accepted(trail, reply, time=self._now(), attempt=job.attempt)
         except Postponed as later:
@@ -98,7 +100,7 @@ class Delivery:
         except Failure as trouble:
             failure = trouble
         except TimeoutError:
-            failure = Failure(trail.state, Kind.TIMEOUT, f"the attempt took more than {limit:g} s")
+            failure = Failure(trail.state, Kind.TIMEOUT, f"the attempt took more than {self._clock.limit:g} s")
         except Exception as error:  # noqa: BLE001 - a bug costs one attempt and never a job
             self._observer.bug(trail.state, error)
             failure = Failure(trail.state, Kind.ERROR, "internal error", code=451, status="4.3.0")
@@ -137,13 +139,14 @@ class Delivery:
         """Send the message to one target over a session, a used one if there is; a stale one costs nothing."""
         trail, job = errand.trail, errand.job
         source = bind.choose(errand.sources, target, self._rng)
-        tls, login = self._policy.tls_towards(errand.smarthost), self._policy.login(errand.smarthost)
-        route = Route(source, target, tls, login)
+        route = self._route(source, target, errand.smarthost)
         allowance = self._governor.allowance(source, errand.destination, errand.hosts)
         while True:
             held = await self._session(trail, route, allowance)
             session = held.session
             try:
+                if allowance.message_rate:
+                    await self._pool.depart(allowance.message_rate_key, allowance.message_rate)
                 mail = mail_from(job.envelope, job.recipient, errand.content, job.dsn, session.offered)
                 rcpt = rcpt_to(job.recipient, job.dsn, session.offered)
                 return await session.deliver(trail, mail, rcpt, errand.content.content)
@@ -153,6 +156,16 @@ class Delivery:
                 trail.forget_connection()
             finally:
                 self._pool.release(held)
+
+    def _route(self, source: Source, target: Target, smarthost: Smarthost | None) -> Route:
+        """Return the route; one that no job's own smarthost shapes is the same for every message, so it is kept."""
+        key = (source.ip, source.ehlo, target.host, target.ip, target.port)
+        route = self._routes.get(key) if smarthost is self._policy.smarthost else None
+        if route is None:
+            route = Route(source, target, self._policy.tls_towards(smarthost), self._policy.login(smarthost))
+            if smarthost is self._policy.smarthost:
+                self._routes.remember(key, route)
+        return route
 
     async def _session(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
         """Return a session on the route, without TLS where that is opportunistic and does not come about."""

@@ -24,8 +24,8 @@ class Wire(Protocol):
     """One TCP connection to one target, not yet opened.
 
     A reply is a value, silence is an exception: what goes wrong is raised as
-    `core.failure.Trouble` (lost, invalid, error). Clocks are the caller's. First the opening calls,
-    one exchange each; then `take_over`, after which replies are read in order with `reply`.
+    `core.failure.Trouble` (lost, invalid, error). Clocks are the caller's but for `reply`. First the opening
+    calls, one exchange each; then `take_over`, after which replies are read in order with `reply`.
     """
 
     @property
@@ -70,8 +70,12 @@ class Wire(Protocol):
     async def drain(self) -> None:
         """Wait until the connection can take more, or is lost (write backpressure)."""
 
-    async def reply(self) -> Reply:
-        """Return the next reply in order."""
+    async def reply(self, seconds: float) -> Reply:
+        """Return the next reply in order.
+
+        Raises:
+            TimeoutError: none came in so many seconds.
+        """
 
     def ready(self) -> Reply | None:
         """Return the next reply if it has come already: replies to pipelined commands come together."""
@@ -114,8 +118,12 @@ class Resolver(Protocol):
 class Sources(Protocol):
     """The local addresses that mail may be sent from."""
 
-    def usable(self, ips: Sequence[str] | None) -> Sequence[Source]:
-        """Return the sources for a job's `ips` (None: the configured ones) that exist on the host."""
+    @property
+    def pools(self) -> frozenset[str]:
+        """The names of the pools that there are."""
+
+    def usable(self, ips: Sequence[str] | None, pool: str | None) -> Sequence[Source]:
+        """Return the sources for a job's `ips` (None: the configured ones) and `pool` that exist on the host."""
 
 
 class Publisher(Protocol):

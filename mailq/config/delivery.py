@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from mailq.config.base import Section
-from mailq.config.checks import EhloName, IpAddress, Seconds, SinkAddress
+from mailq.config.checks import EhloName, IpAddress, PoolName, Seconds, SinkAddress
 
 
 class DeliveryConfig(Section):
@@ -87,3 +87,6 @@ class SourceConfig(Section):
 
     ip: IpAddress = Field(description="IP address that exists on this host.")
     ehlo: EhloName = Field("", description="EHLO name, best the address's reverse DNS; empty: delivery.ehlo.")
+    pool: PoolName | None = Field(
+        None, description="Name of the pool that it belongs to: jobs ask for pools, limits can hold for one."
+    )

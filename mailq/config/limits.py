@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mailq.config.base import Section
-from mailq.config.checks import Domain
+from mailq.config.checks import Domain, PoolName
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -30,6 +30,7 @@ class LimitConfig(Section):
     """Limits for mail from a source to a destination; what is left out cascades from less specific tables."""
 
     source: Source | None = Field(None, description="Only mail from this source address.")
+    pool: PoolName | None = Field(None, description="Only mail from the sources of this pool, counted together.")
     domain: Domain | None = Field(None, description="Only mail to this domain.")
     mx: Domain | None = Field(
         None, description='Only domains whose MX hosts are under this name, for example "google.com"; counted together.'

@@ -20,6 +20,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 
 from mailq.core.address import Address, AddressError, parse_address
@@ -31,7 +32,6 @@ NOT_BUILT = (
     "dkim",
     "inlinecss",
     "headers",
-    "pool",
     "security",
     "useful_until",
     "dryrun",
@@ -41,6 +41,9 @@ NOT_BUILT = (
 
 MAX_DEPTH = 200
 """Objects and arrays a document may hold before it is tried out whether they are nested too deeply."""
+
+MAX_QUEUES = 20
+"""Properties of `queues` that are looked at one by one."""
 
 
 class InvalidJobError(ValueError):
@@ -75,15 +78,29 @@ def _moment(value: object) -> datetime:
         raise ValueError("is not a time of the form YYYY-MM-DD HH:MM:SS (UTC)") from None
 
 
+def _consumption(value: object) -> datetime:
+    moment = _moment(value)
+    if not 1970 <= moment.year <= 9000:  # to be added to, and written again
+        raise ValueError("is no year of mailq, which writes this property itself")
+    return moment
+
+
 _TIME_SCHEMA = {"type": "string", "examples": ["2030-01-31 12:00:00"]}
 Recipient = Annotated[Address, PlainValidator(_address), WithJsonSchema({"type": "string"})]
 Sender = Annotated[Address | None, PlainValidator(_sender), WithJsonSchema({"type": "string"})]
 Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema(_TIME_SCHEMA)]
+Consumption = Annotated[datetime, PlainValidator(_consumption), WithJsonSchema(_TIME_SCHEMA)]
 QueueName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Identity = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PoolName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Host = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f/@]+$")]
 Xtext = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[\x20-\x7e]+$")]
 Credential = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$")]
+
+
+# In any case, letter by letter: the schemas' readers in JavaScript have no (?i:...).
+_NEVER = "[Nn][Ee][Vv][Ee][Rr]"
+_EVENT = "[Ss][Uu][Cc][Cc][Ee][Ss][Ss]|[Ff][Aa][Ii][Ll][Uu][Rr][Ee]|[Dd][Ee][Ll][Aa][Yy]"
 
 
 class _Asked(BaseModel):
@@ -101,7 +118,7 @@ class Dsn(_Asked):
 
     notify: str | None = Field(
         None,
-        pattern=r"^(?i:NEVER|(SUCCESS|FAILURE|DELAY)(\s*,\s*(SUCCESS|FAILURE|DELAY))*)$",
+        pattern=rf"^({_NEVER}|({_EVENT})(\s*,\s*({_EVENT}))*)$",
         description="NEVER, or a comma list of SUCCESS, FAILURE and DELAY (RCPT parameter NOTIFY).",
     )
     ret: Literal["FULL", "HDRS"] | None = Field(None, description="What a bounce returns (MAIL parameter RET).")
@@ -118,6 +135,13 @@ class Queues(_Asked):
     """Where this job's results go instead of the configured queues; null switches one off."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, value: object) -> object:
+        if isinstance(value, dict) and len(value) > MAX_QUEUES:  # or each unknown one would be reported
+            raise ValueError("has more properties than there can be queues")
+        return value
 
     results: QueueName | None = Field(None, description="For the final result, whichever it is.")
     success: QueueName | None = Field(None, description="For the result of a delivered job.")
@@ -138,11 +162,14 @@ class Smarthost(_Asked):
 class Job(_Asked):
     """One envelope, one recipient, one message. Unknown properties are kept and come back."""
 
+    # Lists fail fast: each of a million wrong items would be reported, at some 1 kB.
+
     recipient: Recipient = Field(description="The one RCPT TO address.")
     envelope: Sender = Field(None, description="The MAIL FROM address; absent or empty: `MAIL FROM:<>`.")
     mime: str | dict[str, Any] | None = Field(None, description="The message, header and body (RFC 5322).")
     keepmime: bool = Field(False, description="Leave `mime` in the final result.")
-    ips: list[str] | None = Field(None, description="Local IP addresses it may be sent from.")
+    ips: list[str] | None = Field(None, fail_fast=True, description="Local IP addresses it may be sent from.")
+    pool: PoolName | None = Field(None, description="Send it from the sources of this pool.")
     nextattempt: NextAttempt | None = Field(None, description="Not to be attempted before; written on retries.")
     delayed: Moment | None = Field(None, description="Older name of `nextattempt.time`.")
     maxdelivertime: Moment | None = Field(None, description="Give up after this moment.")
@@ -154,21 +181,22 @@ class Job(_Asked):
     dsn: Dsn | None = Field(None, description="Delivery status notifications to ask for.")
     queues: Queues | None = Field(None, description="Result queues of this job alone.")
     smarthost: Smarthost | None = Field(None, description="Deliver through this server.")
-    tags: list[str] = Field(default_factory=list, description="Free labels.")
+    tags: list[str] = Field(default_factory=list, fail_fast=True, description="Free labels.")
     priority: int | None = Field(None, ge=0, le=255, description="AMQP priority when republished.")
     id: Identity | None = Field(None, description="The producer's identity of the job.")
     on_doubt: Literal["retry", "fail"] = Field(
         "retry", description="After a loss between the final dot and its answer: `fail` is not built yet."
     )
-    seen: Moment | None = Field(None, description="First consumption; written by mailq.")
-    results: list[dict[str, Any]] = Field(default_factory=list, description="Earlier attempts, oldest first.")
+    seen: Consumption | None = Field(None, description="First consumption; written by mailq.")
+    results: list[dict[str, Any]] = Field(
+        default_factory=list, fail_fast=True, description="Earlier attempts, oldest first."
+    )
 
     data: Any = Field(None, description="Template variables. Not built yet: refused.")
     key: Any = Field(None, description="Key of the message in a store. Not built yet: refused.")
     dkim: Any = Field(None, description="DKIM keys to sign with. Not built yet: refused.")
     inlinecss: bool = Field(False, description="Move CSS into attributes. Not built yet: refused when true.")
     headers: Any = Field(None, description="Edits of the header. Not built yet: refused.")
-    pool: Any = Field(None, description="Name of a pool of sources. Not built yet: refused.")
     security: Any = Field(None, description="TLS policy of this job. Not built yet: refused.")
     useful_until: Any = Field(None, description="No use after this moment. Not built yet: refused.")
     dryrun: bool = Field(False, description="Stop before DATA. Not built yet: refused when true.")

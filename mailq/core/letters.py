@@ -7,8 +7,9 @@ message (unless `keepmime`); what goes back to the outbox keeps both.
 
 import gzip
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -37,11 +38,16 @@ class Names:
 
     def queues_of(self, outcome: Outcome) -> dict[str, str]:
         """Return the configured queues of an outcome, by the property of `queues` that overrides each."""
-        return {
-            Outcome.SUCCESS: {"results": self.results, "success": self.success},
-            Outcome.FAILURE: {"results": self.results, "failure": self.failures},
-            Outcome.RETRY: {"retry": self.retry},
-        }[outcome]
+        return _queues_of(self)[outcome]
+
+
+@lru_cache(maxsize=8)
+def _queues_of(names: Names) -> dict[Outcome, dict[str, str]]:
+    return {
+        Outcome.SUCCESS: {"results": names.results, "success": names.success},
+        Outcome.FAILURE: {"results": names.results, "failure": names.failures},
+        Outcome.RETRY: {"retry": names.retry},
+    }
 
 
 def settle(
@@ -99,7 +105,7 @@ def postpone(job: Job, until: datetime, names: Names, consumed: Consumed, now: d
     """Return the publication for a job that the traffic limits send away until `until`, no attempt made."""
     document = {**job.document, "nextattempt": {"time": format_time(until)}, "seen": format_time(job.seen or now)}
     letter = park(job, document, until, names, consumed, now)
-    return replace(letter, headers={**(letter.headers or {}), RETURNED: 1})
+    return letter._replace(headers={**(letter.headers or {}), RETURNED: 1})
 
 
 def park(job: Job, document: Document, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:

@@ -3,7 +3,8 @@
 A rule applies to what it names: a source, a domain, the MX hosts under a suffix (a provider), or
 everything. Rules cascade: for each field the most specific rule that sets it decides, so that a rule
 for one provider needs to say only what differs. What is counted is counted under a key: one site
-(a set of MX hosts) shared by all its domains, or one provider where the deciding rule names one.
+(a set of MX hosts) shared by all its domains, or one provider where the deciding rule names one; for
+one source, or for all sources of a pool together where the deciding rule names the pool.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ class LimitRule:
     """One table of `limits`; None leaves a field to less specific rules. Times in seconds, rates per second."""
 
     source: str | None = None
+    pool: str | None = None
     domain: str | None = None
     mx: str | None = None
     connections: int | None = None
@@ -28,18 +30,19 @@ class LimitRule:
     session_age: float | None = None
     idle_timeout: float | None = None
 
-    def applies(self, source: str, domain: str, hosts: Sequence[str]) -> bool:
-        """Tell whether the rule is for mail from `source` to `domain`, whose MX hosts are `hosts`."""
+    def applies(self, source: str, pool: str | None, domain: str, hosts: Sequence[str]) -> bool:
+        """Tell whether the rule is for mail from `source` (of `pool`) to `domain`, whose MX hosts are `hosts`."""
         return (
             self.source in (None, source)
+            and self.pool in (None, pool)
             and self.domain in (None, domain)
             and (self.mx is None or any(under(host, self.mx) for host in hosts))
         )
 
     @property
-    def specificity(self) -> tuple[bool, bool, bool]:
-        """Order of precedence: a domain beats a provider, which beats a source."""
-        return (self.domain is not None, self.mx is not None, self.source is not None)
+    def specificity(self) -> tuple[bool, bool, bool, bool]:
+        """Order of precedence: a domain beats a provider, which beats a source, which beats a pool."""
+        return (self.domain is not None, self.mx is not None, self.source is not None, self.pool is not None)
 
 
 DEFAULTS = LimitRule(connections=20, burst=1, messages_per_session=100, session_age=300.0, idle_timeout=5.0)
@@ -69,17 +72,19 @@ class Allowance:
     idle_timeout: float
 
 
-def allowance(rules: Sequence[LimitRule], source: str, domain: str, hosts: Sequence[str]) -> Allowance:
-    """Return what the rules allow for mail from `source` to `domain`, which is served by `hosts`."""
+def allowance(
+    rules: Sequence[LimitRule], source: str, domain: str, hosts: Sequence[str], pool: str | None = None
+) -> Allowance:
+    """Return what the rules allow for mail from `source` (of `pool`) to `domain`, which is served by `hosts`."""
     site = ",".join(sorted(hosts))
-    ranked = sorted(
-        (rule for rule in rules if rule.applies(source, domain, hosts)), key=lambda rule: rule.specificity, reverse=True
-    )
+    fitting = (rule for rule in rules if rule.applies(source, pool, domain, hosts))
+    ranked = sorted(fitting, key=lambda rule: rule.specificity, reverse=True)
     decided: dict[str, Limit] = {}
-    for field in fields(LimitRule)[3:]:
+    for field in fields(LimitRule)[4:]:
         rule = next((rule for rule in ranked if getattr(rule, field.name) is not None), DEFAULTS)
         place = f"*.{rule.mx}" if rule.mx and rule.domain is None else site
-        decided[field.name] = Limit(f"{field.name}|{source}|{place}", getattr(rule, field.name))
+        who = f"@{pool}" if rule.pool and rule.source is None else source
+        decided[field.name] = Limit(f"{field.name}|{who}|{place}", getattr(rule, field.name))
     burst = decided["burst"].value
     return Allowance(
         connections=decided["connections"].value,

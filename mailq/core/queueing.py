@@ -14,6 +14,10 @@ T = TypeVar("T")
 SMOOTHING = 0.1
 """Weight of the newest holding time in the average."""
 
+OUTLIER = 2.0
+"""A holding time counts as at most so many averages: when the process or the machine pauses, all places are
+held too long at once, and that says nothing of what comes. Lasting slowness still doubles the average in eight."""
+
 GRACE = 2.0
 """Seconds without a place given back that mean nothing: sessions take that long to open."""
 
@@ -40,7 +44,11 @@ class Line(Generic[T]):
 
     def given_back(self, held: float, now: float) -> None:
         """Note that a place was given back after so many seconds."""
-        self.holding += (held - self.holding) * (SMOOTHING if self.holding else 1.0)
+        if self.holding:
+            held = min(held, self.holding * OUTLIER)
+            self.holding += (held - self.holding) * SMOOTHING
+        else:
+            self.holding = held
         self.progress = now
         if not self.waiting:
             self.back = 0.0  # who was sent away was sent too far: nobody new goes behind them

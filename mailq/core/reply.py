@@ -7,13 +7,17 @@ are good is decided by whoever asked. Everything is bounded, because the peer is
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 MAX_LINE = 4096
 """Longest accepted reply line in octets (RFC 5321 section 4.5.3.1.5 allows 512; peers exceed it)."""
 
 MAX_REPLY = 32 * 1024
 """Longest accepted reply, all its lines together, in octets."""
+
+SHORT_LINE = 60
+"""Octets of a reply line up to which it is worth remembering what it says."""
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?\r?", re.DOTALL)
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
@@ -30,8 +34,7 @@ class MalformedReplyError(ValueError):
         self.replies = replies
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     r"""A valid SMTP answer: basic code, enhanced status if the peer sent one, text (lines joined by \n)."""
 
     code: int
@@ -104,21 +107,32 @@ class ReplyReader:
 
     def _line(self, line: bytes) -> Reply | None:
         _check_length(line)
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise MalformedReplyError(f"not an SMTP reply: {printable(line)}")
-        code = int(match[1])
+        code, last, text = _read(line) if len(line) > SHORT_LINE else _remembered(line)
+        if last and not self._lines:
+            return make_reply(code, [text])
         if self._lines and code != self._code:
             raise MalformedReplyError(f"reply changes its code from {self._code} to {code}")
         self._size += len(line)
         if self._size > MAX_REPLY:
             raise MalformedReplyError(f"reply longer than {MAX_REPLY} octets")
         self._code = code
-        self._lines.append(printable(match[3] or b"", limit=MAX_LINE))
-        if match[2] == b"-":
+        self._lines.append(text)
+        if not last:
             return None
         lines, self._lines, self._size = self._lines, [], 0
         return make_reply(code, lines)
+
+
+def _read(line: bytes) -> tuple[int, bool, str]:
+    """Return code and text of a reply line, and whether it is the last of its reply."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise MalformedReplyError(f"not an SMTP reply: {printable(line)}")
+    return int(match[1]), match[2] != b"-", printable(match[3] or b"", limit=MAX_LINE)
+
+
+_remembered = lru_cache(maxsize=1024)(_read)
+"""A server says the same to MAIL, RCPT and DATA each time."""
 
 
 def _check_length(line: bytes) -> None:

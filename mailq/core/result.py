@@ -6,7 +6,7 @@ A `Trail` collects what is learnt during an attempt; `accepted` and `failed` mak
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from mailq.core.failure import Failure
 from mailq.core.reply import Reply
@@ -34,7 +34,8 @@ class Trail:
 
     def spent(self, state: State, seconds: float) -> None:
         """Add the time that an exchange in `state` took."""
-        self.timing[state.value] = round(self.timing.get(state.value, 0.0) + seconds * 1000, 3)
+        name = str(state)
+        self.timing[name] = self.timing.get(name, 0.0) + seconds * 1000
 
     def forget_connection(self) -> None:
         """Drop the facts of a connection that was given up for the next target; timing stays."""
@@ -42,8 +43,7 @@ class Trail:
         self.in_doubt = False
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What one attempt came to; `as_json` is its published form."""
 
     state: State
@@ -68,8 +68,8 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """Return the object to append to `results`, properties in the documented order."""
         record: dict[str, Any] = {
-            "state": self.state.value,
-            "result": self.kind.value,
+            "state": str(self.state),
+            "result": str(self.kind),
             "time": format_time(self.time),
             "attempt": self.attempt,
             **self.facts,
@@ -82,7 +82,7 @@ class Result:
         if self.in_doubt:
             record["in_doubt"] = True
         if self.timing:
-            record["timing"] = self.timing
+            record["timing"] = {state: round(spent, 3) for state, spent in self.timing.items()}
         return record
 
 

@@ -1,10 +1,9 @@
 """Where to connect, in which order, and whether another target may help. Pure."""
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from mailq.core.failure import Failure
-from mailq.core.states import AUTH_STATES, ORDER, Kind, State
+from mailq.core.states import AUTH_STATES, ORDER, Kind, State, Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +22,18 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A local IP to send from with its EHLO name; `ip` None leaves the choice to the system."""
+    """A local IP to send from with its EHLO name and pool; `ip` None leaves the choice to the system."""
 
     ip: str | None
     ehlo: str
+    pool: str | None = None
 
     def reaches(self, target: Target) -> bool:
         """Tell whether source and target are of one address family."""
         return self.ip is None or (":" in self.ip) == target.ipv6
 
 
-class Tls(StrEnum):
+class Tls(Word):
     """What is asked of STARTTLS: when offered, never without, never, or TLS before the greeting."""
 
     OPPORTUNISTIC = "opportunistic"
@@ -59,6 +59,15 @@ class Route:
     target: Target
     tls: Tls
     login: Login | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Hash once what is looked up several times for each message."""
+        object.__setattr__(self, "_hash", hash((self.source, self.target, self.tls, self.login)))
+
+    def __hash__(self) -> int:
+        """Return the hash of all that is compared."""
+        return self._hash
 
 
 def try_next(failure: Failure, *, in_doubt: bool) -> bool:

@@ -17,21 +17,20 @@ class HostSources:
 
     def __init__(self, configured: Sequence[SourceConfig], ehlo: str) -> None:
         name = ehlo or socket.getfqdn()
-        self._configured = tuple(Source(_canonical(source.ip), source.ehlo or name) for source in configured)
-        self._names = {source.ip: source.ehlo for source in self._configured}
+        self._configured = {
+            ip: Source(ip, source.ehlo or name, source.pool) for source in configured for ip in (_canonical(source.ip),)
+        }
+        self.pools = frozenset(source.pool for source in configured if source.pool)
         self._default = Source(None, name)
         self._seen: dict[str, tuple[float, bool]] = {}
 
-    def usable(self, ips: Sequence[str] | None) -> Sequence[Source]:
-        """Return the sources for a job's `ips` (None: the configured ones) that exist on the host."""
-        if ips is None:
-            if not self._configured:
-                return (self._default,)
-            candidates = self._configured
-        else:
-            addresses = dict.fromkeys(_canonical(ip) for ip in ips)
-            candidates = tuple(Source(ip, self._names.get(ip) or self._default.ehlo) for ip in addresses)
-        return tuple(source for source in candidates if source.ip and self._exists(source.ip))
+    def usable(self, ips: Sequence[str] | None, pool: str | None) -> Sequence[Source]:
+        """Return the sources for a job's `ips` (None: the configured ones) and `pool` that exist on the host."""
+        if ips is None and not self._configured:
+            return (self._default,)
+        addresses = self._configured if ips is None else dict.fromkeys(_canonical(ip) for ip in ips)
+        candidates = (self._configured.get(ip) or Source(ip, self._default.ehlo) for ip in addresses)
+        return tuple(each for each in candidates if pool in (None, each.pool) and each.ip and self._exists(each.ip))
 
     def _exists(self, ip: str) -> bool:
         now = monotonic()

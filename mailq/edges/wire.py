@@ -140,7 +140,7 @@ class TcpWire:
         """Switch from the opening protocol to the transaction protocol."""
         assert self._transport is not None
         assert self._opening is not None
-        self._replies = _Replies()
+        self._replies = _Replies(asyncio.get_running_loop())
         unread = bytes(self._opening._buffer)  # noqa: SLF001 - spoken out of turn: must not be lost
         self._transport.set_protocol(self._replies)
         if self._transport.is_closing():
@@ -159,10 +159,10 @@ class TcpWire:
         assert self._replies is not None
         await self._replies.writable()
 
-    async def reply(self) -> Reply:
+    async def reply(self, seconds: float) -> Reply:
         """Return the next reply in order."""
         assert self._replies is not None
-        return await self._replies.next()
+        return await self._replies.next(seconds)
 
     def ready(self) -> Reply | None:
         """Return the next reply if it has come already."""
@@ -199,9 +199,12 @@ class TcpWire:
 class _Replies(asyncio.Protocol):
     """The transaction protocol: replies in order, write backpressure, and how it ended."""
 
-    __slots__ = ("_paused", "_queue", "_reader", "_trouble", "_waiter", "_writable")
+    __slots__ = ("_deadline", "_loop", "_paused", "_queue", "_reader", "_timer", "_trouble", "_waiter", "_writable")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._reader = ReplyReader()
         self._queue: deque[Reply] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -214,12 +217,14 @@ class _Replies(asyncio.Protocol):
         """Tell whether nothing was received that nobody asked for."""
         return self._trouble is None and not self._queue and not self._reader.pending
 
-    async def next(self) -> Reply:
-        """Return the next reply, or raise what came instead."""
+    async def next(self, seconds: float) -> Reply:
+        """Return the next reply, or raise what came instead; `TimeoutError` when nothing did in so many seconds."""
+        if not self._queue:
+            self._run_clock(seconds)
         while not self._queue:
             if self._trouble is not None:
                 raise self._trouble
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
         return self._queue.popleft()
 
@@ -230,7 +235,7 @@ class _Replies(asyncio.Protocol):
     async def writable(self) -> None:
         """Wait until the transport takes more; also returns when it never will."""
         while self._paused and self._trouble is None and not self._queue:
-            self._writable = asyncio.get_running_loop().create_future()
+            self._writable = self._loop.create_future()
             await self._writable
 
     def data_received(self, data: bytes) -> None:
@@ -262,7 +267,26 @@ class _Replies(asyncio.Protocol):
 
     def _end(self, trouble: Trouble) -> None:
         self._trouble = self._trouble or trouble
+        if self._timer is not None:
+            self._timer.cancel()
         self._wake()
+
+    def _run_clock(self, seconds: float) -> None:
+        """Set the clock of a wait; a timer that runs already looks again by itself, which is what makes it cheap."""
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look_at_clock)
+        else:
+            self._waiter.set_exception(TimeoutError())
 
     def _wake(self) -> None:
         for waiter in (self._waiter, self._writable):

@@ -16,6 +16,9 @@ from mailq.core.states import Kind, State
 Extensions = Mapping[str, str]
 """What EHLO offered: keyword in lower case, parameters as they stood."""
 
+_TYPED = re.compile(r"([A-Za-z0-9-]+);(.+)")
+"""An original recipient that names its address type (RFC 3461 section 4.2); types are registered words (RFC 3464)."""
+
 
 def mail_from(
     sender: Address | None, recipient: Address, content: Content, dsn: Dsn | None, offered: Extensions
@@ -48,8 +51,9 @@ def rcpt_to(recipient: Address, dsn: Dsn | None, offered: Extensions) -> str:
         if dsn.notify:
             parameters.append("NOTIFY=" + "".join(dsn.notify.split()).upper())
         if dsn.orcpt:
-            kind, semicolon, address = dsn.orcpt.partition(";")
-            parameters.append(f"ORCPT={kind};{xtext(address)}" if semicolon else f"ORCPT=rfc822;{xtext(kind)}")
+            typed = _TYPED.fullmatch(dsn.orcpt)
+            kind, address = typed.groups() if typed else ("rfc822", dsn.orcpt)
+            parameters.append(f"ORCPT={kind};{xtext(address)}")
     return " ".join(parameters)
 
 

@@ -161,6 +161,17 @@ class Pool:
         if slot.wait > 0:
             await asyncio.sleep(slot.wait)
 
+    async def depart(self, key: str, rate: Rate) -> None:
+        """Wait, with the session in hand, until a message may leave after the one before.
+
+        Who took its turn with `pace` may have had to open a session since; this keeps it from leaving
+        right before or after the next one. As many come here as the rate lets through, so the wait is short.
+
+        Raises:
+            Postponed: it is not, because many sessions took long to open.
+        """
+        await self.pace(f"depart|{key}", Rate(rate.per_second, rate.burst), returned=True)
+
     async def close(self) -> None:
         """Say good-bye to all idle sessions and wait until all are gone."""
         for idle in list(self._idle.values()):

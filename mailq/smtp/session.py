@@ -94,10 +94,9 @@ class Session:
         """Say QUIT if the peer may still be spoken to, and close; never raises."""
         try:
             if self.reusable:
-                async with asyncio.timeout(self.quit_timeout):
-                    self.wire.write(b"QUIT\r\n")
-                    await self.wire.reply()
-                    await self.wire.reply()  # the peer closes: until then it counts this connection
+                self.wire.write(b"QUIT\r\n")
+                await self.wire.reply(self.quit_timeout)
+                await self.wire.reply(self.quit_timeout)  # the peer closes: until then it counts this connection
         except (Trouble, TimeoutError):
             pass
         finally:
@@ -116,11 +115,22 @@ class Session:
             raise trouble
         return reply
 
-    async def step(self, trail: Trail, state: State, exchange: Awaitable[T]) -> T:
-        """Enter `state` and await its one exchange, or fail in it."""
+    async def answer(self, trail: Trail, state: State) -> Reply:
+        """Return the next reply to what was written, once the wire was taken over; it may have come already."""
+        reply = self.wire.ready()
+        if reply is None:
+            return await self.step(trail, state, self.wire.reply(self.timeouts[state]), clock=False)
+        trail.enter(state)
+        trail.spent(state, 0.0)
+        return reply
+
+    async def step(self, trail: Trail, state: State, exchange: Awaitable[T], *, clock: bool = True) -> T:
+        """Enter `state` and await its one exchange, or fail in it; without `clock` the exchange has one itself."""
         trail.enter(state)
         started = monotonic()
         try:
+            if not clock:
+                return await exchange
             async with asyncio.timeout(self.timeouts[state]):
                 return await exchange
         except Trouble as trouble:
@@ -207,7 +217,7 @@ class Session:
         """Hear what the server said out of turn before anything is sent: 421, its good-bye, or nonsense."""
         if self.wire.alive:
             return
-        reply = await self.step(trail, State.MAILFROM, self.wire.reply())
+        reply = await self.answer(trail, State.MAILFROM)
         self.retire()
         if reply.closing:
             raise Failure(State.MAILFROM, Kind.ERROR, reply=reply)
@@ -217,15 +227,16 @@ class Session:
         """End a transaction that was left open before the next one begins (RFC 5321 section 4.1.1.5)."""
         self.wire.write(b"RSET\r\n")
         try:
-            await self.ask(trail, State.MAILFROM, self.wire.reply())
+            trouble = check(State.MAILFROM, await self.answer(trail, State.MAILFROM))
         except Failure as failure:
+            trouble = failure
+        if trouble:
             self.retire()
-            raise Failure(State.MAILFROM, Kind.LOST, f"the session cannot be used again: {failure.text}") from failure
+            raise Failure(State.MAILFROM, Kind.LOST, f"the session cannot be used again: {trouble.text}") from trouble
         self._open = False
 
     async def _transact(self, trail: Trail, mail: str, rcpt: str) -> None:
         transaction = Transaction(mail, rcpt, pipelining="pipelining" in self._offered)
-        shown = {State.MAILFROM: mail, State.RCPTTO: rcpt, State.DATA: "DATA"}
         self._open = True
         try:
             while True:
@@ -235,18 +246,12 @@ class Session:
                 state = transaction.awaiting
                 if state is None:
                     break
-                if transaction.refusal is None:
-                    trail.facts["command"] = shown[state]
-                reply = self.wire.ready()
-                if reply is None:
-                    reply = await self.step(trail, state, self.wire.reply())
-                else:
-                    trail.enter(state)
-                    trail.spent(state, 0.0)
-                transaction.answer(reply)
+                transaction.answer(await self.answer(trail, state))
         except Failure:
             if transaction.refusal is None:
                 raise
+        finally:
+            trail.facts["command"] = transaction.command
         if transaction.refusal is None:
             return
         self._open = not transaction.ended
@@ -266,7 +271,7 @@ class Session:
             wire.write(block)
             if not trail.in_doubt:
                 await self.step(trail, State.MESSAGE, wire.drain())
-        reply = await self.step(trail, State.MESSAGE, wire.reply())
+        reply = await self.answer(trail, State.MESSAGE)
         self._open = False
         trouble = check(State.MESSAGE, reply)
         if trouble is None and not trail.in_doubt:

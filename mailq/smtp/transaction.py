@@ -7,8 +7,6 @@ although a command was refused is ended as RFC 2920 section 3.1 says, with a lon
 could deliver an empty message: then the connection must go.
 """
 
-from collections import deque
-
 from mailq.core.failure import Failure
 from mailq.core.reply import Reply
 from mailq.core.states import Kind, State
@@ -28,13 +26,15 @@ def check(state: State, reply: Reply) -> Failure | None:
 
 
 class Transaction:
-    """What to write next, whose reply is awaited, and the first refusal."""
+    """What to write next, whose reply is awaited, and the first refusal; without `data` it ends after RCPT."""
 
-    __slots__ = ("_awaited", "_pipelining", "_rcpt_accepted", "_unsent", "ended", "must_close", "refusal")
+    __slots__ = ("_answered", "_commands", "_pipelining", "_rcpt_accepted", "_sent", "ended", "must_close", "refusal")
 
-    def __init__(self, mail: str, rcpt: str, *, pipelining: bool) -> None:
-        self._unsent = deque(((State.MAILFROM, mail), (State.RCPTTO, rcpt), (State.DATA, "DATA")))
-        self._awaited: deque[State] = deque()
+    def __init__(self, mail: str, rcpt: str, *, pipelining: bool, data: bool = True) -> None:
+        self._commands = [(State.MAILFROM, mail), (State.RCPTTO, rcpt)]
+        if data:
+            self._commands.append((State.DATA, "DATA"))
+        self._sent = self._answered = 0
         self._pipelining = pipelining
         self._rcpt_accepted = False
         self.refusal: Failure | None = None
@@ -46,20 +46,27 @@ class Transaction:
     @property
     def awaiting(self) -> State | None:
         """The state whose reply comes next; None when nothing is owed any more."""
-        return self._awaited[0] if self._awaited else None
+        return self._commands[self._answered][0] if self._answered < self._sent else None
+
+    @property
+    def command(self) -> str:
+        """The command that was refused, else the one answered last or awaited."""
+        place = self._answered if self._answered < self._sent else self._answered - 1
+        state = self.refusal.state if self.refusal else self._commands[place][0]
+        return next(line for each, line in self._commands if each is state)
 
     def to_write(self) -> tuple[str, ...]:
         """Return the command lines to send now; they are then awaited."""
-        if self._awaited or not self._unsent:
+        if self._answered < self._sent:
             return ()
-        count = len(self._unsent) if self._pipelining else 1
-        batch = [self._unsent.popleft() for _ in range(count)]
-        self._awaited.extend(state for state, _ in batch)
+        batch = self._commands[self._sent :] if self._pipelining else self._commands[self._sent : self._sent + 1]
+        self._sent += len(batch)
         return tuple(line for _, line in batch)
 
     def answer(self, reply: Reply) -> None:
         """Take the next reply."""
-        state = self._awaited.popleft()
+        state = self._commands[self._answered][0]
+        self._answered += 1
         if state is State.MESSAGE:
             self.ended = True
             return
@@ -68,8 +75,8 @@ class Transaction:
             self._go_on(state)
         elif self.refusal is None:
             self.refusal = trouble
-        if self.refusal and not self._awaited and self._unsent and self._unsent[0][0] is not State.MESSAGE:
-            self._unsent.clear()
+        if self.refusal and self._answered == self._sent and self._commands[-1][0] is not State.MESSAGE:
+            del self._commands[self._sent :]
 
     def _go_on(self, state: State) -> None:
         if state is State.RCPTTO:
@@ -78,4 +85,4 @@ class Transaction:
             if self._rcpt_accepted:
                 self.must_close = True
             else:
-                self._unsent.append((State.MESSAGE, "."))
+                self._commands.append((State.MESSAGE, "."))

@@ -25,9 +25,13 @@ def sources(job: Job, policy: RetryPolicy, usable: Sources, now: datetime) -> Se
     for place, ip in enumerate(job.ips or ()):
         if not _is_address(ip):
             raise Failure(State.PROCESS, Kind.INVALID, "is not an IP address", pointer=f"/ips/{place}")
-    found = usable.usable(job.ips)
+    if job.pool is not None and job.pool not in usable.pools:
+        known = ", ".join(sorted(usable.pools)) or "none"
+        text = f"pool {job.pool!r} is not configured (pools of this worker: {known})"
+        raise Failure(State.PROCESS, Kind.INVALID, text, pointer="/pool")
+    found = usable.usable(job.ips, job.pool)
     if not found:
-        pointer = None if job.ips is None else "/ips"
+        pointer = "/ips" if job.ips is not None else "/pool" if job.pool is not None else None
         raise Failure(State.PROCESS, Kind.ERROR, "none of the source addresses exists on this host", pointer=pointer)
     return found
 

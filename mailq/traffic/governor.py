@@ -23,16 +23,16 @@ class Governor:
 
     def __init__(self, rules: Sequence[LimitRule]) -> None:
         self._rules = tuple(rules)
-        self._allowances: Recent[tuple[str | None, str, tuple[str, ...]], Allowance] = Recent()
+        self._allowances: Recent[tuple[str | None, str | None, str, tuple[str, ...]], Allowance] = Recent()
         self._breakers: Recent[tuple[str | None, str, int], Breaker] = Recent()
         self._plaintext: Recent[tuple[str, int], float] = Recent()
 
     def allowance(self, source: Source, domain: str, hosts: tuple[str, ...]) -> Allowance:
         """Return what `source` may do towards `domain`, which is served by `hosts`."""
-        key = (source.ip, domain, hosts)
+        key = (source.ip, source.pool, domain, hosts)
         found = self._allowances.get(key)
         if found is None:
-            found = allowance(self._rules, source.ip or "*", domain, hosts)
+            found = allowance(self._rules, source.ip or "*", domain, hosts, source.pool)
             self._allowances.remember(key, found)
         return found
 

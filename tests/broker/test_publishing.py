@@ -1,7 +1,6 @@
 """Publications: every property, any size, many at once, and every way not to be taken."""
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -149,7 +148,7 @@ async def test_a_missing_exchange_ends_the_connection(open_broker):
 async def test_what_cannot_be_encoded_is_refused_before_anything_is_sent(open_broker, rabbit, wrong):
     broker = await open_broker()
     with pytest.raises(BrokerError, match="cannot be sent"):
-        await broker.publish([to_queue("results"), replace(to_queue("retry"), **wrong)])
+        await broker.publish([to_queue("results"), to_queue("retry")._replace(**wrong)])
     assert await rabbit.count("results") == 0
     await broker.publish([to_queue("results")])
 

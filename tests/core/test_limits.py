@@ -8,8 +8,8 @@ from mailq.core.pace import Rate
 GOOGLE = ("alt1.gmail-smtp-in.l.google.com", "gmail-smtp-in.l.google.com")
 
 
-def allow(*rules, source="192.0.2.1", domain="gmail.com", hosts=GOOGLE):
-    return allowance(rules, source, domain, hosts)
+def allow(*rules, source="192.0.2.1", domain="gmail.com", hosts=GOOGLE, pool=None):
+    return allowance(rules, source, domain, hosts, pool)
 
 
 def test_without_rules_the_defaults_hold():
@@ -71,3 +71,24 @@ def test_a_providers_rule_counts_all_its_sites_together_but_only_what_it_sets():
 )
 def test_a_provider_is_a_name_and_all_below_it(host, suffix, expected):
     assert under(host, suffix) is expected
+
+
+def test_the_sources_of_a_pool_are_counted_together_where_its_rule_decides():
+    bulk = LimitRule(pool="bulk", message_rate=5.0)
+    one, two, other = (
+        allow(bulk, source="192.0.2.1", pool="bulk"),
+        allow(bulk, source="192.0.2.2", pool="bulk"),
+        allow(bulk, source="192.0.2.3", pool="urgent"),
+    )
+
+    assert one.message_rate == two.message_rate == Rate(5.0)
+    assert one.message_rate_key == two.message_rate_key
+    assert one.connections_key != two.connections_key
+    assert other.message_rate is None
+
+
+def test_a_source_is_more_specific_than_its_pool():
+    rules = LimitRule(pool="bulk", connections=5), LimitRule(source="192.0.2.1", connections=2)
+
+    assert allow(*rules, pool="bulk").connections == 2
+    assert allow(*rules, source="192.0.2.2", pool="bulk").connections == 5

@@ -48,6 +48,20 @@ def test_holding_times_are_averaged_and_the_first_counts_fully():
     assert queue.progress == 2.0
 
 
+def test_when_the_process_pauses_nobody_is_sent_away_for_it():
+    queue = line(waiting=480, holding=0.01, places=20)
+    for _ in range(20):
+        queue.given_back(3.0, 3.0)
+    assert queue.wait(3.0) < 2.0
+
+
+def test_lasting_slowness_is_learnt():
+    queue = line(waiting=480, holding=0.01, places=20)
+    for moment in range(200):
+        queue.given_back(3.0, moment)
+    assert 2.0 < queue.holding <= 3.0
+
+
 def test_those_sent_away_come_back_one_after_the_other_and_not_never():
     queue = line(waiting=10, holding=4.0)
     waits = [queue.send_away(0.0) for _ in range(300)]

@@ -1,6 +1,7 @@
 """Limits hold for the host: four processes of one `mailq run` together do what one would be allowed to."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import sys
@@ -22,11 +23,11 @@ async def host(rabbit, tmp_path):
     """Start `mailq run` with four processes that all consume, towards one receiver and with one table of limits."""
     running = []
 
-    async def start(receiver, limit):
+    async def start(port, limit):
         file, log = tmp_path / "mailq.toml", tmp_path / "mailq.log"
         file.write_text(
             f"[[limits]]\n{limit}\n"
-            f'[dns.overrides]\n"*" = ["127.0.0.1:{receiver.port}"]\n'
+            f'[dns.overrides]\n"*" = ["127.0.0.1:{port}"]\n'
             f"[http]\nport = {free_port()}\n"
             '[delivery]\nehlo = "worker.test"\n'
         )
@@ -46,6 +47,33 @@ async def host(rabbit, tmp_path):
         if process.returncode is None:
             process.terminate()
         assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
+
+
+@pytest.fixture
+async def door():
+    """Start a way to a receiver that opens at once, after 0.3 s, after 0.6 s, and so on in turn."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(receiver):
+            turns = itertools.count()
+
+            async def enter(reader, writer):
+                await asyncio.sleep(0.3 * (next(turns) % 3))
+                onward = await asyncio.open_connection("127.0.0.1", receiver.port)
+                await asyncio.gather(pump(reader, onward[1]), pump(onward[0], writer))
+
+            server = await asyncio.start_server(enter, "127.0.0.1", 0)
+            stack.callback(server.close)
+            return server.sockets[0].getsockname()[1]
+
+        yield start
+
+
+async def pump(reader, writer):
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+    writer.close()
 
 
 async def consumers(rabbit):
@@ -74,7 +102,7 @@ async def delivered(rabbit, recipients):
 
 async def test_four_processes_share_one_connection(host, sink, rabbit):
     receiver = await sink()
-    await host(receiver, "connections = 1")
+    await host(receiver.port, "connections = 1")
 
     recipients = await publish(rabbit, 100, "slow-5")
 
@@ -84,18 +112,15 @@ async def test_four_processes_share_one_connection(host, sink, rabbit):
     assert Counter(message.recipient for message in receiver.messages) == Counter(recipients)
 
 
-async def test_four_processes_share_one_rate(host, sink, rabbit):
+async def test_four_processes_share_one_rate_though_sessions_open_unevenly(host, sink, door, rabbit):
     receiver = await sink()
-    await host(receiver, 'message_rate = "5/s"\nidle_timeout = 60')
-    # With its session open a message leaves at its turn; opening one would blur what is measured.
-    opening = await publish(rabbit, 2 * PROCESSES, "slow-1")
-    await delivered(rabbit, opening)
+    await host(await door(receiver), 'message_rate = "5/s"\nmessages_per_session = 1')
 
     recipients = await publish(rabbit, 40, "accept")
 
     await delivered(rabbit, recipients)
-    assert Counter(message.recipient for message in receiver.messages) == Counter([*opening, *recipients])
-    moments = [message.time.timestamp() for message in receiver.messages][len(opening) :]
+    assert Counter(message.recipient for message in receiver.messages) == Counter(recipients)
+    moments = [message.time.timestamp() for message in receiver.messages]
     for first, last in itertools.combinations(range(len(moments)), 2):
         seconds = moments[last] - moments[first] + 0.1  # a message is on the wire a little longer than another
         assert last - first + 1 <= 5 * seconds + 1

@@ -252,6 +252,24 @@ async def test_without_a_usable_source_the_job_fails(ips, system, sink):
     assert (result["state"], result["result"]) == ("process", "error")
 
 
+async def test_a_job_leaves_from_the_pool_it_names(system, sink):
+    receiver = await sink()
+    mail = await system(
+        receiver,
+        sources=[{"ip": "127.0.0.5", "pool": "bulk"}, {"ip": "127.0.0.6", "pool": "bulk"}, {"ip": "127.0.0.7"}],
+    )
+
+    for _ in range(12):
+        await mail.send(recipient="accept@a.test", pool="bulk")
+    results = [(await mail.get("success"))["results"][0] for _ in range(12)]
+    await mail.send(recipient="accept@a.test", pool="slow", id="none")
+    none = (await mail.get("failures"))["results"][0]
+
+    assert {result["from"] for result in results} == {"127.0.0.5", "127.0.0.6"}
+    assert (none["state"], none["result"], none["pointer"]) == ("process", "invalid", "/pool")
+    assert none["description"] == "pool 'slow' is not configured (pools of this worker: bulk)"
+
+
 async def test_a_job_leaves_from_the_address_it_names(system, sink):
     receiver = await sink()
     mail = await system(receiver, sources=[{"ip": "127.0.0.5", "ehlo": "five.test"}])
