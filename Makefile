@@ -4,11 +4,11 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench schemas clean
+.PHONY: help demo run test check bench torture fuzz schemas clean
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
-	@echo "  ARGS='...' is passed on to demo, run, test and bench."
+	@echo "  ARGS='...' is passed on to demo, run, test, bench, torture and fuzz."
 
 demo:  ## See it work: private broker, receiving server, worker; ends by itself
 	@scripts/setup demo
@@ -32,6 +32,15 @@ check:  ## Format, lint, types, layers
 bench:  ## Measure it, also against Postfix (ARGS='--vs postfix', see bench/README.md)
 	@scripts/setup test
 	@$(PY) -m bench $(ARGS)
+
+torture:  ## Kill, cut and stall it while it delivers, then count (ARGS='--disasters 200 --seed 7')
+	@scripts/setup test
+	@$(PY) -m mailq torture $(ARGS)
+
+fuzz:  ## Fuzz a parser, led by coverage (ARGS='reply -max_total_time=180', see fuzz/README.md)
+	@scripts/setup test
+	@$(PY) -c 'import atheris' 2>/dev/null || { echo "fuzz: atheris is missing: .venv/bin/pip install atheris" >&2; exit 1; }
+	@$(PY) -m fuzz $(ARGS)
 
 schemas:  ## Make etc/mailq.toml and schemas/*.json anew from the models
 	@scripts/setup

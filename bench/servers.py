@@ -147,7 +147,7 @@ def receiver(stack: ExitStack, home: Path, options: Options) -> tuple[int, dict[
 def worker(home: Path, options: Options, url: str, port: int) -> Server:
     """Return `mailq run` with everything on as in production: metrics, health, one log line per attempt."""
     tables: dict[str, dict[str, object]] = {
-        "worker": {"prefetch": options.prefetch},
+        "worker": {"prefetch": options.prefetch, "journal_dir": str(home / "journal")},
         "[limits]": {"connections": options.sessions, "messages_per_session": 1000},
         "delivery": {"ehlo": "worker.bench.test"},
         "http": {"port": free_port()},

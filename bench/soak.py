@@ -230,6 +230,7 @@ class Soak:
             "timeouts": dict.fromkeys(states, TIMEOUT),
             "dns": {"overrides": overrides},
             "http": {"port": self._http},
+            "worker": {"journal_dir": str(self._home / "journal")},
         }
         limits = [*soak_mix.limits(self._rate), {"idle_timeout": IDLE_TIMEOUT}]
         text = f"limits = {toml(limits)}\n"

@@ -1,9 +1,9 @@
-"""The pipeline: one job in, exactly one result out. Read `_walk`, `_reach`, `_converse`: that is a job's way.
+"""The pipeline: one job in, exactly one result out. Read `_walk`, `_aim`, `_reach`, `_converse`: that is a job's way.
 
 `attempt` returns, it never reports: a function returns once, and that is the whole proof of
 "exactly one result". Every expected ending is a `Failure`; a bug costs one attempt and is counted. No
-attempt at all (`Postponed`) is made when the traffic limits say later. What the result means is for
-`core.verdict`, what becomes of the job for `settlement`.
+attempt at all (`Postponed`) is made when the traffic limits say later, or while the destination is left
+alone. What the result means is for `core.verdict`, what becomes of the job for `settlement`.
 """
 
 import asyncio
@@ -11,19 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from time import monotonic
+from typing import NamedTuple
 
 from mailq.clock import Clock
 from mailq.core.failure import Failure, Postponed
 from mailq.core.job import Job, Smarthost
+from mailq.core.journal import JournalError
 from mailq.core.limits import Allowance
+from mailq.core.meaning import Meaning
 from mailq.core.mime import Content, extract
 from mailq.core.policy import Policy
 from mailq.core.recent import Recent
 from mailq.core.reply import Reply
 from mailq.core.result import Result, Trail, accepted, failed
-from mailq.core.routing import Route, Source, Target, Tls, try_next
+from mailq.core.routing import Route, Source, Target, Tls
 from mailq.core.states import ORDER, Kind, State
-from mailq.ports import Now, Observer, Resolver, Sources
+from mailq.core.verdict import judge
+from mailq.ports import Claim, Now, Observer, Resolver, Sources
 from mailq.smtp.envelope import mail_from, rcpt_to
 from mailq.smtp.pool import Held, Pool
 from mailq.smtp.session import Session
@@ -33,21 +37,44 @@ from mailq.traffic.governor import Governor
 SHARED = 1.0
 """Seconds for which jobs for one domain share what was found of it, the order of its targets included."""
 
+UNRECORDED = 5.0
+"""Seconds for which a job goes away whose handing over could not be recorded."""
+
 Destination = tuple[tuple[str, ...], Sequence[Target]]
 """The site (sorted MX hosts) and the targets in try order."""
 
 
+class _Ending(NamedTuple):
+    """How it ended at one target: what was known by then, and from which source, if it came to that."""
+
+    failure: Failure
+    trail: Trail
+    source: Source | None = None
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """The more, the more it is to be told: first of all that the message may have been taken."""
+        return self.trail.in_doubt and self.failure.reply is None, ORDER[self.failure.state]
+
+
 @dataclass(slots=True)
 class _Errand:
-    """One attempt's job with what was made ready for the wire."""
+    """One attempt's job with what was made ready for the wire.
+
+    `source` is the one in use; `earlier` are endings without the smarthost that the errand falls back to.
+    """
 
     job: Job
     trail: Trail
+    claim: Claim
     sources: Sequence[Source]
     content: Content
-    smarthost: Smarthost | None
-    hosts: tuple[str, ...]
-    targets: Sequence[Target]
+    returned: bool
+    smarthost: Smarthost | None = None
+    hosts: tuple[str, ...] = ()
+    targets: Sequence[Target] = ()
+    source: Source | None = None
+    earlier: tuple[_Ending, ...] = ()
 
     @property
     def destination(self) -> str:
@@ -65,11 +92,13 @@ class Delivery:
         sources: Sources,
         governor: Governor,
         pool: Pool,
+        meaning: Meaning,
         observer: Observer,
         now: Now,
         rng: Random,
     ) -> None:
         self._policy = policy
+        self._meaning = meaning
         self._resolver = resolver
         self._sources = sources
         self._governor = governor
@@ -86,17 +115,21 @@ class Delivery:
         """The SMTP sessions, to be counted, swept and in the end closed."""
         return self._pool
 
-    async def attempt(self, job: Job, trail: Trail, *, returned: bool = False) -> Result | Postponed:
+    async def attempt(self, job: Job, trail: Trail, claim: Claim, *, returned: bool = False) -> Result | Postponed:
         """Return what one attempt to deliver `job` came to, or that none is made now; raises only cancellation.
 
-        `returned` tells that the job was postponed before and goes ahead of those who were not.
+        `claim` is asked for leave before the message is handed over; `returned` tells that the job was
+        postponed before and goes ahead of those who were not.
         """
         try:
             with self._clock:
-                reply = await self._walk(job, trail, returned=returned)
-            return accepted(trail, reply, time=self._now(), attempt=job.attempt)
+                reply = await self._walk(job, trail, claim, returned=returned)
+            state = State.RCPTTO if job.dryrun else State.MESSAGE
+            return accepted(trail, reply, time=self._now(), attempt=job.attempt, state=state)
         except Postponed as later:
             return later
+        except JournalError as trouble:
+            return Postponed(UNRECORDED, str(trouble))
         except Failure as trouble:
             failure = trouble
         except TimeoutError:
@@ -104,41 +137,91 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - a bug costs one attempt and never a job
             self._observer.bug(trail.state, error)
             failure = Failure(trail.state, Kind.ERROR, "internal error", code=451, status="4.3.0")
+            bug = f"{type(error).__name__}: {error}"[:500]
+            return failed(trail, failure, time=self._now(), attempt=job.attempt, bug=bug)
         return failed(trail, failure, time=self._now(), attempt=job.attempt)
 
-    async def _walk(self, job: Job, trail: Trail, *, returned: bool) -> Reply:
+    async def _walk(self, job: Job, trail: Trail, claim: Claim, *, returned: bool) -> Reply:
         trail.enter(State.PROCESS)
         sources = process.sources(job, self._policy, self._sources, self._now())
         trail.enter(State.STORAGE)
         content = storage.content(job, self._policy.max_message_size)
         trail.extracted = extract(content.content)
-        trail.enter(State.DNS)
-        smarthost = job.smarthost or self._policy.smarthost
-        hosts, targets = await self._resolve(job, smarthost, trail)
-        errand = _Errand(job, trail, sources, content, smarthost, hosts, targets)
-        await self._pace(errand, returned=returned)
+        errand = _Errand(job, trail, claim, sources, content, returned)
+        try:
+            await self._aim(errand, job.smarthost or self._policy.smarthost)
+        except Failure as failure:
+            if not self._meaning.falls_back(job, failure, trail):
+                raise
+            return await self._fall_back(errand, [_Ending(failure, replace(trail))])
         return await self._reach(errand)
 
+    async def _aim(self, errand: _Errand, smarthost: Smarthost | None) -> None:
+        """Find out where the message is to go, from which sources it may go there now, and wait for its turn."""
+        errand.trail.enter(State.DNS)
+        errand.smarthost = smarthost
+        errand.hosts, errand.targets = await self._resolve(errand.job, smarthost, errand.trail)
+        errand.trail.hosts = errand.hosts
+        errand.sources = self._governor.unpaused(errand.sources, errand.hosts, errand.targets)
+        await self._pace(errand)
+
     async def _reach(self, errand: _Errand) -> Reply:
-        """Try target after target; the ending that got furthest is the one to be told."""
-        trail = errand.trail
-        endings: list[tuple[Failure, Trail]] = []
+        """Try target after target, and after the last the smarthost that is there for it, if there is one."""
+        endings = list(errand.earlier)
         for target in errand.targets:
-            trail.forget_connection()
+            errand.trail.forget_connection()
             try:
                 return await self._converse(errand, target)
             except Failure as failure:
-                endings.append((failure, replace(trail)))
-                if not try_next(failure, in_doubt=trail.in_doubt):
+                # A smarthost that takes no mail at all says nothing about the message.
+                if not errand.earlier or ORDER[failure.state] >= ORDER[State.MAILFROM]:
+                    endings.append(_Ending(failure, replace(errand.trail), errand.source))
+                if not self._meaning.falls_back(errand.job, failure, errand.trail):
                     break
-        furthest, known = max(endings, key=lambda ending: ORDER[ending[0].state])
-        trail.facts, trail.in_doubt = known.facts, known.in_doubt
-        raise furthest
+        else:
+            return await self._fall_back(errand, endings)
+        raise self._told(errand, endings)
+
+    async def _fall_back(self, errand: _Errand, endings: Sequence[_Ending]) -> Reply:
+        """Try the smarthost that is there for what no target could be given, or tell how it ended without it."""
+        smarthost = self._policy.fallback
+        if smarthost is None or errand.smarthost is not None:
+            raise self._told(errand, endings)
+        backup = replace(errand, earlier=tuple(endings))
+        try:
+            await self._aim(backup, smarthost)
+        except (Failure, Postponed):
+            raise self._told(errand, endings) from None
+        return await self._reach(backup)
+
+    def _told(self, errand: _Errand, endings: Sequence[_Ending]) -> Failure:
+        """Return the ending that got furthest, its facts in the trail, and learn from it about the destination."""
+        furthest, known, source = max(endings, key=lambda ending: ending.rank)
+        trail = errand.trail
+        trail.facts, trail.in_doubt, trail.hosts, trail.pool = known.facts, known.in_doubt, known.hosts, known.pool
+        trail.said = known.said
+        if source is not None and self._meaning.patterns.pauses:
+            self._learn(errand.job, trail, furthest, source)
+        return furthest
+
+    def _learn(self, job: Job, trail: Trail, failure: Failure, source: Source) -> None:
+        """Leave a destination alone until this job is tried again, if a pattern says that it is about all of it."""
+        now = self._now()
+        result = failed(trail, failure, time=now, attempt=job.attempt)
+        reading = self._meaning.of(job, result)
+        verdict = judge(job, result, self._policy, now, self._rng, reading.effects, reading.flags)
+        if reading.effects.individual is False and verdict.at is not None:
+            patterns = ", ".join(reading.effects.patterns)
+            seconds = (verdict.at - now).total_seconds()
+            self._governor.pause(source, trail.hosts, seconds, f"destination paused by pattern {patterns}")
 
     async def _converse(self, errand: _Errand, target: Target) -> Reply:
         """Send the message to one target over a session, a used one if there is; a stale one costs nothing."""
         trail, job = errand.trail, errand.job
-        source = bind.choose(errand.sources, target, self._rng)
+        pinned = job.nextattempt.ip if job.nextattempt else None
+        errand.source = None
+        source = errand.source = bind.choose(errand.sources, target, self._rng, pinned)
+        trail.pool = source.pool
         route = self._route(source, target, errand.smarthost)
         allowance = self._governor.allowance(source, errand.destination, errand.hosts)
         while True:
@@ -149,7 +232,10 @@ class Delivery:
                     await self._pool.depart(allowance.message_rate_key, allowance.message_rate)
                 mail = mail_from(job.envelope, job.recipient, errand.content, job.dsn, session.offered)
                 rcpt = rcpt_to(job.recipient, job.dsn, session.offered)
-                return await session.deliver(trail, mail, rcpt, errand.content.content)
+                errand.claim.begin()
+                if job.dryrun:
+                    return await session.probe(trail, mail, rcpt)
+                return await session.deliver(trail, mail, rcpt, errand.content.content, errand.claim)
             except Failure as failure:
                 if not _stale(session, failure):
                     raise
@@ -199,12 +285,12 @@ class Delivery:
         self._governor.connected(route)
         return held
 
-    async def _pace(self, errand: _Errand, *, returned: bool) -> None:
+    async def _pace(self, errand: _Errand) -> None:
         """Wait for this message's turn where messages a second are limited."""
         source = next((each for each in errand.sources if each.reaches(errand.targets[0])), errand.sources[0])
         allowance = self._governor.allowance(source, errand.destination, errand.hosts)
         if allowance.message_rate:
-            await self._pool.pace(allowance.message_rate_key, allowance.message_rate, returned=returned)
+            await self._pool.pace(allowance.message_rate_key, allowance.message_rate, returned=errand.returned)
 
     async def _resolve(self, job: Job, smarthost: Smarthost | None, trail: Trail) -> Destination:
         """Return the site and the targets in try order; within a second all jobs for a domain share the answer."""

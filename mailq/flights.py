@@ -1,28 +1,23 @@
-"""Attempts under way or not long settled, by the identity of their job and the number of the attempt.
+"""Attempts under way, by what names their job's attempt; and the leave to hand a message over.
 
 When the connection to the broker is lost, the broker hands the unacknowledged jobs out again while
-their attempts still run here, and some that were acknowledged too late. A job that comes again
-adopts the attempt made for it, so that one e-mail is sent and one result published. Two equal jobs
-without an id are two attempts: each is adopted once.
+their attempts still run here. A job that comes again adopts the attempt made for it, so that one e-mail
+is sent and one result published. Two equal jobs without an id are two attempts: each is adopted once.
+What became of an attempt that is over, or that another process makes, is known to the journal.
 """
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass, field
-from time import monotonic
 
 from mailq.core.failure import Postponed
 from mailq.core.job import Job
+from mailq.core.journal import EntryId, key_of
 from mailq.core.result import Result, Trail
 from mailq.core.verdict import Verdict
-from mailq.ports import Broker
+from mailq.ports import Broker, Journal
 
-KEPT = 3600.0
-"""Seconds for which a made attempt waits for its job, which another worker may have got."""
-
-REMEMBERED = 5000
-"""Settled attempts that are remembered; the broker's acknowledgements lag by less."""
-
+UNRECORDED = 1.0
+"""Seconds for which a job goes away whose result could not be recorded."""
 
 Ending = tuple[Result, Verdict] | Postponed
 """What an attempt came to and what that means, or that none was made."""
@@ -30,64 +25,65 @@ Ending = tuple[Result, Verdict] | Postponed
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One attempt: under way, made, or settled."""
+    """One attempt, under way or made and not yet settled.
 
-    key: tuple[str, int]
+    `again` tells that somebody else may have the same job; `entry` is the attempt's place in the journal.
+    """
+
+    job: Job
     broker: Broker
+    journal: Journal
     ending: asyncio.Future[Ending]
+    again: bool = False
     trail: Trail = field(default_factory=Trail)
-    begun: float = field(default_factory=monotonic)
-    settled: bool = False
+    entry: EntryId | None = None
+
+    def begin(self) -> None:
+        """Refuse to begin what could not be recorded now (see `ports.Claim`)."""
+        if not (self.broker.alive and self.broker.recording):
+            raise Postponed(UNRECORDED, "the broker records no results at the moment")
+
+    def hand_over(self) -> None:
+        """Note that the message is about to be handed over (see `ports.Claim`)."""
+        if self.entry is not None:  # to the target before this one, which refused it
+            self.journal.withdrawn(self.entry)
+            self.entry = None
+        contested = self.again or not self.broker.alive
+        self.entry = self.journal.hand_over(key_of(self.job), contested=contested)
+
+    def withdraw(self) -> None:
+        """Note that no receiver has the message, unless one may have it."""
+        if self.entry is not None and not self.trail.in_doubt:
+            self.journal.withdrawn(self.entry)
+            self.entry = None
 
 
 class Flights:
     """The attempts of this process that may still be asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self._flights: dict[tuple[str, int], list[Flight]] = {}
-        self._settled: deque[Flight] = deque()
 
-    def begin(self, job: Job, broker: Broker) -> Flight:
+    def begin(self, job: Job, broker: Broker, *, again: bool) -> Flight:
         """Note a new attempt for a job that came from `broker`."""
-        key = (job.identity, job.attempt)
-        flight = Flight(key, broker, asyncio.get_running_loop().create_future())
-        self._flights.setdefault(key, []).append(flight)
+        flight = Flight(job, broker, self._journal, asyncio.get_running_loop().create_future(), again)
+        self._flights.setdefault((job.identity, job.attempt), []).append(flight)
         return flight
 
     def adopt(self, job: Job, broker: Broker) -> Flight | None:
-        """Return an attempt made for this job in an earlier life of the connection, now of `broker`.
-
-        Unsettled ones come first: every one of them is owed a settlement.
-        """
-        candidates = [
-            flight for flight in self._flights.get((job.identity, job.attempt), ()) if flight.broker is not broker
-        ]
-        for flight in sorted(candidates, key=lambda each: each.settled):
-            flight.broker = broker
-            return flight
+        """Return an attempt made for this job since an earlier life of the connection, from now on of `broker`."""
+        for flight in self._flights.get((job.identity, job.attempt), ()):
+            if flight.broker is not broker:
+                flight.broker, flight.again = broker, True
+                return flight
         return None
-
-    def settle(self, flight: Flight, *, remember: bool) -> None:
-        """Note that an attempt is settled; it is remembered where its identity tells it from equal jobs."""
-        if not remember:
-            self.end(flight)
-            return
-        flight.settled = True
-        self._settled.append(flight)
-        if len(self._settled) > REMEMBERED:
-            self.end(self._settled.popleft())
 
     def end(self, flight: Flight) -> None:
         """Forget an attempt."""
-        flights = self._flights.get(flight.key, [])
+        key = (flight.job.identity, flight.job.attempt)
+        flights = self._flights.get(key, [])
         if flight in flights:
             flights.remove(flight)
         if not flights:
-            self._flights.pop(flight.key, None)
-
-    def forget_old(self) -> None:
-        """Drop made attempts whose job has not come again for an hour: somebody else has it."""
-        limit = monotonic() - KEPT
-        for flights in list(self._flights.values()):
-            for flight in [each for each in flights if each.ending.done() and each.begun < limit]:
-                self.end(flight)
+            self._flights.pop(key, None)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from mailq.core.ending import End
 from mailq.core.job import Job
+from mailq.core.journal import Entry, EntryId, JobKey, JournalStats
 from mailq.core.pace import Rate, Slot
 from mailq.core.publication import Consumed, Publication
 from mailq.core.reply import Reply
@@ -152,6 +154,14 @@ class Broker(Publisher, Protocol):
     def requeue(self, tag: int) -> None:
         """Give a message back to the outbox."""
 
+    @property
+    def alive(self) -> bool:
+        """Tell whether the connection is not over yet."""
+
+    @property
+    def recording(self) -> bool:
+        """Tell whether results get recorded at the moment; while they do not, nothing new may be sent."""
+
     def hold(self, *, held: bool) -> None:
         """Stop or go on to receive messages."""
 
@@ -182,6 +192,15 @@ class UnroutableError(BrokerError):
 class Observer(Protocol):
     """Sees everything, changes nothing: metrics and logs implement it and must not raise."""
 
+    def consumed(self) -> None:
+        """A message came from the outbox."""
+
+    def ended(self, end: End) -> None:
+        """What became of a message that had come."""
+
+    def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:
+        """The journal cannot be written because of `trouble` (None: it can), and what it has to say."""
+
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
         """One attempt was judged."""
 
@@ -208,6 +227,87 @@ class Observer(Protocol):
 
     def stalled(self, *, stalled: bool) -> None:
         """The outbox holds jobs, the worker is connected, and nothing is delivered to it."""
+
+
+class Journal(Protocol):
+    """Remembers, beyond the life of a process, what was handed over. No call waits for another process."""
+
+    def hand_over(self, key: JobKey, *, contested: bool) -> EntryId:
+        """Record that a message is about to be handed over, and keep room for its answer.
+
+        `contested` tells that another process may have the same job.
+
+        Raises:
+            JournalError: it cannot be recorded.
+            Postponed: another process has handed it over, or is about to.
+        """
+
+    def answered(self, entry: EntryId, record: bytes) -> None:
+        """Record what the answer came to, in at most `MAX_ANSWER` octets (longer: without them); never raises."""
+
+    def withdrawn(self, entry: EntryId) -> None:
+        """Record that it was not handed over after all; never raises."""
+
+    def released(self, entry: EntryId) -> None:
+        """Leave an answered entry, own or taken, to whoever gets its job; never raises."""
+
+    def settled(self, entry: EntryId) -> None:
+        """Record that everything published for it is confirmed; never raises."""
+
+    def take(self, key: JobKey) -> Entry:
+        """Return how a job stands that came again; an answered or doubtful entry is now the caller's to settle.
+
+        Raises:
+            JournalError: it cannot be told.
+        """
+
+    def trial(self, digest: bytes) -> None:
+        """Record that something suspect (16 octets name it) is about to be tried.
+
+        Raises:
+            JournalError: it cannot be recorded.
+        """
+
+    def tried(self, digest: bytes) -> None:
+        """Record that the trial was survived; never raises."""
+
+    def trials(self, digest: bytes) -> int:
+        """Return how many processes died in a trial of it.
+
+        Raises:
+            JournalError: it cannot be told.
+        """
+
+    def trouble(self) -> str | None:
+        """Return why nothing more should be consumed, None if all is well."""
+
+    def tend(self) -> tuple[str, ...]:
+        """Do what is due, once a second; return what is to be said of it, each once. Never raises."""
+
+    def stats(self) -> JournalStats:
+        """Return figures for metrics."""
+
+    def close(self) -> None:
+        """Leave behind what is not settled, and nothing else."""
+
+
+class Claim(Protocol):
+    """The leave to hand a message over, recorded where others see it."""
+
+    def begin(self) -> None:
+        """Ask whether a message may be offered to a receiver at all.
+
+        Raises:
+            Postponed: what came of it could not be recorded now.
+        """
+
+    def hand_over(self) -> None:
+        """Note that the last octets of the message are about to be sent.
+
+        Raises:
+            Postponed: another process has the same job.
+            JournalError: it cannot be noted, so it must not be done.
+        """
 
 
 class Limits(Protocol):

@@ -5,6 +5,7 @@ messages that are no documents.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
@@ -12,8 +13,9 @@ from mailq.core import letters
 from mailq.core.failure import Failure, Postponed
 from mailq.core.job import InvalidJobError, Job
 from mailq.core.letters import Names
+from mailq.core.meaning import Meaning
 from mailq.core.publication import Consumed, Publication
-from mailq.core.result import Result, Trail, failed
+from mailq.core.result import Certificates, Result, Trail, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, RetryPolicy, Verdict, judge
 from mailq.ports import Now, Observer, Publisher
@@ -22,16 +24,34 @@ from mailq.ports import Now, Observer, Publisher
 class Settlement:
     """Turns results into confirmed publications; nothing here speaks SMTP."""
 
-    def __init__(self, names: Names, policy: RetryPolicy, observer: Observer, now: Now, rng: Random) -> None:
+    def __init__(
+        self,
+        names: Names,
+        policy: RetryPolicy,
+        meaning: Meaning,
+        observer: Observer,
+        now: Now,
+        rng: Random,
+        sources: Sequence[str] = (),
+        certificates: Certificates = "full",
+    ) -> None:
         self._names = names
         self._policy = policy
+        self._meaning = meaning
+        self._sources = sources
+        self._certificates = certificates
         self._observer = observer
         self._now = now
         self._rng = rng
 
     def judge(self, job: Job, result: Result) -> Verdict:
         """Return what the result of the job's attempt means, and let it be seen."""
-        verdict = judge(job, result, self._policy, result.time, self._rng)
+        if result.accepted:
+            verdict = judge(job, result, self._policy, result.time, self._rng)
+        else:
+            classification, ruleset, flags, effects = self._meaning.of(job, result)
+            verdict = judge(job, result, self._policy, result.time, self._rng, effects, flags)
+            verdict = replace(verdict, classification=classification, ruleset=ruleset)
         self._observer.attempted(job, result, verdict)
         return verdict
 
@@ -43,8 +63,10 @@ class Settlement:
         Raises:
             BrokerError: nothing may be taken as done; the job must not be acknowledged.
         """
-        publications = letters.settle(job, result, verdict, self._names, consumed, self._now())
-        await self._publish(publisher, verdict.outcome.value, publications)
+        publications = letters.settle(
+            job, result, verdict, self._names, consumed, self._now(), self._sources, self._certificates
+        )
+        await self._publish(publisher, str(verdict.outcome), publications)
 
     async def park(self, publisher: Publisher, consumed: Consumed, job: Job) -> None:
         """Send a job that is not due back without an attempt.
@@ -75,18 +97,41 @@ class Settlement:
             BrokerError: the message must not be acknowledged.
         """
         if error.document is None:
-            self._observer.poisoned(error.reason)
-            await self._publish(publisher, "poison", [letters.poison(consumed, error.reason, self._names)])
+            await self.poison(publisher, consumed, error.reason)
             return
         failure = Failure(State.PROCESS, Kind.INVALID, error.reason, pointer=error.pointer)
         earlier = error.document.get("results")
         attempt = len(earlier) + 1 if isinstance(earlier, list) else 1
         result = failed(Trail(), failure, time=self._now(), attempt=attempt)
-        verdict = Verdict(Outcome.FAILURE)
+        ruleset = self._meaning.ruleset
+        classification = ruleset.classify(
+            state=result.state, kind=result.kind, code=result.code, status=result.status, text="", from_peer=False
+        )
+        verdict = Verdict(Outcome.FAILURE, classification=classification, ruleset=ruleset.version)
         document = letters.with_result(error.document, result, verdict)
-        report = letters.report(document, Outcome.FAILURE, self._names, consumed, None, extracted=None)
-        await self._publish(publisher, Outcome.FAILURE.value, list(report))
+        report = letters.report(
+            document, verdict, self._names, consumed, None, message_id=consumed.message_id, extracted=None
+        )
+        await self._publish(publisher, str(Outcome.FAILURE), list(report))
         self._observer.refused(result)
+
+    async def poison(
+        self,
+        publisher: Publisher,
+        consumed: Consumed,
+        reason: str,
+        *,
+        exception: str | None = None,
+        state: str = State.PROCESS,
+    ) -> None:
+        """Put a message aside that cannot be processed, for somebody to look at.
+
+        Raises:
+            BrokerError: the message must not be acknowledged.
+        """
+        letter = letters.poison(consumed, reason, self._names, state=state, exception=exception)
+        await self._publish(publisher, "poison", [letter])
+        self._observer.poisoned(reason)
 
     async def _publish(self, publisher: Publisher, key: str, publications: Sequence[Publication]) -> None:
         await publisher.publish(publications)

@@ -5,8 +5,9 @@ It starts `mailq run --child` processes, each with a line (`edges.control`) and 
 consumes nothing, delivers nothing and decides nothing about mail: a worker beneath it does what a worker
 does alone (`worker`), and when the supervisor dies, the end of the line makes the workers drain.
 
-SIGTERM or SIGINT tells every process to drain, once; a second one tells them to hasten. Children have
-sessions of their own, so that a terminal's Ctrl-C reaches them by the supervisor alone.
+SIGTERM or SIGINT tells every process to drain, once; a second one tells them to hasten. SIGHUP makes the
+supervisor read the configuration again and hand it to every process, and to those it starts later. Children
+have sessions of their own, so that a terminal's Ctrl-C reaches them by the supervisor alone.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from mailq.edges.log import Logger, configure
 from mailq.edges.metrics import Fleet
 from mailq.edges.observers import Observers
 from mailq.edges.shared import SharedTable
+from mailq.reload import Reload
 from mailq.wiring import build
 
 PATIENCE = 1.0
@@ -49,11 +51,13 @@ STABLE = 60.0
 """Seconds of life after which the pause is the first again."""
 
 GRACE = 10.0
-"""Seconds beyond twice the drain time until a process that does not end is killed."""
+"""Seconds beyond the drain time until a process that does not end is killed."""
 
 
-async def supervise(config: Config, processes: int) -> int:
+async def supervise(config: Config, read: Callable[[], Config], processes: int) -> int:
     """Run so many worker processes until SIGTERM or SIGINT; return 0 if all of them drained cleanly, else 1.
+
+    On SIGHUP `read` the configuration anew.
 
     Raises:
         ListenError: the HTTP port cannot be had; no process was started.
@@ -61,7 +65,7 @@ async def supervise(config: Config, processes: int) -> int:
     """
     with configure(config.log) as log, contextlib.closing(SharedTable.create(processes)) as table:
         build(config, Observers(), table)  # what can't be built is told here, and not by each process again and again
-        supervisor = Supervisor(config, processes, table, log.logger)
+        supervisor = Supervisor(Reload(config, read, log.logger), processes, table, log.logger)
         async with AsyncExitStack() as stack:
             if config.http.enabled:
                 server = HttpServer(
@@ -85,9 +89,10 @@ class Child:
 class Supervisor:
     """Keeps the processes alive and speaks for them."""
 
-    def __init__(self, config: Config, processes: int, table: SharedTable, logger: Logger) -> None:
-        self._configuration = dump(config)
-        self._drain_timeout = config.worker.drain_timeout
+    def __init__(self, reload: Reload, processes: int, table: SharedTable, logger: Logger) -> None:
+        self._reload = reload
+        self._configuration = dump(reload.config)
+        self._drain_timeout = reload.config.worker.drain_timeout
         self._table = table
         self._logger = logger
         self._fleet = Fleet(processes)
@@ -102,6 +107,15 @@ class Supervisor:
         for child in self._children.values():
             if child is not None:
                 child.line.order(order)
+
+    def reload(self) -> None:
+        """Read the configuration again, and tell all processes what of it is taken."""
+        if self._reload.again() is None:
+            return
+        self._configuration = dump(self._reload.config)
+        for child in self._children.values():
+            if child is not None:
+                child.line.reload(self._configuration)
 
     async def run(self) -> int:
         """Keep all processes alive until `stop`, and return the exit status."""
@@ -203,8 +217,11 @@ class Supervisor:
                 stdin=DEVNULL, pass_fds=(place.line, place.table), start_new_session=True,
             )  # fmt: skip
             undo.pop_all()
-        child = Child(process, await SupervisorEnd.open(ours, self._configuration), monotonic())
+        configuration = self._configuration
+        child = Child(process, await SupervisorEnd.open(ours, configuration), monotonic())
         self._logger.info("process", change="started", process=index, pid=process.pid)
+        if configuration is not self._configuration:  # it was read again just now
+            child.line.reload(self._configuration)
         if self._stopping.is_set():
             child.line.order(Order.DRAIN)
         return child
@@ -215,7 +232,7 @@ class Supervisor:
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        await asyncio.wait({ended}, timeout=2 * self._drain_timeout + GRACE)
+        await asyncio.wait({ended}, timeout=self._drain_timeout + GRACE)
         if not ended.done():
             self._logger.error(
                 "process", change="killed", pid=child.process.pid, detail="did not end in its drain time"
@@ -252,6 +269,8 @@ def describe(code: int) -> str:
 def _reveal(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value)
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
@@ -263,10 +282,11 @@ def _list(reasons: dict[int, str | None]) -> str | None:
 @contextmanager
 def _signals(supervisor: Supervisor) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.stop)
+    handlers = {signal.SIGTERM: supervisor.stop, signal.SIGINT: supervisor.stop, signal.SIGHUP: supervisor.reload}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)

@@ -4,16 +4,18 @@ import asyncio
 import gc
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, closing, contextmanager
 from datetime import UTC, datetime
 from random import Random
 
 from mailq.config import Config
+from mailq.config.delivery import SmarthostConfig
 from mailq.config.load import ConfigError
 from mailq.core.job import Smarthost
 from mailq.core.letters import Names
 from mailq.core.limits import LimitRule
+from mailq.core.meaning import Meaning
 from mailq.core.policy import Policy
 from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
@@ -21,7 +23,8 @@ from mailq.delivery import Delivery
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.control import Order, Place, Status, WorkerEnd
 from mailq.edges.http import HttpServer
-from mailq.edges.log import configure
+from mailq.edges.journal import FileJournal, NullJournal
+from mailq.edges.log import Logger, configure
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
 from mailq.edges.resolver import DnsResolver
@@ -29,25 +32,33 @@ from mailq.edges.shared import SharedTable
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.ports import Limits, Observer
+from mailq.handling import Bounds
+from mailq.ports import Journal, Limits, Observer
+from mailq.reload import Reload, describe, meaning_of
 from mailq.settlement import Settlement
 from mailq.smtp.pool import Pool
 from mailq.stages.dns import parse_endpoint
 from mailq.traffic.governor import Governor
-from mailq.worker import Bounds, Worker
+from mailq.worker import Worker
 
 BODY_FACTOR = 2
 """A job may be so many times larger than its message: JSON escapes and the other properties."""
 
 
-async def run(config: Config) -> int:
-    """Run one worker until SIGTERM or SIGINT and return the exit status."""
+async def run(config: Config, read: Callable[[], Config]) -> int:
+    """Run one worker until SIGTERM or SIGINT and return the exit status; on SIGHUP `read` the configuration anew."""
     _settle_in()
     with configure(config.log) as log:
         metrics = Metrics()
+        reload, meaning = Reload(config, read, log.logger), meaning_of(config)
+
+        def reread() -> None:
+            if (newest := reload.again()) is not None:
+                meaning.replace(newest)
+
         async with AsyncExitStack() as stack:
             limits = stack.enter_context(closing(SharedTable.create(1)))
-            worker = build(config, Observers(metrics, log), limits)
+            worker = build(config, Observers(metrics, log), limits, journal_of(config), meaning)
             if config.http.enabled:
 
                 def page() -> tuple[str, bytes]:
@@ -58,7 +69,7 @@ async def run(config: Config) -> int:
                     config.http, metrics=page, alive=metrics.heartbeat.trouble, ready=lambda: worker.not_ready
                 )
                 await stack.enter_async_context(server)
-            with _signals(worker, alone=True):
+            with _signals(worker, reread):
                 await worker.run()
     return 0
 
@@ -74,33 +85,54 @@ async def run_child(place: Place) -> int:
         log = stack.enter_context(configure(config.log, process=place.index))
         limits = stack.enter_context(closing(SharedTable(place.table, place.index)))
         metrics = Metrics()
-        worker = build(config, Observers(metrics, log), limits)
-        stack.enter_context(_signals(worker, alone=False))
-        obedience = asyncio.create_task(_obey(line, worker, metrics))
+        meaning = meaning_of(config)
+        worker = build(config, Observers(metrics, log), limits, journal_of(config, place.index), meaning)
+        stack.enter_context(_signals(worker, None))
+        obedience = asyncio.create_task(_obey(line, worker, metrics, meaning, log.logger))
         await worker.run()
         obedience.cancel()
     return 0
 
 
-async def _obey(line: WorkerEnd, worker: Worker, metrics: Metrics) -> None:
+async def _obey(line: WorkerEnd, worker: Worker, metrics: Metrics, meaning: Meaning, logger: Logger) -> None:
     """Do what the supervisor asks; drain when it is gone."""
     try:
         async for order in line.orders():
-            if order is Order.STATUS:
-                line.answer(Status(metrics.heartbeat.trouble(), worker.not_ready, metrics.snapshot()))
-            else:
-                worker.stop()
-                if order is Order.HASTEN:
+            match order:
+                case Order.STATUS:
+                    line.answer(Status(metrics.heartbeat.trouble(), worker.not_ready, metrics.snapshot()))
+                case Order.RELOAD:
+                    _reload(await line.configuration(), meaning, logger)
+                case Order.DRAIN:
+                    worker.stop()
+                case Order.HASTEN:
+                    worker.stop()
                     worker.hasten()
     finally:
         worker.stop()
 
 
-def build(config: Config, observer: Observer, limits: Limits) -> Worker:
-    """Return a worker with all its edges; `limits` are what it shares with other processes.
+def _reload(configuration: bytes, meaning: Meaning, logger: Logger) -> None:
+    """Take over what the supervisor has read; it was right then, but its rule files are read here again."""
+    if not configuration:  # the supervisor died over it
+        return
+    try:
+        meaning.replace(meaning_of(Config.model_validate_json(configuration)))
+    except ConfigError as trouble:
+        logger.warning("reload", change="refused", detail=str(trouble))
+    else:
+        logger.info("reload", change="taken", **describe(meaning))
+
+
+def build(
+    config: Config, observer: Observer, limits: Limits, journal: Journal | None = None, meaning: Meaning | None = None
+) -> Worker:
+    """Return a worker with all its edges; `limits` and `journal` (None: none) are what it shares with other processes.
+
+    `meaning` may be replaced while the worker runs; None: it stays as the configuration has it.
 
     Raises:
-        ConfigError: no name server is to be had.
+        ConfigError: no name server is to be had, or a file of rules cannot be used.
     """
     try:
         resolver = DnsResolver(config.dns)
@@ -113,8 +145,11 @@ def build(config: Config, observer: Observer, limits: Limits) -> Worker:
     pool = Pool(dialer, limits, timeouts_of(config), config.timeouts.quit, config.worker.sessions)
     governor = Governor([LimitRule(**rule.model_dump()) for rule in config.limits])
     sources = HostSources(config.sources, config.delivery.ehlo)
-    delivery = Delivery(policy, resolver, sources, governor, pool, observer, _now, rng)
-    settlement = Settlement(names_of(config), policy, observer, _now, rng)
+    meaning = meaning or meaning_of(config)
+    delivery = Delivery(policy, resolver, sources, governor, pool, meaning, observer, _now, rng)
+    ips = [source.ip for source in config.sources]
+    certificates = config.results.certificates
+    settlement = Settlement(names_of(config), policy, meaning, observer, _now, rng, ips, certificates)
     bounds = Bounds(
         body=BODY_FACTOR * config.delivery.max_message_size,
         in_memory=config.worker.max_bytes,
@@ -122,16 +157,28 @@ def build(config: Config, observer: Observer, limits: Limits) -> Worker:
         stalled_after=config.worker.stalled_after,
         reconnect_delay=config.rabbitmq.reconnect_delay,
         reconnect_max=config.rabbitmq.reconnect_max,
+        poison_after=config.worker.poison_after,
     )
     return Worker(
-        lambda: Broker.open(config.rabbitmq, config.worker.prefetch, observer), delivery, settlement, observer, bounds
+        lambda: Broker.open(config.rabbitmq, config.worker.prefetch, observer),
+        delivery,
+        settlement,
+        journal or NullJournal(),
+        observer,
+        bounds,
     )
+
+
+def journal_of(config: Config, process: int = 0) -> Journal:
+    """Return the journal of a process, which begins at once; one that cannot be written says so itself."""
+    directory = config.worker.journal_dir
+    return FileJournal(directory, config.journal, process) if directory else NullJournal()
 
 
 def policy_of(config: Config) -> Policy:
     """Return what the flow needs to know of the configuration."""
     delivery, smarthost = config.delivery, config.smarthost
-    password = smarthost.password.get_secret_value()
+    server = _smarthost_of(smarthost)
     return Policy(
         port=delivery.port,
         family=delivery.ip_family,
@@ -141,21 +188,26 @@ def policy_of(config: Config) -> Policy:
         retry_jitter=delivery.retry_jitter,
         max_deliver_time=delivery.max_deliver_time,
         max_attempts=delivery.max_attempts,
+        on_doubt=delivery.on_doubt,
+        greylist_retry=delivery.greylist_retry,
+        hint_min=delivery.hint_min,
+        hint_max=delivery.hint_max,
         attempt_timeout=delivery.attempt_timeout,
         dns_timeout=config.timeouts.dns,
         tls=Tls(config.tls.mode),
         retry_plaintext=config.tls.retry_plaintext,
         plaintext_auth=smarthost.plaintext_auth,
-        smarthost=Smarthost(
-            hostname=smarthost.hostname,
-            port=smarthost.port,
-            username=smarthost.username or None,
-            password=password or None,
-        )
-        if smarthost.hostname
-        else None,
+        smarthost=None if smarthost.fallback else server,
+        fallback=server if smarthost.fallback else None,
         overrides=config.dns.overrides,
     )
+
+
+def _smarthost_of(config: SmarthostConfig) -> Smarthost | None:
+    if not config.hostname:
+        return None
+    password = config.password.get_secret_value() or None
+    return Smarthost(hostname=config.hostname, port=config.port, username=config.username or None, password=password)
 
 
 def timeouts_of(config: Config) -> dict[State, float]:
@@ -189,21 +241,25 @@ def _settle_in() -> None:
 
 
 @contextmanager
-def _signals(worker: Worker, *, alone: bool) -> Iterator[None]:
-    """Drain on SIGTERM and SIGINT, and make haste on the second; under a supervisor it says when to."""
+def _signals(worker: Worker, reread: Callable[[], None] | None) -> Iterator[None]:
+    """Drain on SIGTERM and SIGINT, make haste on the second, `reread` on SIGHUP; None: the supervisor says when to.
+
+    The latter two are not heeded then: they may reach the whole group, and the supervisor passes on what it hears.
+    """
     loop = asyncio.get_running_loop()
 
-    def heard() -> None:
-        if alone and worker.stopping:
+    def drain() -> None:
+        if reread is not None and worker.stopping:
             worker.hasten()
         worker.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, heard)
+    handlers = {signal.SIGTERM: drain, signal.SIGINT: drain, signal.SIGHUP: reread or (lambda: None)}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 

@@ -1,7 +1,8 @@
 """`mailq check`: is everything there that a worker with this configuration needs?
 
 Looks and changes nothing: no queue is declared, no mail is sent. Each finding says what was seen
-and what to do about it; the findings themselves are made in `mailq.cli.findings`.
+and what to do about it; the findings themselves are made in `mailq.cli.findings`
+and `mailq.cli.local_findings`.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mailq.cli.findings import Finding, Level, examine
+from mailq.cli.finding import Finding, Level
+from mailq.cli.findings import examine
 from mailq.cli.options import ConfigOption, load
 from mailq.config.load import find_file
 
@@ -30,7 +32,7 @@ def check(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,  # noqa: FBT002
 ) -> None:
-    """Look at configuration, broker, queues, DNS and sources.
+    """Look at configuration, rules, journal, broker, queues, DNS, sources and webhooks.
 
     Changes nothing. Exit status 1 if something is missing without
     which the worker cannot do its work; a warning alone is status 0.

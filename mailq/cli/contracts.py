@@ -1,4 +1,4 @@
-"""Commands that print what others build on: JSON Schemas, the example configuration, the version."""
+"""Commands that print what others build on: schemas, the AsyncAPI document, the example configuration, the version."""
 
 import platform
 import sys
@@ -10,20 +10,34 @@ import typer
 import mailq
 
 
+def documents() -> dict[str, str]:
+    """Return what is generated into `schemas/`, by file name without ending: JSON, the same text each time."""
+    import orjson  # noqa: PLC0415 - `mailq version` needs none of these
+
+    from mailq.cli import asyncapi  # noqa: PLC0415
+    from mailq.config.rabbitmq import RabbitConfig  # noqa: PLC0415
+    from mailq.core import event_records, records  # noqa: PLC0415
+    from mailq.core.examples import EXAMPLES  # noqa: PLC0415
+
+    made = {}
+    for name, text in (records.schemas() | {"events": event_records.events_schema()}).items():
+        schema = orjson.loads(text) | {"examples": EXAMPLES[name]}
+        made[name] = orjson.dumps(schema, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    return made | {"asyncapi": asyncapi.document(RabbitConfig())}
+
+
 def schemas(
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write one file per schema into this folder.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Write one file for each into this folder.")
     ] = None,
 ) -> None:
-    """Print or write the JSON Schemas of jobs, results and republished messages.
+    """Print or write the JSON Schemas of jobs, results and events, and the AsyncAPI document of exchange and queues.
 
     [dim]mailq schemas --out schemas[/dim]
     """
-    from mailq.core import records  # noqa: PLC0415 - `mailq version` needs none of it
-
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    for name, text in records.schemas().items():
+    for name, text in documents().items():
         if out is None:
             sys.stdout.write(text)
         else:

@@ -1,21 +1,21 @@
-"""What `mailq check` sees: one function per part of the world, each returns findings.
+"""What `mailq check` sees of the world: one function per part of it, each returns findings.
 
 Decides what is a failure (the worker cannot do its work), what a warning (it can, but mail will
-suffer), and what to do about each. Leaves the printing and the exit status to the command.
+suffer), and what to do about each. What can be seen on the host alone is in `mailq.cli.local_findings`;
+printing and exit status are the command's.
 """
 
 import asyncio
 import ipaddress
 import socket
-import stat
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import cast
 
 from pamqp import commands
 
+from mailq.cli import local_findings
+from mailq.cli.finding import Finding, Level
 from mailq.config import Config
 from mailq.config.checks import split_endpoint
 from mailq.config.rabbitmq import RabbitConfig
@@ -36,55 +36,17 @@ PATIENCE = 10.0
 _NOT_YET = "not there yet; `mailq run` declares it"
 
 
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: what was seen, and what to do about it unless it is well."""
-
-    level: Level
-    what: str
-    seen: str
-    advice: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        """Return the finding as a JSON object; advice is absent if there is none."""
-        record = {"level": self.level.value, "what": self.what, "seen": self.seen}
-        return record | {"advice": self.advice} if self.advice else record
-
-
 async def examine(config: Config, file: Path | None, domain: str, host: str | None) -> list[Finding]:
     """Return the findings about everything, in the order in which a delivery needs it."""
-    findings = list(configuration(config, file))
+    local = local_findings
+    findings = [*local.configuration(config, file), *local.meaning(config), local.journal(config)]
     findings += [finding async for finding in broker(config.rabbitmq)]
     findings += [await names(config, domain), *[finding async for finding in sources(config)]]
     if host:
         ips: list[str | None] = [source.ip for source in config.sources]
         findings += await asyncio.gather(*(outbound(host, config.delivery.port, ip) for ip in ips or [None]))
+    findings += local.webhooks(config)
     return findings
-
-
-def configuration(config: Config, file: Path | None) -> Iterator[Finding]:
-    """Look at the file; what stands in it was found good when it was loaded."""
-    if file is None:
-        yield Finding(Level.OK, "configuration", "built-in defaults and environment, no file")
-    elif file.stat().st_mode & stat.S_IROTH and _has_secrets(config):
-        yield Finding(
-            Level.WARN, "configuration", f"{file} holds a password and everybody may read it", f"chmod o-r {file}"
-        )
-    else:
-        yield Finding(Level.OK, "configuration", str(file))
-
-
-def _has_secrets(config: Config) -> bool:
-    default = RabbitConfig.model_fields["url"].default
-    return bool(config.smarthost.password.get_secret_value()) or config.rabbitmq.url != default
 
 
 async def broker(config: RabbitConfig) -> AsyncIterator[Finding]:

@@ -1,6 +1,7 @@
 """`mailq run`: worker processes under a supervisor, or one alone, until SIGTERM or SIGINT."""
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ import uvloop
 
 from mailq.cli.options import EX_CONFIG, ConfigOption, load
 from mailq.config.load import ConfigError
+from mailq.config.load import load as load_config
 
 
 def run(
@@ -32,6 +34,10 @@ def run(
     exit with status 0; a second one makes haste. Workers share the
     outbox: start as many as you like, on as many hosts as you like.
 
+    SIGHUP reads the configuration again: patterns and classification
+    rules are taken over at once, other changes are named in the log as
+    waiting for a restart, and a wrong file changes nothing.
+
     Several processes run under a supervisor: it starts one anew that
     dies, passes signals on, and serves /metrics, /healthz and /readyz
     for all of them. One process runs without it.
@@ -47,7 +53,8 @@ def run(
     from mailq.edges.http import ListenError  # noqa: PLC0415
 
     count = (settings.worker.processes if processes is None else processes) or supervisor.cores()
-    work = wiring.run(settings) if count == 1 else supervisor.supervise(settings, count)
+    read = partial(load_config, config)
+    work = wiring.run(settings, read) if count == 1 else supervisor.supervise(settings, read, count)
     try:
         raise typer.Exit(uvloop.run(work))
     except (ListenError, ConfigError) as trouble:

@@ -104,7 +104,8 @@ class Play:
         prefix = f"demo-{secrets.token_hex(3)}."
         keys = ("exchange", "outbox", "poison", "results", "success", "failures", "retry")
         self._names = {key: f"{prefix}{key}" for key in keys} if not private else {}
-        self.config = Config.model_validate({"rabbitmq": {"url": url} | self._names})
+        journal = {"journal_dir": str(home / "journal")}
+        self.config = Config.model_validate({"rabbitmq": {"url": url} | self._names, "worker": journal})
         self._documents: Documents = {name: [] for name in expected(self.config)}
         self._arrivals: asyncio.Queue[BrokerError | None] = asyncio.Queue()
 

@@ -167,8 +167,8 @@ def line(queue: str, body: bytes) -> str:
 
 
 def _words(queue: str, recipient: str, last: dict[str, Any], next_attempt: str | None) -> list[str]:
-    if (last["state"], last["result"]) == ("message", "accepted"):
-        outcome = "success"
+    if last["result"] == "accepted":
+        outcome = "dry run" if last.get("dryrun") is True else "success"
     else:
         outcome = "retry" if next_attempt else "failure"
     answer = [str(last[name]) for name in ("code", "status", "description") if name in last]

@@ -9,11 +9,16 @@ import ipaddress
 from pydantic import Field, field_validator
 
 from mailq.config.base import Section
+from mailq.config.classify import ClassificationConfig
 from mailq.config.delivery import DeliveryConfig, SmarthostConfig, SourceConfig, TimeoutsConfig, TlsConfig
 from mailq.config.dns import DnsConfig
+from mailq.config.journal import JournalConfig
 from mailq.config.limits import LimitConfig
 from mailq.config.operations import HttpConfig, LogConfig, WorkerConfig
+from mailq.config.patterns import PatternTables
 from mailq.config.rabbitmq import RabbitConfig
+from mailq.config.results import ResultsConfig
+from mailq.config.webhooks import WebhooksConfig
 
 __all__ = ["Config"]
 
@@ -23,6 +28,7 @@ class Config(Section):
 
     rabbitmq: RabbitConfig = Field(default_factory=RabbitConfig)
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
+    journal: JournalConfig = Field(default_factory=JournalConfig)
     delivery: DeliveryConfig = Field(default_factory=DeliveryConfig)
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
     tls: TlsConfig = Field(default_factory=TlsConfig)
@@ -36,6 +42,10 @@ class Config(Section):
         description="How much at once and how fast. For each key the most specific table decides: domain before mx,"
         " mx before source. By default 20 connections from a source to a site, and no rate.",
     )
+    classification: ClassificationConfig = Field(default_factory=ClassificationConfig)
+    patterns: PatternTables = Field((), description="What an answer means, where it means something else than it says.")
+    results: ResultsConfig = Field(default_factory=ResultsConfig)
+    webhooks: WebhooksConfig = Field(default_factory=WebhooksConfig)
     http: HttpConfig = Field(default_factory=HttpConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

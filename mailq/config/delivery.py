@@ -29,9 +29,30 @@ class DeliveryConfig(Section):
     retry_jitter: float = Field(0.01, ge=0, le=0.5, description="Largest share by which a wait is lengthened.")
     max_deliver_time: int = Field(86_400, ge=1, description="Seconds from first consumption to giving up.")
     max_attempts: int = Field(0, ge=0, description="Attempts until giving up; 0: no limit.")
+    on_doubt: Literal["retry", "fail"] = Field(
+        "retry",
+        description="What becomes of a message that may have arrived, since the connection or the worker ended between"
+        " the final dot and its answer: sent again, perhaps twice, or given up. A job's own on_doubt comes first.",
+    )
+    greylist_retry: int = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="Seconds until a greylisted message is tried again, if the schedule says later; 0: as it says.",
+    )
+    hint_min: int = Field(60, ge=1, le=86_400, description="Least seconds waited where the server names a time.")
+    hint_max: int = Field(
+        7200, ge=0, le=86_400, description="Most seconds waited where the server names a time; 0: it is not looked at."
+    )
     attempt_timeout: float = Field(
         1500, gt=0, le=1740, description="Seconds for one whole attempt; below RabbitMQ's consumer timeout of 30 min."
     )
+
+    @model_validator(mode="after")
+    def _hints(self) -> Self:
+        if self.hint_max and self.hint_min > self.hint_max:
+            raise ValueError("hint_min is more than hint_max")
+        return self
 
 
 class TimeoutsConfig(Section):
@@ -67,16 +88,23 @@ class TlsConfig(Section):
 
 
 class SmarthostConfig(Section):
-    """Send everything through one server; a job's own smarthost comes first."""
+    """Send everything through one server, or only what finds no way otherwise; a job's own smarthost comes first."""
 
     hostname: str = Field("", description="Host name or IP address; empty: deliver to the MX hosts.")
     port: int = Field(25, ge=1, le=65535, description="Port; on 465 TLS comes first.")
     username: str = Field("", description="Log in as this user; empty: no login.")
     password: SecretStr = Field(SecretStr(""), description="With this password.")
     plaintext_auth: bool = Field(False, description="Allow the password to be sent without TLS (any smarthost).")
+    fallback: bool = Field(
+        False,
+        description="Use it only after all MX targets ended in something that another server may spare the message,"
+        " or the DNS did not tell them for now; never when the message may have been taken.",
+    )
 
     @model_validator(mode="after")
-    def _user_and_password(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.fallback and not self.hostname:
+            raise ValueError("fallback needs a hostname to fall back to")
         if bool(self.username) != bool(self.password.get_secret_value()):
             raise ValueError("username and password go together; one of them is empty")
         return self

@@ -25,6 +25,7 @@ _SAMPLES = {
     "ip": '"192.0.2.1"',
     "ehlo": '"mta1.example.com"',
     "source": '"192.0.2.1"',
+    "pool": '"bulk"',
     "domain": '"example.com"',
     "mx": '"google.com"',
     "connections": "20",
@@ -34,8 +35,17 @@ _SAMPLES = {
     "messages_per_session": "100",
     "session_age": "300",
     "idle_timeout": "5",
+    "url": '"https://crm.example.com/events"',
+    "secrets": '["at least 16 characters"]',
+    "events": '["messageDeliveryError", "messageFailed"]',
+    "categories": '["hard", "soft"]',
+    "tags": '["newsletter"]',
+    "headers": '{Authorization = "Bearer of-your-own"}',
 }
-"""What stands in tables that are not there by default."""
+"""What stands in tables that are not there by default; keys with neither this nor an example have their default."""
+
+_NAMES = {"endpoints": "crm"}
+"""What a sample of a table by name is called."""
 
 
 def example() -> str:
@@ -47,12 +57,25 @@ def example() -> str:
 def _table(name: str, field: FieldInfo) -> str:
     kind = field.annotation
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        keys = (_key(key, inner) for key, inner in kind.model_fields.items())
-        return f"{_comment(kind.__doc__ or '')}[{name}]\n" + "\n".join(keys).rstrip()
-    inner = get_args(kind)[0].model_fields
-    text = "".join(f"# {key} = {_SAMPLES[key]}  # {inner[key].description}\n" for key in inner)
+        named = {key: inner for key, inner in kind.model_fields.items() if key in _NAMES}
+        keys = (_key(key, inner) for key, inner in kind.model_fields.items() if key not in named)
+        samples = (_commented(f"[{name}.{key}.{_NAMES[key]}]", inner, 1) for key, inner in named.items())
+        return "\n".join([f"{_comment(kind.__doc__ or '')}[{name}]\n" + "\n".join(keys), *samples]).rstrip()
+    return _commented(f"[[{name}]]", field, 0).rstrip()
+
+
+def _commented(head: str, field: FieldInfo, place: int) -> str:
+    """Return a sample of tables that are not there by default; their model is the argument of the annotation there."""
+    inner = get_args(field.annotation)[place].model_fields
+    text = "".join(f"# {key} = {_sample(key, inner[key])}  # {inner[key].description}\n" for key in inner)
     about = f"{field.description} As many such tables as needed; none is there by default."
-    return f"{_comment(about)}# [[{name}]]\n{text}".rstrip()
+    return f"{_comment(about)}# {head}\n{text}"
+
+
+def _sample(key: str, field: FieldInfo) -> str:
+    if field.examples:
+        return toml(field.examples[0])
+    return _SAMPLES.get(key) or toml(field.get_default(call_default_factory=True))
 
 
 def _key(key: str, field: FieldInfo) -> str:

@@ -19,6 +19,19 @@ class WorkerConfig(Section):
     )
     sessions: int = Field(1000, ge=1, description="SMTP connections open at once, idle ones among them.")
     drain_timeout: float = Field(30, ge=0, description="Seconds that SIGTERM gives to what is on the wire.")
+    journal_dir: str = Field(
+        "journal",
+        description="Directory of the journals, on a local disk, shared by all processes of the host; a relative one is"
+        " under the working directory. It is made with mode 0700. Empty: none is kept, and a job whose worker died"
+        " after its message was accepted is sent again.",
+    )
+    poison_after: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="Attempts that met a bug of mailq, or deliveries that ended a process, until a job is put aside"
+        " in the poison queue; to be below rabbitmq.delivery_limit.",
+    )
     stalled_after: float = Field(
         60, gt=0, description="Seconds without a delivery, jobs waiting, until the stalled alarm is raised."
     )

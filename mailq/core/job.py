@@ -33,8 +33,6 @@ NOT_BUILT = (
     "inlinecss",
     "headers",
     "security",
-    "useful_until",
-    "dryrun",
 )
 """Properties that are understood but not acted on yet: a job that asks for one is refused."""
 
@@ -111,6 +109,7 @@ class NextAttempt(_Asked):
     """When the job may be attempted; mailq writes it on each retry."""
 
     time: Moment = Field(description="Not before this moment.")
+    ip: str | None = Field(None, description="From this source address, if it may still be used: greylisting.")
 
 
 class Dsn(_Asked):
@@ -173,19 +172,23 @@ class Job(_Asked):
     nextattempt: NextAttempt | None = Field(None, description="Not to be attempted before; written on retries.")
     delayed: Moment | None = Field(None, description="Older name of `nextattempt.time`.")
     maxdelivertime: Moment | None = Field(None, description="Give up after this moment.")
+    useful_until: Moment | None = Field(None, description="No use after this moment: the last attempt is before it.")
     maxattempts: int | None = Field(None, ge=0, description="Give up after so many attempts; 0: no limit.")
     retries: list[Annotated[int, Field(ge=1, le=31_536_000)]] | None = Field(
         None, min_length=1, max_length=100, description="Seconds between attempts; the last repeats."
     )
     force: bool = Field(False, description="Deliver even if a conversion fails; nothing converts yet.")
+    dryrun: bool = Field(False, description="Go as far as RCPT TO, then RSET: the same result, never a message.")
     dsn: Dsn | None = Field(None, description="Delivery status notifications to ask for.")
     queues: Queues | None = Field(None, description="Result queues of this job alone.")
     smarthost: Smarthost | None = Field(None, description="Deliver through this server.")
     tags: list[str] = Field(default_factory=list, fail_fast=True, description="Free labels.")
     priority: int | None = Field(None, ge=0, le=255, description="AMQP priority when republished.")
     id: Identity | None = Field(None, description="The producer's identity of the job.")
-    on_doubt: Literal["retry", "fail"] = Field(
-        "retry", description="After a loss between the final dot and its answer: `fail` is not built yet."
+    on_doubt: Literal["retry", "fail"] | None = Field(
+        None,
+        description="After a loss between the final dot and its answer: send it again, perhaps twice, or give it up;"
+        " else as delivery.on_doubt says.",
     )
     seen: Consumption | None = Field(None, description="First consumption; written by mailq.")
     results: list[dict[str, Any]] = Field(
@@ -198,8 +201,6 @@ class Job(_Asked):
     inlinecss: bool = Field(False, description="Move CSS into attributes. Not built yet: refused when true.")
     headers: Any = Field(None, description="Edits of the header. Not built yet: refused.")
     security: Any = Field(None, description="TLS policy of this job. Not built yet: refused.")
-    useful_until: Any = Field(None, description="No use after this moment. Not built yet: refused.")
-    dryrun: bool = Field(False, description="Stop before DATA. Not built yet: refused when true.")
 
     if TYPE_CHECKING:
         # Set by `parse` in the instance's dictionary: pydantic's private attributes cost ten times as much to read.
@@ -216,13 +217,29 @@ class Job(_Asked):
         return len(self.results) + 1
 
     @property
+    def bugs(self) -> int:
+        """The number of attempts, of those just before this one, that met a bug of mailq."""
+        sound = (number for number, result in enumerate(reversed(self.results)) if "bug" not in result)
+        return next(sound, len(self.results))
+
+    @property
     def due(self) -> datetime | None:
         """The moment before which the job must not be attempted, if any."""
         return self.nextattempt.time if self.nextattempt else self.delayed
 
     @classmethod
-    def parse(cls, body: bytes, *, encoding: str | None = None, message_id: str | None = None, limit: int) -> Self:
+    def parse(
+        cls,
+        body: bytes,
+        *,
+        encoding: str | None = None,
+        message_id: str | None = None,
+        named: bool = True,
+        limit: int,
+    ) -> Self:
         """Return the job in an AMQP body of at most `limit` octets (after gzip is undone).
+
+        `named` tells that `message_id` is the producer's, and not mailq's own of an earlier attempt.
 
         Raises:
             InvalidJobError: it is not a job; names the place and the remedy.
@@ -236,7 +253,7 @@ class Job(_Asked):
             raise InvalidJobError(reason, _pointer(document, error["loc"]), document) from None
         identity = message_id or job.id
         digest = identity or hashlib.blake2b(body, digest_size=16).hexdigest()
-        vars(job).update(document=document, identity=digest, identified=bool(identity))
+        vars(job).update(document=document, identity=digest, identified=bool(identity) and named)
         job._refuse_not_built()
         return job
 
@@ -244,8 +261,6 @@ class Job(_Asked):
         asked = [name for name in NOT_BUILT if _asks(getattr(self, name))]
         if isinstance(self.mime, dict):
             asked.append("mime")
-        if self.on_doubt == "fail":
-            asked.append("on_doubt")
         if asked:
             reason = f"asks for something mailq does not do yet: {', '.join(asked)}; remove it"
             raise InvalidJobError(reason, f"/{asked[0]}", self.document)

@@ -6,7 +6,7 @@ message (unless `keepmime`); what goes back to the outbox keeps both.
 """
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -14,9 +14,11 @@ from typing import Any
 
 import orjson
 
+from mailq.core.classify import Classification
+from mailq.core.effects import apply_to_document, apply_to_result
 from mailq.core.job import Job, Queues
 from mailq.core.publication import Consumed, Publication
-from mailq.core.result import Result
+from mailq.core.result import Certificates, Result
 from mailq.core.retry import delay_step
 from mailq.core.times import format_time
 from mailq.core.verdict import Outcome, Verdict
@@ -51,59 +53,102 @@ def _queues_of(names: Names) -> dict[Outcome, dict[str, str]]:
 
 
 def settle(
-    job: Job, result: Result, verdict: Verdict, names: Names, consumed: Consumed, now: datetime
+    job: Job,
+    result: Result,
+    verdict: Verdict,
+    names: Names,
+    consumed: Consumed,
+    now: datetime,
+    sources: Sequence[str] = (),
+    certificates: Certificates = "full",
 ) -> tuple[Publication, ...]:
-    """Return what to publish for a judged attempt; the job may be acknowledged when all is confirmed."""
-    document = with_result(job.document, result, verdict)
-    letters = list(report(document, verdict.outcome, names, consumed, job.queues, extracted=result.extracted))
+    """Return what to publish for a judged attempt; the job may be acknowledged when all is confirmed.
+
+    `sources` are the addresses that patterns choose from.
+    """
+    document = with_result(job.document, result, verdict, sources, certificates)
+    told = report(document, verdict, names, consumed, job.queues, message_id=job.identity, extracted=result.extracted)
+    letters = list(told)
     if verdict.at is not None:
         document["seen"] = format_time(job.seen or now)
         letters.append(park(job, document, verdict.at, names, consumed, now))
     return tuple(letters)
 
 
-def with_result(document: Document, result: Result, verdict: Verdict) -> Document:
+def with_result(
+    document: Document,
+    result: Result,
+    verdict: Verdict,
+    sources: Sequence[str] = (),
+    certificates: Certificates = "full",
+) -> Document:
     """Return a copy of the document with the result appended and the next attempt's time set."""
-    record = result.as_json()
+    record = result.as_json(certificates)
+    if document.get("dryrun") is True:
+        record["dryrun"] = True
+    if verdict.classification is not None:
+        record |= _classified(verdict.classification) | {"ruleset": verdict.ruleset}
     if verdict.expired:
         record["expired"] = True
+    record = apply_to_result(record, verdict.effects)
     earlier = document.get("results")
     copy = {**document, "results": [*(earlier if isinstance(earlier, list) else ()), record]}
     copy.pop("nextattempt", None)
     copy.pop("delayed", None)
     if verdict.at is not None:
-        copy["nextattempt"] = {"time": format_time(verdict.at)}
-    return copy
+        source = result.facts.get("from") if verdict.same_source else None
+        copy["nextattempt"] = {"time": format_time(verdict.at)} | ({"ip": source} if source else {})
+    return apply_to_document(copy, verdict.effects, sources)
+
+
+def _classified(classification: Classification) -> Document:
+    return {
+        "class": classification.number,
+        "class_name": classification.name,
+        "category": str(classification.category),
+        "about": str(classification.about),
+        "rule": classification.rule,
+    }
 
 
 def report(
     document: Document,
-    outcome: Outcome,
+    verdict: Verdict,
     names: Names,
     consumed: Consumed,
     override: Queues | None,
     *,
+    message_id: str | None,
     extracted: Document | None,
 ) -> Iterator[Publication]:
-    """Yield the publications that tell result consumers, to the exchange or to the job's own queues."""
-    queues = names.queues_of(outcome)
+    """Yield the publications that tell result consumers, to the exchange or to the job's own queues.
+
+    `message_id` is what they know the job by: its identity, if it is a job.
+    """
+    queues = names.queues_of(verdict.outcome)
     body = orjson.dumps(public(document, extracted))
     own = {name: getattr(override, name) for name in queues if override and name in override.model_fields_set}
     if not own:
-        yield _letter(names.exchange, outcome.value, body, consumed, mandatory=any(queues.values()))
+        yield _letter(names.exchange, verdict.routing_key, body, message_id, consumed, mandatory=any(queues.values()))
         return
     for queue in dict.fromkeys({**queues, **own}.values()):
         if queue:
-            yield _letter("", queue, body, consumed)
+            yield _letter("", queue, body, message_id, consumed)
 
 
 RETURNED = "x-mailq-returned"
 """AMQP header of a job that traffic limits sent away: when it comes back, it goes first."""
 
 
+UNNAMED = "x-mailq-unnamed"
+"""AMQP header of a job whose message id is mailq's own digest, which equal jobs share."""
+
+
 def postpone(job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
     """Return the publication for a job that the traffic limits send away until `until`, no attempt made."""
-    document = {**job.document, "nextattempt": {"time": format_time(until)}, "seen": format_time(job.seen or now)}
+    pin = job.nextattempt.ip if job.nextattempt else None
+    nextattempt = {"time": format_time(until)} | ({"ip": pin} if pin else {})
+    document = {**job.document, "nextattempt": nextattempt, "seen": format_time(job.seen or now)}
     letter = park(job, document, until, names, consumed, now)
     return letter._replace(headers={**(letter.headers or {}), RETURNED: 1})
 
@@ -122,13 +167,22 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
         message_id=job.identity,
         content_encoding="gzip" if zipped else None,
         priority=consumed.priority if job.priority is None else job.priority,
-        headers=_passed_on(consumed.headers) | ({RETURNED: 1} if RETURNED in consumed.headers else {}),
+        headers=_passed_on(consumed.headers)
+        | ({RETURNED: 1} if RETURNED in consumed.headers else {})
+        | ({} if job.identified else {UNNAMED: 1}),
     )
 
 
-def poison(consumed: Consumed, reason: str, names: Names) -> Publication:
-    """Return the publication that puts a message which is no job aside, bytes untouched, with the reason."""
-    headers = {**_passed_on(consumed.headers), "x-mailq-reason": reason[:500], "x-mailq-state": "process"}
+def poison(consumed: Consumed, reason: str, names: Names, *, state: str, exception: str | None) -> Publication:
+    """Return the publication that puts a message aside, bytes untouched, with what is known of the reason."""
+    headers = {
+        **_passed_on(consumed.headers),
+        "x-mailq-reason": reason[:500],
+        "x-mailq-state": str(state),
+        "x-mailq-delivery-count": consumed.delivery_count,
+    }
+    if exception is not None:
+        headers["x-mailq-exception"] = exception[:500]
     return Publication(
         "",
         names.poison,
@@ -145,13 +199,20 @@ def public(document: Document, extracted: Document | None) -> Document:
     copy = dict(document)
     if copy.get("keepmime") is not True:
         copy.pop("mime", None)
-    if isinstance(smarthost := copy.get("smarthost"), dict):
-        copy["smarthost"] = {name: value for name, value in smarthost.items() if name != "password"}
+    if "smarthost" in copy:
+        copy["smarthost"] = _without_password(copy["smarthost"])
     if "dkim" in copy:
         copy["dkim"] = _without_keys(copy["dkim"])
     if extracted is not None:
         copy["extracted"] = extracted
     return copy
+
+
+def _without_password(smarthost: object) -> object:
+    """Return a smarthost to be shown; one out of form may hold a password anywhere."""
+    if isinstance(smarthost, dict):
+        return {name: value for name, value in smarthost.items() if name != "password"}
+    return None
 
 
 def _without_keys(dkim: object) -> object:
@@ -165,12 +226,14 @@ def _passed_on(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in headers.items() if not name.startswith("x-")}
 
 
-def _letter(exchange: str, key: str, body: bytes, consumed: Consumed, *, mandatory: bool = True) -> Publication:
+def _letter(
+    exchange: str, key: str, body: bytes, message_id: str | None, consumed: Consumed, *, mandatory: bool = True
+) -> Publication:
     return Publication(
         exchange,
         key,
         body,
-        message_id=consumed.message_id,
+        message_id=message_id,
         priority=consumed.priority,
         headers=_passed_on(consumed.headers) or None,
         mandatory=mandatory,

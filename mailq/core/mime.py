@@ -12,11 +12,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from encodings.aliases import aliases
+from functools import lru_cache
 from io import IncrementalNewlineDecoder
 from typing import Any
 
 MAX_HEADER = 64 * 1024
 """Octets of the header that are looked at."""
+
+MAX_NAME = 998
+"""Characters of a field name: the longest line (RFC 5322 section 2.1.1)."""
 
 MAX_FIELDS = 500
 """Lines of the unfolded header that are looked at."""
@@ -120,6 +124,12 @@ _NAME = re.compile(r"[!-9;-~]+")
 _FOLD = re.compile(r"\r\n(?=[ \t])")
 
 
+@lru_cache(maxsize=1000)
+def _field_name(name: str) -> str | None:
+    """Return the name of a field in lower case, None if it is not the form of one; mails use the same few."""
+    return name.lower() if _NAME.fullmatch(name) else None
+
+
 def _fields(content: bytes) -> dict[str, list[str]]:
     """Return the header fields by lower-case name, unfolded but not decoded, in order.
 
@@ -127,14 +137,18 @@ def _fields(content: bytes) -> dict[str, list[str]]:
     a name, a continuation of nothing and mbox's `From ` line are passed over.
     """
     end = _header_end(content, MAX_HEADER)
-    lines = _FOLD.sub("", content[: end if end >= 0 else MAX_HEADER].decode("utf-8", "replace")).split("\r\n")
+    text = content[: end if end >= 0 else MAX_HEADER].decode("utf-8", "replace")
+    if "\r\n " in text or "\r\n\t" in text:
+        text = _FOLD.sub("", text)
+    lines = text.split("\r\n")
     if end < 0:
         lines.pop()  # cut somewhere in its middle
     fields: dict[str, list[str]] = {}
     for line in lines[:MAX_FIELDS]:
         name, colon, value = line.partition(":")
-        if colon and _NAME.fullmatch(name):
-            fields.setdefault(name.lower(), []).append(value.strip(" \t\r\n"))
+        key = _field_name(name) if colon and len(name) <= MAX_NAME else None
+        if key is not None:
+            fields.setdefault(key, []).append(value.strip(" \t\r\n"))
         elif not line.startswith((" ", "\t", ":", "From ")):
             break
     return fields

@@ -13,7 +13,10 @@ IMPLICIT_TLS_PORT = 465
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The tables `delivery`, `tls`, `smarthost` and `dns.overrides` as the flow uses them; times in seconds."""
+    """The tables `delivery`, `tls`, `smarthost` and `dns.overrides` as the flow uses them; times in seconds.
+
+    `smarthost` takes everything, `fallback` what no MX target of the recipient's could be given.
+    """
 
     port: int = 25
     family: Literal["any", "ipv4", "ipv6"] = "any"
@@ -23,12 +26,17 @@ class Policy:
     retry_jitter: float = 0.0
     max_deliver_time: int = 86_400
     max_attempts: int = 0
+    on_doubt: str = "retry"
+    greylist_retry: int = 300
+    hint_min: int = 60
+    hint_max: int = 7200
     attempt_timeout: float = 1500
     dns_timeout: float = 60
     tls: Tls = Tls.OPPORTUNISTIC
     retry_plaintext: bool = True
     plaintext_auth: bool = False
     smarthost: Smarthost | None = None
+    fallback: Smarthost | None = None
     overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def login(self, smarthost: Smarthost | None) -> Login | None:

@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from mailq.core.job import Job
+from mailq.core.rules import About, Category
 from mailq.core.states import Kind, State
 
 TIME = r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$"
@@ -74,8 +75,10 @@ class SentRecord(_Record):
 class ResultRecord(_Record):
     """What one attempt came to. Properties about a connection are absent where there was none."""
 
+    model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=False)  # patterns may add properties
+
     state: State = Field(description="Where the attempt stood.")
-    result: Kind = Field(description="How it ended there; `accepted` only with state `message`.")
+    result: Kind = Field(description="How it ended there; `accepted` with state `message`, or in a dry run `rcptto`.")
     time: Time = Field(description="When it ended, UTC.")
     attempt: int = Field(ge=1, description="Number of the attempt, counted from 1.", examples=[1])
     mta: str | None = Field(None, description="Name in the server's greeting.", examples=["mx.example.net"])
@@ -84,7 +87,6 @@ class ResultRecord(_Record):
     authentication: str | None = Field(None, description="Mechanism of the login, if any.", examples=["PLAIN"])
     cipher: CipherRecord | None = Field(None, description="Encryption of the session.")
     certificate: CertificateRecord | None = Field(None, description="The server's certificate.")
-    tls: str | None = Field(None, description="TLS policy that applied.", examples=["opportunistic"])
     session: str | None = Field(None, description="Identity of the SMTP session, as in the log.")
     messages: int | None = Field(None, ge=1, description="Number of this message on its connection.", examples=[4])
     sent: SentRecord | None = Field(None, description="Octets sent.")
@@ -95,16 +97,38 @@ class ResultRecord(_Record):
         pattern=r"^[245]\.\d{1,3}\.\d{1,3}$", description="Enhanced status (RFC 3463).", examples=["2.0.0"]
     )
     description: str = Field(description="Text of the answer, or mailq's own; lines joined by newlines.")
+    class_: int | None = Field(
+        None, alias="class", ge=1, le=100, description="Bounce class, SparkPost's number.", examples=[10]
+    )
+    class_name: str | None = Field(None, description="Name of the bounce class.", examples=["Invalid Recipient"])
+    category: Category | None = Field(None, description="What kind of trouble: hard will not pass, soft may.")
+    about: About | None = Field(None, description="Who or what the trouble is with.")
+    rule: str | None = Field(None, description="Id of the rule that decided on class, category and about.")
+    ruleset: str | None = Field(None, description="Version of the rules.", examples=["2026.1"])
     pointer: str | None = Field(None, description="For process/invalid: the place in the job (RFC 6901).")
     in_doubt: bool | None = Field(
         None, description="True: the connection ended between the final dot and its answer; it may have arrived."
     )
+    redelivered: bool | None = Field(
+        None, description="True: told by the journal, since the worker that made the attempt ended or lost the broker."
+    )
+    dryrun: bool | None = Field(None, description="True: the job asked for a dry run, so no message was sent.")
+    bug: str | None = Field(None, description="The attempt met a bug of mailq: the exception.")
     timing: dict[State, Milliseconds] | None = Field(
         None, description="Milliseconds spent in each state, over all targets of the attempt."
     )
     transcript: list[str] | None = Field(
-        None, description="Failed attempts: last lines of the conversation, secrets masked.", examples=[["S: 220 mx"]]
+        None,
+        description="Failed attempts: the last lines said on the last connection, 2 kB at most, secrets masked. C: the"
+        " client, S: the server, *: an event; the first is `...` if there were more.",
+        examples=[["* session 5f0c62d1b7a94e38, message 2", "C: MAIL FROM:<a@example.com>", "S: 250 2.1.0 ok"]],
     )
+    fatal: bool | None = Field(None, description="Set by a response pattern: permanent or not.")
+    individual: bool | None = Field(None, description="Set by a response pattern: about this message only or not.")
+    strange: bool | None = Field(None, description="Set by a response pattern: a strange answer or not.")
+    greylisted: bool | None = Field(None, description="Set by a response pattern: greylisting or not.")
+    fallback: bool | None = Field(None, description="Set by a response pattern: next target at once or not.")
+    patterns: list[str] | None = Field(None, description="Ids of the response patterns that matched.")
     expired: bool | None = Field(
         None, description="True: transient, but the job's time or number of attempts is used up, so this is final."
     )
@@ -125,6 +149,7 @@ class NextAttemptRecord(_Record):
     """When the job is attempted again; only in the retry queue."""
 
     time: Time = Field(description="Not before, UTC.")
+    ip: str | None = Field(None, description="From this source address: greylisting.")
 
 
 class MessageRecord(BaseModel):

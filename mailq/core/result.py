@@ -6,12 +6,20 @@ A `Trail` collects what is learnt during an attempt; `accepted` and `failed` mak
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import orjson
 
 from mailq.core.failure import Failure
+from mailq.core.job import Job
+from mailq.core.mime import extract, normalize
 from mailq.core.reply import Reply
 from mailq.core.states import Kind, State
 from mailq.core.times import format_time
+from mailq.core.transcript import MAX_TRANSCRIPT, Said, cut, lines
+
+Certificates = Literal["full", "summary", "none"]
+"""How much of the servers' certificates results tell."""
 
 
 @dataclass(slots=True)
@@ -19,7 +27,7 @@ class Trail:
     """The facts learnt so far in one attempt; all of them land in the result, however it ends.
 
     `facts` holds JSON-ready result properties (`mta`, `from`, `to`, `cipher`, ...); `timing` the
-    milliseconds spent in each state, over all targets of the attempt.
+    milliseconds spent in each state, over all targets of the attempt; `said` what was said on the last connection.
     """
 
     state: State = State.PROCESS
@@ -27,6 +35,9 @@ class Trail:
     timing: dict[str, float] = field(default_factory=dict)
     extracted: dict[str, Any] | None = None
     in_doubt: bool = False
+    hosts: tuple[str, ...] = ()
+    pool: str | None = None
+    said: list[Said] = field(default_factory=list)
 
     def enter(self, state: State) -> None:
         """Note that the attempt now stands in `state`."""
@@ -37,10 +48,19 @@ class Trail:
         name = str(state)
         self.timing[name] = self.timing.get(name, 0.0) + seconds * 1000
 
+    def heard(self, reply: Reply) -> None:
+        """Note what the server said."""
+        self.said.append(reply if len(reply.text) <= MAX_TRANSCRIPT else cut(reply))
+
     def forget_connection(self) -> None:
         """Drop the facts of a connection that was given up for the next target; timing stays."""
         self.facts = {}
+        self.said = []
         self.in_doubt = False
+
+
+MAX_PACKED = 8000
+"""Characters of a description that the journal keeps, whose records are bounded."""
 
 
 class Result(NamedTuple):
@@ -59,20 +79,33 @@ class Result(NamedTuple):
     pointer: str | None = None
     in_doubt: bool = False
     from_peer: bool = False
+    hosts: tuple[str, ...] = ()
+    pool: str | None = None
+    redelivered: bool = False
+    bug: str | None = None
+    transcript: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Tell whether the receiver took what it was offered: the message, or in a dry run the recipient."""
+        return self.kind is Kind.ACCEPTED
 
     @property
     def delivered(self) -> bool:
         """Tell whether the receiver took the message: `message` and `accepted`, nothing else."""
         return self.state is State.MESSAGE and self.kind is Kind.ACCEPTED
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, certificates: Certificates = "full") -> dict[str, Any]:
         """Return the object to append to `results`, properties in the documented order."""
+        facts = self.facts
+        if certificates != "full" and "certificate" in facts:
+            facts = _shortened(facts, certificates)
         record: dict[str, Any] = {
             "state": str(self.state),
             "result": str(self.kind),
             "time": format_time(self.time),
             "attempt": self.attempt,
-            **self.facts,
+            **facts,
             "code": self.code,
             "status": self.status,
             "description": self.description,
@@ -81,15 +114,34 @@ class Result(NamedTuple):
             record["pointer"] = self.pointer
         if self.in_doubt:
             record["in_doubt"] = True
+        if self.redelivered:
+            record["redelivered"] = True
+        if self.bug is not None:
+            record["bug"] = self.bug
         if self.timing:
             record["timing"] = {state: round(spent, 3) for state, spent in self.timing.items()}
+        if self.transcript:
+            record["transcript"] = list(self.transcript)
         return record
 
 
-def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int) -> Result:
-    """Return the result of a message that the receiver took with `reply`."""
+def _shortened(facts: dict[str, Any], certificates: Certificates) -> dict[str, Any]:
+    """Return the facts with a certificate told by its fingerprint and what matters most of it, or without."""
+    whole = facts["certificate"]
+    if certificates == "none":
+        return {name: value for name, value in facts.items() if name != "certificate"}
+    short = {name: whole[name] for name in ("notafter", "verified", "result") if name in whole}
+    short |= {
+        name: {"common": whole[name]["common"]} for name in ("subject", "issuer") if "common" in whole.get(name, {})
+    }
+    short |= {name: whole[name] for name in ("fingerprint",) if name in whole}
+    return {**facts, "certificate": short}
+
+
+def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int, state: State = State.MESSAGE) -> Result:
+    """Return the result of a message that the receiver took with `reply`; of a dry run, that it took the recipient."""
     return Result(
-        State.MESSAGE,
+        state,
         Kind.ACCEPTED,
         time,
         attempt,
@@ -100,11 +152,14 @@ def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int) -> Res
         trail.timing,
         trail.extracted,
         from_peer=True,
+        hosts=trail.hosts,
+        pool=trail.pool,
     )
 
 
-def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int) -> Result:
-    """Return the result of an attempt that ended with `failure`."""
+def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int, bug: str | None = None) -> Result:
+    """Return the result of an attempt that ended with `failure`, which was a `bug` if it is said of what type."""
+    ending = () if failure.reply else (_event(failure),)
     return Result(
         failure.state,
         failure.kind,
@@ -119,4 +174,40 @@ def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int) -> R
         pointer=failure.pointer,
         in_doubt=trail.in_doubt and failure.reply is None,
         from_peer=failure.reply is not None,
+        hosts=trail.hosts,
+        pool=trail.pool,
+        bug=bug,
+        transcript=lines((*trail.said, *ending)) if trail.said else (),
+    )
+
+
+def _event(failure: Failure) -> str:
+    """Return a line for the end of a conversation that no server has worded."""
+    return f"{failure.kind} in state {failure.state}: {failure.text}"
+
+
+def vanished(job: Job, time: datetime) -> Result:
+    """Return the result of an attempt whose process ended between the final dot and its answer."""
+    text = "the worker ended before the answer to the final dot; the message may have arrived"
+    failure = Failure(State.MESSAGE, Kind.LOST, text)
+    trail = Trail(State.MESSAGE, in_doubt=True)
+    return failed(trail, failure, time=time, attempt=job.attempt)._replace(redelivered=True)
+
+
+def pack(result: Result) -> bytes:
+    """Return what the journal keeps of a result: all but what can be had from the job again."""
+    if len(result.description) > MAX_PACKED:
+        result = result._replace(description=result.description[:MAX_PACKED])
+    return orjson.dumps(tuple(result._replace(extracted=None)))
+
+
+def unpack(record: bytes | None, job: Job, now: datetime) -> Result:
+    """Return the result that `pack` made, marked as redelivered; a record without words, as an answer in doubt."""
+    if not record:
+        return vanished(job, now)
+    state, kind, time, *rest = orjson.loads(record)
+    packed = Result(State(state), Kind(kind), datetime.fromisoformat(time), *rest)
+    extracted = extract(normalize(job.mime)) if isinstance(job.mime, str) else None
+    return packed._replace(
+        hosts=tuple(packed.hosts), extracted=extracted, redelivered=True, transcript=tuple(packed.transcript)
     )

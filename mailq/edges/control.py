@@ -2,8 +2,9 @@
 
 The supervisor speaks first: its first line is the configuration, which so reaches the process
 through no file, argument or environment, secrets included. Then it gives orders: to tell the status, to
-drain, to hasten. The end of the line is an order too: whoever finds the other one gone acts on it.
-What an order means to a worker, and what becomes of a process that does not answer, is decided elsewhere.
+drain, to hasten, to reload, which the newest configuration follows. The end of the line is an order too:
+whoever finds the other one gone acts on it. What an order means to a worker, and what becomes of a process
+that does not answer, is decided elsewhere.
 
 Orders are no signals on purpose: service managers and terminals signal a whole group of processes, and a
 worker could not tell the same wish heard twice from a second one.
@@ -29,6 +30,7 @@ class Order(StrEnum):
     STATUS = "status"
     DRAIN = "drain"
     HASTEN = "hasten"
+    RELOAD = "reload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class WorkerEnd:
         return cls(*await asyncio.open_unix_connection(sock=socket.socket(fileno=descriptor), limit=LONGEST))
 
     async def configuration(self) -> bytes:
-        """Return the first line; b"" if the supervisor is gone."""
+        """Return the first line, or the one after the order `RELOAD`; b"" if the supervisor is gone."""
         return await _line(self._reader)
 
     async def orders(self) -> AsyncIterator[Order]:
@@ -112,6 +114,11 @@ class SupervisorEnd:
         """Send an order; nothing happens if the process is gone."""
         if not self._writer.is_closing():
             self._writer.write(orjson.dumps(order) + b"\n")
+
+    def reload(self, configuration: bytes) -> None:
+        """Send the order `RELOAD` and one line of configuration; nothing happens if the process is gone."""
+        if not self._writer.is_closing():
+            self._writer.write(orjson.dumps(Order.RELOAD) + b"\n" + configuration + b"\n")
 
     async def status(self, patience: float) -> Status | None:
         """Return how the process is; None if it is gone or does not answer within `patience` seconds.

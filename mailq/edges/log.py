@@ -10,8 +10,8 @@ consumer an error.
 Processes of one supervisor share one standard error. What leaves in one call is never torn there (a pipe
 keeps `PIPE_BUF` octets together, pipe(7)), so calls end where lines end and no line is longer.
 
-Text from strangers is untrusted: it is cut, control characters are escaped in both formats (C1
-and direction marks too), and passwords in URLs are masked wherever free text is logged.
+Text from strangers is untrusted: it is cut, what cannot be seen is escaped in both formats (controls,
+direction marks, odd spaces), and passwords in URLs are masked wherever free text is logged.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -32,7 +32,9 @@ import orjson
 import structlog
 
 from mailq.config.operations import LogConfig
+from mailq.core.ending import End
 from mailq.core.job import Job
+from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.times import format_time
 from mailq.core.verdict import Verdict
@@ -60,7 +62,6 @@ GATHER = 0.05
 PATIENCE = 2.0
 """Seconds that closing waits for a standard error that takes nothing."""
 
-_UNSEEN = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s@]*@")
 
 
@@ -169,6 +170,7 @@ class Log:
         self._write = write
         self._attempts = config.attempts and self.logger.is_enabled_for(logging.INFO)
         self._stalled = False
+        self._unwritable: str | None = None
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
         """Write the event `attempt`: who, whither, what came of it, and what it means."""
@@ -200,8 +202,29 @@ class Log:
         protocol = facts.get("cipher", {}).get("protocol")
         if protocol:
             line["tls"] = protocol
+        if verdict.flags.strange:
+            line["strange"] = True
+        if verdict.why:
+            line["why"] = verdict.why
         line["ms"] = round(sum(result.timing.values()), 1)
         self._write(self._render(None, "info", line))  # not through structlog, which costs as much as all this
+
+    def consumed(self) -> None:
+        """Write nothing: what becomes of it tells more."""
+
+    def ended(self, end: End) -> None:
+        """Write the event `ended` at level debug."""
+        self.logger.debug("ended", end=end)
+
+    def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:  # noqa: ARG002
+        """Write the event `journal` when it begins and ends to be in trouble, and for each note."""
+        for note in notes:
+            self.logger.warning("journal", detail=_free(note))
+        if trouble is not None and self._unwritable != trouble:
+            self.logger.error("journal", change="unwritable", detail=_free(trouble))
+        if trouble is None and self._unwritable is not None:
+            self.logger.info("journal", change="writable", detail="the journal can be written again")
+        self._unwritable = trouble
 
     def refused(self, result: Result) -> None:
         """Write the event `refused`: a document that is no job, and where it is wrong."""
@@ -327,11 +350,10 @@ def _json(event: dict[str, Any]) -> bytes:
         line = json.dumps(event, default=str).encode() + b"\n"
     if line.isascii() and b"\x7f" not in line:
         return line
-    return _UNSEEN.sub(_escape, line.decode()).encode()
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+    text = line.decode().removesuffix("\n")
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+    return text.encode() + b"\n"
 
 
 def _for_people(own: Event, *, colours: bool) -> Renderer:

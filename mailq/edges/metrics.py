@@ -13,7 +13,7 @@ for an operator is decided in `etc/prometheus/alerts.yml`, not here.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from time import monotonic
@@ -29,7 +29,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from mailq.core.ending import End
 from mailq.core.job import Job
+from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
@@ -43,6 +45,11 @@ _LABELS = (*(f"{bound:g}" for bound in BOUNDS), "+Inf")
 KEYS = (*Outcome, "delay", "poison", "other")
 """Values of the label `key`: the first word of a routing key, `other` for a queue that a job names itself."""
 
+EVENTS = (
+    *("connected", "lost", "retrying", "blocked", "unblocked", "unsettled"),
+    *("returned", "nacked", "unconfirmed", "cancelled", "refused"),
+)
+"""Values of the label `event`: what happens to the connection, and trouble that has a name of its own."""
 
 SILENCE = 30.0
 """Seconds without a beat after which a process does not count as alive."""
@@ -71,6 +78,7 @@ STATES = (
     ("broker_connected", "1 while the broker is connected."),
     ("broker_blocked", "1 while the broker accepts no publications (alarm)."),
     ("consumer_stalled", "1 while jobs wait but none is delivered to this worker."),
+    ("journal_writable", "1 while what is handed over can be recorded; while it cannot, nothing is consumed."),
 )
 """What is true or false of a process, in the order of a snapshot."""
 
@@ -111,6 +119,11 @@ class Metrics(Collector):
         self._durations = {state: _Durations() for state in State}
         self._verdicts = dict.fromkeys(Outcome, 0)
         self._published = dict.fromkeys(map(str, KEYS), 0)
+        self._events = dict.fromkeys(EVENTS, 0)
+        self._ends = dict.fromkeys(End, 0)
+        self._consumed = 0
+        self._journal = JournalStats()
+        self._writable = True
         self._expired = 0
         self._parked = 0
         self._poisoned = 0
@@ -141,6 +154,27 @@ class Metrics(Collector):
         self._attempts[result.state, result.kind] += 1
         self._verdicts[Outcome.FAILURE] += 1
 
+    def consumed(self) -> None:
+        """Count a message that came."""
+        self._consumed += 1
+
+    def ended(self, end: End) -> None:
+        """Count how a message ended."""
+        self._ends[end] += 1
+
+    def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:  # noqa: ARG002
+        """Note how the journal is."""
+        self._writable, self._journal = trouble is None, stats
+
+    @property
+    def drift(self) -> int:
+        """Messages consumed that have neither ended nor are in flight; anything but 0 is a bug."""
+        return self._consumed - sum(self._ends.values()) - self._jobs
+
+    def died(self) -> None:
+        """Note that the process is gone: what it had in flight is the broker's again."""
+        self._ends[End.RETURNED] += self._consumed - sum(self._ends.values())
+
     def parked(self, job: Job, until: datetime) -> None:  # noqa: ARG002 - the Observer port
         """Count a job that went back without an attempt."""
         self._parked += 1
@@ -159,11 +193,13 @@ class Metrics(Collector):
         self._bugs += 1
 
     def broker(self, event: str, detail: str) -> None:  # noqa: ARG002 - the Observer port
-        """Follow the connection; a reconnect is a `connected` after a `lost`."""
+        """Count what happens to the connection, and follow it; a reconnect is a `connected` after a `lost`."""
+        if event in self._events:
+            self._events[event] += 1
         match event:
             case "connected":
                 self._reconnects += self._lost
-                self._connected, self._lost, self._blocked = True, False, False
+                self._connected, self._lost = True, False
             case "lost":
                 self._connected, self._lost, self._blocked = False, True, False
             case "retrying":
@@ -187,23 +223,26 @@ class Metrics(Collector):
     def snapshot(self) -> Snapshot:
         """Return everything counted so far."""
         return {
-            "counters": [list(table.values()) for table in (self._attempts, self._verdicts, self._published)],
-            "singles": [self._expired, self._parked, self._poisoned, self._bugs, self._reconnects],
+            "counters": [list(table.values()) for table in self._tables],
+            "singles": [self._expired, self._parked, self._poisoned, self._bugs, self._reconnects, self._consumed],
+            "journal": [self._journal.octets, self._journal.records, self._journal.corrupt],
             "durations": [[*durations.counts, durations.total] for durations in self._durations.values()],
             "amounts": [self._jobs, self._sessions],
-            "states": [self._connected, self._blocked, self._stalled],
+            "states": [self._connected, self._blocked, self._stalled, self._writable],
         }
 
     def merge(self, snapshot: Snapshot) -> None:
         """Add the counters and histograms of another process, which runs the same version of the code."""
-        tables: tuple[dict[Any, int], ...] = (self._attempts, self._verdicts, self._published)
-        for table, counts in zip(tables, snapshot["counters"], strict=True):
+        for table, counts in zip(self._tables, snapshot["counters"], strict=True):
             for key, count in zip(table, counts, strict=True):
                 table[key] += count
         for durations, (*counts, total) in zip(self._durations.values(), snapshot["durations"], strict=True):
             durations.counts = [mine + other for mine, other in zip(durations.counts, counts, strict=True)]
             durations.total += total
-        expired, parked, poisoned, bugs, reconnects = snapshot["singles"]
+        expired, parked, poisoned, bugs, reconnects, consumed = snapshot["singles"]
+        self._consumed += consumed
+        mine = (self._journal.octets, self._journal.records, self._journal.corrupt)
+        self._journal = JournalStats(*(one + other for one, other in zip(mine, snapshot["journal"], strict=True)))
         self._expired += expired
         self._parked += parked
         self._poisoned += poisoned
@@ -213,8 +252,10 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family as it stands now; called by the registry for each scrape."""
         yield from self.counters()
-        yield from _amounts(self._jobs, self._sessions)
-        for (name, text), value in zip(STATES, (self._connected, self._blocked, self._stalled), strict=True):
+        yield from _amounts(self._jobs, self._sessions, self.drift)
+        for (name, text), value in zip(
+            STATES, (self._connected, self._blocked, self._stalled, self._writable), strict=True
+        ):
             yield _gauge(name, text, value)
 
     def counters(self) -> Iterator[Metric]:
@@ -223,14 +264,25 @@ class Metrics(Collector):
         yield self._durations_family()
         yield _labelled("verdicts", "Results by what they mean.", "outcome", self._verdicts)
         yield _labelled("published", "Publications that the broker confirmed.", "key", self._published)
+        yield _labelled("broker_events", "What happened to the connection to the broker.", "event", self._events)
         yield _counter("expired", "Jobs given up because their time or their attempts ran out.", self._expired)
         yield _counter("parked", "Jobs that were not due and went back without an attempt.", self._parked)
         yield _counter("poisoned", "Messages that are no job, moved to the poison queue.", self._poisoned)
+        yield _counter("consumed", "Messages that came from the outbox.", self._consumed)
+        yield _labelled("ended", "Messages that came, by what became of them.", "end", self._ends)
+        yield _counter("journal_octets", "Octets written to the journal.", self._journal.octets)
+        yield _counter("journal_records", "Records written to the journal.", self._journal.records)
+        yield _counter("journal_corrupt", "Damaged journal files that were found.", self._journal.corrupt)
         yield _counter("bugs", "Things that the code does not foresee; each has a log line `bug`.", self._bugs)
         yield _counter("broker_reconnects", "Connections made after one was lost.", self._reconnects)
         yield _counter(
             "limits_overflows", "Times that a limit was not kept because the table of limits is full.", self.overflows
         )
+
+    @property
+    def _tables(self) -> tuple[dict[Any, int], ...]:
+        """The counters by label, in the order of a snapshot."""
+        return self._attempts, self._verdicts, self._published, self._events, self._ends
 
     def _attempts_family(self) -> Metric:
         family = CounterMetricFamily(
@@ -272,6 +324,7 @@ class Fleet(Collector):
         self._restarts[index] += 1
         if (last := self._last.pop(index, None)) is not None:
             self._gone.merge(last)
+            self._gone.died()
 
     def page(self, answers: Mapping[int, Snapshot], pids: Mapping[str, int]) -> tuple[str, bytes]:
         """Return the Prometheus text format: content type and body.
@@ -292,7 +345,7 @@ class Fleet(Collector):
             total.merge(snapshot)
         yield from total.counters()
         jobs, sessions = (sum(each["amounts"][place] for each in self._now.values()) for place in (0, 1))
-        yield from _amounts(jobs, sessions)
+        yield from _amounts(jobs, sessions, sum(_drift(each) for each in self._now.values()))
         for place, (name, text) in enumerate(STATES):
             yield _each(name, text, {index: each["states"][place] for index, each in self._now.items()})
         up = {index: index in self._now for index in self._restarts}
@@ -315,7 +368,16 @@ def _resources(processes: Mapping[str, ProcessCollector]) -> Iterator[Metric]:
     yield from families.values()
 
 
-def _amounts(jobs: int, sessions: int) -> Iterator[Metric]:
+def _drift(snapshot: Snapshot) -> int:
+    """Return the drift of one process."""
+    process = Metrics()
+    process.merge(snapshot)
+    process.flight(*snapshot["amounts"])
+    return process.drift
+
+
+def _amounts(jobs: int, sessions: int, drift: int) -> Iterator[Metric]:
+    yield _gauge("drift", "Messages consumed that neither ended nor are in flight; anything but 0 is a bug.", drift)
     yield _gauge("in_flight", "Jobs being worked on.", jobs)
     yield _gauge("sessions", "SMTP connections open.", sessions)
 
@@ -328,8 +390,8 @@ def _each(name: str, text: str, values: Mapping[int, bool]) -> Metric:
 
 
 def _possible(state: State, kind: Kind) -> bool:
-    """Tell whether an attempt can end so: only `message` is ever accepted."""
-    return kind is not Kind.ACCEPTED or state is State.MESSAGE
+    """Tell whether an attempt can end so: only a `message` is ever accepted, or the recipient of a dry run."""
+    return kind is not Kind.ACCEPTED or state in {State.MESSAGE, State.RCPTTO}
 
 
 def _counter(name: str, text: str, value: int) -> Metric:
@@ -340,7 +402,7 @@ def _gauge(name: str, text: str, value: int) -> Metric:
     return GaugeMetricFamily(f"mailq_{name}", text, value=value)
 
 
-def _labelled(name: str, text: str, label: str, values: dict[str, int] | dict[Outcome, int]) -> Metric:
+def _labelled(name: str, text: str, label: str, values: Mapping[Any, int]) -> Metric:
     family = CounterMetricFamily(f"mailq_{name}", text, labels=[label])
     for value, count in values.items():
         family.add_metric([str(value)], count)

@@ -5,10 +5,13 @@ first time also reported to the others as a bug; then the flow goes on as if not
 What is seen, and what it is good for, is each observer's own affair.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
 
+from mailq.core.ending import End
 from mailq.core.job import Job
+from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.verdict import Verdict
 from mailq.ports import Observer
@@ -53,6 +56,24 @@ class Observers:
     def failures(self) -> int:
         """How often an observer has raised."""
         return sum(guard.failures for _, guard in self._guarded)
+
+    def consumed(self) -> None:
+        """A message came from the outbox."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.consumed()
+
+    def ended(self, end: End) -> None:
+        """What became of a message that had come."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.ended(end)
+
+    def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:
+        """Whether the journal can be written, and what it has to say."""
+        for observer, guard in self._guarded:
+            with guard:
+                observer.journal(trouble, notes, stats)
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
         """One attempt was judged."""

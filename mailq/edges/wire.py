@@ -180,7 +180,7 @@ class TcpWire:
         assert self._socket is not None
         loop = asyncio.get_running_loop()
         transport, self._opening = await loop.create_connection(
-            lambda: SMTPProtocol(loop),
+            lambda: _Opening(loop),
             sock=self._socket,
             ssl=context,
             server_hostname=server_name,
@@ -194,6 +194,27 @@ class TcpWire:
             ipaddress.ip_address(self._target.host)
             return None
         return self._target.host
+
+
+class _Opening(SMTPProtocol):
+    """aiosmtplib's protocol, which looks at all lines of an unfinished reply whenever one more comes.
+
+    That costs seconds for the 32 kB that it allows, if they come line by line. Here each line is looked at once.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._looked = 0
+
+    def _read_response_from_buffer(self) -> SMTPResponse | None:
+        while (end := self._buffer.find(b"\n", self._looked)) >= 0:
+            if not (
+                self._buffer[self._looked : self._looked + 3].isdigit() and self._buffer[self._looked + 3] == ord("-")
+            ):
+                self._looked = 0  # the last line of the reply, or none of a reply
+                return super()._read_response_from_buffer()
+            self._looked = end + 1
+        return None
 
 
 class _Replies(asyncio.Protocol):

@@ -6,18 +6,21 @@
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Mapping
 from secrets import token_hex
 from time import monotonic
 from typing import Any, TypeVar
 
-from mailq.core.failure import Failure, Trouble
+from mailq.core.failure import Failure, Postponed, Trouble
+from mailq.core.journal import JournalError
 from mailq.core.mime import payload
 from mailq.core.reply import Reply
 from mailq.core.result import Trail
 from mailq.core.routing import Login, Route, Tls
 from mailq.core.states import Kind, State
-from mailq.ports import Wire
+from mailq.core.transcript import masked
+from mailq.ports import Claim, Wire
 from mailq.smtp import auth
 from mailq.smtp.envelope import Extensions
 from mailq.smtp.transaction import Transaction, check
@@ -68,27 +71,54 @@ class Session:
         finally:
             self._note_sent(trail, 0)
 
-    async def deliver(self, trail: Trail, mail: str, rcpt: str, content: bytes) -> Reply:
+    async def deliver(self, trail: Trail, mail: str, rcpt: str, content: bytes, claim: Claim) -> Reply:
         """Walk mailfrom, rcptto, data and message; return the answer to the final dot.
 
         Raises:
             Failure: who refused what, or what became of the connection.
+            Postponed, JournalError: there is no leave to hand it over; the receiver has not got it.
         """
-        self.messages += 1
-        trail.facts.update(self._facts, messages=self.messages)
         try:
-            await self._listen(trail)
-            if self._open:
-                await self._reset(trail)
+            await self._ready(trail)
             await self._transact(trail, mail, rcpt)
-            reply = await self._hand_over(trail, payload(content))
-        except asyncio.CancelledError:
+            trail.said.append(len(content))
+            reply = await self._hand_over(trail, payload(content), claim)
+        except (asyncio.CancelledError, Postponed, JournalError):
             self.retire()
             raise
         finally:
             self._note_sent(trail, len(content) if trail.in_doubt else 0)
         trail.facts["dsn"] = "dsn" in self._offered
         return reply
+
+    async def probe(self, trail: Trail, mail: str, rcpt: str) -> Reply:
+        """Walk mailfrom and rcptto and take it back with RSET: a dry run; return the answer to RCPT.
+
+        Raises:
+            Failure: who refused what, or what became of the connection.
+        """
+        try:
+            await self._ready(trail)
+            reply = await self._transact(trail, mail, rcpt, data=False)
+            with contextlib.suppress(Failure):  # it has answered; the session is retired, that is all
+                await self._reset(Trail())
+        except asyncio.CancelledError:
+            self.retire()
+            raise
+        finally:
+            self._note_sent(trail, 0)
+        trail.facts["dsn"] = "dsn" in self._offered
+        return reply
+
+    async def _ready(self, trail: Trail) -> None:
+        """Begin with the next message, on a session that is in step and has none open."""
+        self.messages += 1
+        trail.facts.update(self._facts, messages=self.messages)
+        if not trail.said:
+            trail.said.append(f"session {self._facts['session']}, message {self.messages}")
+        await self._listen(trail)
+        if self._open:
+            await self._reset(trail)
 
     async def quit(self) -> None:
         """Say QUIT if the peer may still be spoken to, and close; never raises."""
@@ -110,6 +140,7 @@ class Session:
     async def ask(self, trail: Trail, state: State, exchange: Awaitable[Reply]) -> Reply:
         """Do a step that is answered; the answer must be the one this state hopes for."""
         reply = await self.step(trail, state, exchange)
+        trail.heard(reply)
         trouble = check(state, reply)
         if trouble:
             raise trouble
@@ -119,9 +150,11 @@ class Session:
         """Return the next reply to what was written, once the wire was taken over; it may have come already."""
         reply = self.wire.ready()
         if reply is None:
-            return await self.step(trail, state, self.wire.reply(self.timeouts[state]), clock=False)
-        trail.enter(state)
-        trail.spent(state, 0.0)
+            reply = await self.step(trail, state, self.wire.reply(self.timeouts[state]), clock=False)
+        else:
+            trail.enter(state)
+            trail.spent(state, 0.0)
+        trail.heard(reply)
         return reply
 
     async def step(self, trail: Trail, state: State, exchange: Awaitable[T], *, clock: bool = True) -> T:
@@ -144,12 +177,14 @@ class Session:
 
     async def _walk(self, trail: Trail) -> None:
         wire, route = self.wire, self.route
+        trail.said.append(f"connecting to {route.target.ip} port {route.target.port}")
         await self.step(trail, State.BIND, wire.bind(route.source))
         await self.step(trail, State.CONNECT, wire.connect())
+        trail.said.append(f"connected from {wire.local}")
         self._learn(trail, {"from": wire.local, "to": route.target.ip, "messages": 1, "session": token_hex(8)})
         if route.tls is Tls.IMPLICIT:
             await self.step(trail, State.STARTTLS, wire.handshake())
-            self._learn(trail, wire.security())
+            self._learn_security(trail)
         intro = await self.ask(trail, State.INTRO, wire.greeting())
         name = intro.text.split(maxsplit=1)
         self._learn(trail, {"mta": name[0][:255]} if name else {})
@@ -165,13 +200,22 @@ class Session:
         self._facts.update(facts)
         trail.facts.update(facts)
 
+    def _learn_security(self, trail: Trail) -> None:
+        security = self.wire.security()
+        self._learn(trail, security)
+        trail.said.append(f"encrypted: {security.get('cipher', {}).get('protocol', 'TLS')}")
+
     def _note_sent(self, trail: Trail, data: int) -> None:
         if "to" in self._facts:
             trail.facts["sent"] = {"connection": self.wire.sent, "data": data}
 
-    async def _command(self, trail: Trail, state: State, line: str, shown: str | None = None) -> Reply:
-        trail.facts["command"] = shown or line
-        return await self.step(trail, state, self.wire.command(line))
+    async def _command(self, trail: Trail, state: State, line: str, command: str = "") -> Reply:
+        """Send a line; of one that belongs to a `command` with secrets nothing else may be told."""
+        trail.facts["command"] = command or line
+        trail.said.append((masked(line, command) if command else line,))
+        reply = await self.step(trail, state, self.wire.command(line))
+        trail.heard(reply)
+        return reply
 
     async def _hello(self, trail: Trail) -> None:
         name = self.route.source.ehlo
@@ -186,8 +230,9 @@ class Session:
     async def _starttls(self, trail: Trail) -> None:
         if "starttls" in self._offered:
             trail.facts["command"] = "STARTTLS"
+            trail.said.append(("STARTTLS",))
             await self.ask(trail, State.STARTTLS, self.wire.starttls())
-            self._learn(trail, self.wire.security())
+            self._learn_security(trail)
             await self._hello(trail)
         elif self.route.tls is Tls.REQUIRED:
             trail.enter(State.STARTTLS)
@@ -225,9 +270,10 @@ class Session:
 
     async def _reset(self, trail: Trail) -> None:
         """End a transaction that was left open before the next one begins (RFC 5321 section 4.1.1.5)."""
+        trail.said.append(("RSET",))
         self.wire.write(b"RSET\r\n")
         try:
-            trouble = check(State.MAILFROM, await self.answer(trail, State.MAILFROM))
+            trouble = check(State.MAILFROM, await self.answer(trail, State.MAILFROM)) or self._spoken(State.MAILFROM)
         except Failure as failure:
             trouble = failure
         if trouble:
@@ -235,39 +281,55 @@ class Session:
             raise Failure(State.MAILFROM, Kind.LOST, f"the session cannot be used again: {trouble.text}") from trouble
         self._open = False
 
-    async def _transact(self, trail: Trail, mail: str, rcpt: str) -> None:
-        transaction = Transaction(mail, rcpt, pipelining="pipelining" in self._offered)
+    def _spoken(self, state: State) -> Failure | None:
+        """Return the trouble with a reply that is there before its command: all later ones would be shifted."""
+        reply = self.wire.ready()
+        if reply is None:
+            return None
+        return Failure(state, Kind.INVALID, f"the server spoke out of turn: {reply.code} {reply.text}"[:500])
+
+    async def _transact(self, trail: Trail, mail: str, rcpt: str, *, data: bool = True) -> Reply:
+        """Send the commands and return the last answer; the first refusal is what is raised."""
+        transaction = Transaction(mail, rcpt, pipelining="pipelining" in self._offered, data=data)
         self._open = True
         try:
             while True:
                 lines = transaction.to_write()
-                if lines:
-                    self.wire.write("".join(f"{line}\r\n" for line in lines).encode())
                 state = transaction.awaiting
                 if state is None:
                     break
-                transaction.answer(await self.answer(trail, state))
-        except Failure:
+                if lines:
+                    if trouble := self._spoken(state):
+                        self.retire()
+                        raise trouble
+                    trail.said.append(lines)
+                    self.wire.write("".join(f"{line}\r\n" for line in lines).encode())
+                reply = await self.answer(trail, state)
+                transaction.answer(reply)
+        except Failure as failure:
             if transaction.refusal is None:
                 raise
+            trail.said.append(failure.text)
         finally:
             trail.facts["command"] = transaction.command
         if transaction.refusal is None:
-            return
+            return reply
         self._open = not transaction.ended
         if transaction.must_close or transaction.refusal.kind is Kind.INVALID or _is_closing(transaction.refusal):
             self.retire()
         trail.enter(transaction.refusal.state)
         raise transaction.refusal
 
-    async def _hand_over(self, trail: Trail, message: bytes) -> Reply:
+    async def _hand_over(self, trail: Trail, message: bytes, claim: Claim) -> Reply:
         """Send the message and return the answer; from the last octets on its fate may be in doubt."""
         wire = self.wire
         for start in range(0, len(message), BLOCK):
             if not wire.alive:
                 break
             block = message[start : start + BLOCK]
-            trail.in_doubt = start + BLOCK >= len(message)
+            if start + BLOCK >= len(message):
+                claim.hand_over()
+                trail.in_doubt = True
             wire.write(block)
             if not trail.in_doubt:
                 await self.step(trail, State.MESSAGE, wire.drain())

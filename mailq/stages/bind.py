@@ -8,8 +8,8 @@ from mailq.core.routing import Source, Target
 from mailq.core.states import Kind, State
 
 
-def choose(sources: Sequence[Source], target: Target, rng: Random) -> Source:
-    """Return one of the sources of the target's address family, at random.
+def choose(sources: Sequence[Source], target: Target, rng: Random, pinned: str | None = None) -> Source:
+    """Return one of the sources of the target's address family: the `pinned` IP if it is among them, else at random.
 
     Raises:
         Failure: there is none of that family; another target may do.
@@ -18,4 +18,4 @@ def choose(sources: Sequence[Source], target: Target, rng: Random) -> Source:
     if not fitting:
         family = "IPv6" if target.ipv6 else "IPv4"
         raise Failure(State.BIND, Kind.ERROR, f"no {family} source address to reach {target.ip}")
-    return rng.choice(fitting)
+    return next((source for source in fitting if pinned and source.ip == pinned), None) or rng.choice(fitting)

@@ -260,7 +260,7 @@ def _unbracketed(text: str) -> str:
 @lru_cache(maxsize=10_000)
 def _ip(text: str) -> str | None:
     """Return the text as an IP address in its usual form, None if it is a name."""
-    if ":" not in text and not text[-1:].isdigit():
+    if (":" not in text and not text[-1:].isdigit()) or "%" in text:  # a scope may hold any character
         return None
     try:
         return str(ipaddress.ip_address(text))

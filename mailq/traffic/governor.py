@@ -1,6 +1,6 @@
 """What is known of destinations: how much is allowed towards them, and what not to try for a while.
 
-Decisions are pure and stand in `core.limits` and `core.breaker`; here is what is remembered between
+Decisions are pure and stand in `core.limits`, `core.breaker` and `core.pause`; here is what is remembered between
 jobs of this process, bounded. Rates and connections are counted where all processes see them, by the
 `Limits` port (see `smtp.pool`).
 """
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from time import monotonic
 
 from mailq.core.breaker import Breaker, counts, remembered
-from mailq.core.failure import Failure
+from mailq.core.failure import Failure, Postponed
 from mailq.core.limits import Allowance, LimitRule, allowance
+from mailq.core.pause import Pause, paused
 from mailq.core.recent import Recent
-from mailq.core.routing import Route, Source
+from mailq.core.routing import Route, Source, Target
 
 PLAINTEXT_MEMORY = 600.0
 """Seconds for which a target whose TLS handshake failed is spoken to without."""
@@ -26,6 +27,7 @@ class Governor:
         self._allowances: Recent[tuple[str | None, str | None, str, tuple[str, ...]], Allowance] = Recent()
         self._breakers: Recent[tuple[str | None, str, int], Breaker] = Recent()
         self._plaintext: Recent[tuple[str, int], float] = Recent()
+        self._pauses: Recent[tuple[str | None, tuple[str, ...]], Pause] = Recent()
 
     def allowance(self, source: Source, domain: str, hosts: tuple[str, ...]) -> Allowance:
         """Return what `source` may do towards `domain`, which is served by `hosts`."""
@@ -35,6 +37,30 @@ class Governor:
             found = allowance(self._rules, source.ip or "*", domain, hosts, source.pool)
             self._allowances.remember(key, found)
         return found
+
+    def unpaused(
+        self, sources: Sequence[Source], hosts: tuple[str, ...], targets: Sequence[Target]
+    ) -> Sequence[Source]:
+        """Return the sources from which the site of `hosts`, with these targets, is not left alone.
+
+        Raises:
+            Postponed: of those that reach a target there is none, until the first pause is over.
+        """
+        if not self._pauses:
+            return sources
+        now = monotonic()
+        able = [source for source in sources if any(source.reaches(target) for target in targets)]
+        pauses = [self._pauses.get(_towards(source, hosts)) for source in able]
+        free = [each for each, pause in zip(able, pauses, strict=True) if pause is None or not pause.left(now)]
+        if free or not able:
+            return free or sources
+        first = min((pause for pause in pauses if pause is not None), key=lambda pause: pause.until)
+        raise Postponed(first.left(now), first.reason)
+
+    def pause(self, source: Source, hosts: tuple[str, ...], seconds: float, reason: str) -> None:
+        """Leave a site alone from a source, or its whole pool, for about so many seconds (see `core.pause`)."""
+        key = _towards(source, hosts)
+        self._pauses.remember(key, paused(self._pauses.get(key), seconds, reason, monotonic()))
 
     def check(self, route: Route) -> None:
         """Spare a job the wait for a target that takes no connections.
@@ -75,6 +101,11 @@ class Governor:
     def handshake_failed(self, route: Route) -> None:
         """Note that a handshake failed, so that the next job need not find out again."""
         self._plaintext.remember((route.target.ip, route.target.port), monotonic() + PLAINTEXT_MEMORY)
+
+
+def _towards(source: Source, hosts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Return what a pause is for: a pool, or a source that belongs to none, and a site."""
+    return (f"pool {source.pool}" if source.pool else source.ip), hosts
 
 
 def _target(route: Route) -> tuple[str | None, str, int]:

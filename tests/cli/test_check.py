@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+from mailq.cli import local_findings
 from mailq.cli.check import _print
-from mailq.cli.findings import Finding, Level, examine
+from mailq.cli.finding import Finding, Level
+from mailq.cli.findings import examine
 from mailq.config.load import load
 from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
@@ -287,3 +289,166 @@ def test_the_table_shows_what_and_advice_as_they_are(capsys):
     shown = capsys.readouterr().out
     for words in ("fail", "queue [bold]x", "is not [there]", "Do [this]."):
         assert words in shown
+
+
+RULES = """
+version = "own.1"
+[[rule]]
+id = "own-full"
+class = 22
+text = 'no room at the inn'
+source = "what our partner told us"
+"""
+
+
+@pytest.fixture
+def local(tmp_path):
+    """Return {what: finding} of a configuration, of which only this host is looked at."""
+
+    def local(text="", mounts=None, **environ):
+        file = tmp_path / "local.toml"
+        file.write_text(text)
+        config = load(file, {"MAILQ_WORKER__JOURNAL_DIR": str(tmp_path / "new" / "journal")} | environ)
+        findings = [*local_findings.meaning(config), local_findings.journal(config, mounts)]
+        findings += local_findings.webhooks(config)
+        return {finding.what: finding.as_json() for finding in findings}
+
+    return local
+
+
+def test_the_shipped_rules_are_well(local):
+    assert local()["rules"]["level"] == "ok"
+    assert " rules of version " in local()["rules"]["seen"]
+    assert "patterns" not in local()
+
+
+def test_rules_of_ones_own_are_tried(local, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text(RULES)
+    found = local(f'[classification]\nrules = ["{own}"]')["rules"]
+    assert found["level"] == "warn"
+    assert "rule own-full: has no example" in found["seen"]
+    assert "mailq classify" in found["advice"]
+
+
+@pytest.mark.parametrize("content", [None, b"[[rule]]\nid = 3", b"not toml", b"\xff\xfe"])
+def test_rules_that_cannot_be_used_are_a_failure(local, tmp_path, content):
+    own = tmp_path / "own.toml"
+    if content is not None:
+        own.write_bytes(content)
+    found = local(f'[classification]\nrules = ["{own}"]')["rules"]
+    assert found["level"] == "fail"
+    assert "classification.rules" in found["advice"]
+
+
+def test_patterns_are_tried_on_their_examples(local):
+    good = '[[patterns]]\nid = "a"\ncontains = "later"\nretry = 60\nexamples = ["451 4.3.0 later"]\n'
+    well = local(good + 'counterexamples = ["451 4.3.0 now"]')["patterns"]
+    assert (well["level"], well["seen"]) == ("ok", "1 tried")
+    ill = local(good + 'counterexamples = ["451 4.3.0 much later"]')["patterns"]
+    assert (ill["level"], ill["seen"]) == ("warn", 'patterns.a: matches its counterexample "451 4.3.0 much later"')
+
+
+def test_of_many_problems_some_are_told_and_the_number_of_the_others(local):
+    found = local("".join(f'[[patterns]]\nid = "p{n}"\ncontains = "x"\nretry = 60\n' for n in range(5)))["patterns"]
+    assert len(found["seen"].splitlines()) == 6
+    assert found["seen"].endswith("\nand 5 more")
+
+
+@pytest.mark.parametrize(
+    ("keys", "level", "seen"),
+    [
+        ('url = "https://crm.example.com/k3y"\nsecrets = ["0123456789abcdef"]', "ok", "signed, encrypted"),
+        ('url = "https://crm.example.com/k3y"', "warn", "not signed"),
+        (
+            'url = "http://crm.example.com/k3y"\nallow_http = true\nsecrets = ["0123456789abcdef"]',
+            "warn",
+            "without TLS",
+        ),
+        ('url = "https://127.0.0.1:8443/k3y"\nsecrets = ["0123456789abcdef"]', "fail", "127.0.0.1 is not a public"),
+        ('url = "https://[fd00::1]/k3y"\nsecrets = ["0123456789abcdef"]', "fail", "fd00::1 is not a public"),
+        ('url = "https://localhost/k3y"\nsecrets = ["0123456789abcdef"]', "fail", "localhost is not a public"),
+        ('url = "https://10.0.0.1/k3y"\nallow_private = true\nsecrets = ["0123456789abcdef"]', "ok", "signed"),
+    ],
+)
+def test_endpoints_of_webhooks(local, keys, level, seen):
+    found = local(f"[webhooks.endpoints.crm]\n{keys}")["webhook crm"]
+    assert found["level"] == level
+    assert seen in found["seen"]
+    assert ("advice" in found) is (level != "ok")
+    assert "k3y" not in json.dumps(found)
+    assert "0123456789abcdef" not in json.dumps(found)
+
+
+def test_secrets_of_webhooks_are_for_nobody_else(tmp_path):
+    file = tmp_path / "mailq.toml"
+    endpoint = '[webhooks.endpoints.crm]\nurl = "https://a.example/"\n'
+    for more, level in (("", "ok"), ('secrets = ["0123456789abcdef"]', "warn"), ('headers = {X = "y"}', "warn")):
+        file.write_text(endpoint + more)
+        file.chmod(0o644)
+        (found,) = local_findings.configuration(load(file, {}), file)
+        assert found.level == level
+
+
+DISK = "/dev/sda1 / ext4 rw 0 0\n"
+
+
+def test_a_journal_that_can_be_kept_and_nothing_is_made(local, tmp_path):
+    found = local("[journal]\nsize = 262144\n[worker]\nsessions = 3\nprocesses = 1", DISK)["journal"]
+    assert found == {"level": "ok", "what": "journal", "seen": f"{tmp_path}/new/journal: 0 MiB a file"}
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_journal_at_all(local):
+    found = local(MAILQ_WORKER__JOURNAL_DIR="")["journal"]
+    assert (found["level"], found["seen"]) == ("warn", "none is kept")
+
+
+def test_a_journal_where_something_else_is(local, tmp_path):
+    (tmp_path / "new").write_text("a file")
+    found = local(mounts=DISK)["journal"]
+    assert (found["level"], found["seen"]) == ("fail", f"{tmp_path}/new is no directory")
+
+
+def test_a_journal_where_nobody_may_write(local):
+    found = local(mounts=DISK, MAILQ_WORKER__JOURNAL_DIR="/proc/mailq")["journal"]
+    assert found["level"] == "fail"  # nobody may write there; for root there is no room
+    assert found["seen"].startswith("/proc")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "level", "words"),
+    [
+        ("srv:/x {there} nfs4 rw 0 0\n", "fail", "network file system (nfs4)"),
+        ("srv:/x {there} cifs rw 0 0\n/dev/sdb {there}/new ext4 rw 0 0\n", "fail", "network file system (cifs)"),
+        ("srv:/x {there}x nfs4 rw 0 0\n", "ok", "MiB a file"),
+        ("srv:/x {there} nfs4 rw 0 0\n/dev/sdb {there} xfs rw 0 0\n", "ok", "MiB a file"),
+        ("tmpfs {there} tmpfs rw 0 0\n", "warn", "in memory (tmpfs)"),
+        ("odd\n\n", "ok", "MiB a file"),
+    ],
+)
+def test_the_file_system_of_a_journal(local, tmp_path, mounts, level, words):
+    mounts = DISK + mounts.format(there=str(tmp_path).replace(" ", "\\040"))
+    found = local("[journal]\nsize = 262144\n[worker]\nsessions = 3\nprocesses = 1", mounts)["journal"]
+    assert found["level"] == level
+    assert words in found["seen"]
+    assert ("advice" in found) is (level != "ok")
+
+
+def test_the_room_of_a_journal(local, tmp_path):
+    disk = os.statvfs(tmp_path)
+    free = disk.f_bavail * disk.f_frsize
+    size = 1024 * 1024 * 1024
+    few, many = free * 3 // (4 * size) + 1, min(free // size + 2, 256)
+
+    for processes, level in ((few, "warn"), (many, "fail")):
+        if processes * size > free * 5 // 4 or level == "warn":
+            found = local(f"[journal]\nsize = {size}\n[worker]\nprocesses = {processes}", DISK)["journal"]
+            assert found["level"] == level
+            assert f"{processes} processes want {2 * 1024 * processes} MiB" in found["seen"]
+
+
+def test_a_journal_that_is_small_for_its_sessions(local):
+    found = local("[journal]\nsize = 262144\n[worker]\nsessions = 4\nprocesses = 1", DISK)["journal"]
+    assert found["level"] == "warn"
+    assert "4 sessions" in found["seen"]

@@ -13,13 +13,13 @@ import pytest
 
 import mailq
 from mailq.cli import COMMANDS, build
+from mailq.cli.contracts import documents
 from mailq.config import Config
 from mailq.config.example import example
 from mailq.core.limits import LimitRule, allowance
-from mailq.core.records import schemas
 
 ROOT = Path(__file__).parent.parent.parent
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")} | {"COLUMNS": "100"}
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")} | {"COLUMNS": "160"}
 
 
 def run(*arguments, **options):
@@ -69,10 +69,10 @@ def test_example_config():
 
 
 def test_schemas(tmp_path):
-    assert run("schemas").stdout == "".join(schemas().values())
+    assert run("schemas").stdout == "".join(documents().values())
     assert run("schemas", "--out", str(tmp_path / "new" / "folder")).returncode == 0
     made = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "new" / "folder").iterdir()}
-    assert made == {name: json.loads(text) for name, text in schemas().items()}
+    assert made == {name: json.loads(text) for name, text in documents().items()}
 
 
 def test_only_the_command_asked_for_is_imported():

@@ -11,6 +11,8 @@ from mailq.config import Config
 from mailq.config import load as loading
 from mailq.config.example import example
 from mailq.config.load import ConfigError, load
+from mailq.config.patterns import PatternConfig
+from mailq.config.webhooks import EndpointConfig
 
 
 @pytest.fixture
@@ -38,32 +40,53 @@ def test_nothing_given_is_the_defaults():
     assert load(None, {}) == Config()
 
 
+def sample(head):
+    """Return the commented sample table of the example that begins so, as it is when somebody makes use of it."""
+    start = example().index(f"# {head}")
+    block = example()[start : example().index("\n\n", start)]
+    return "\n".join(line.removeprefix("# ") for line in block.splitlines())
+
+
 def test_the_example_equals_the_defaults_and_has_every_key(write):
     assert load(write(example()), {}) == Config()
     document = tomllib.loads(example())
     for table, field in Config.model_fields.items():
-        if table not in ("sources", "limits"):
-            assert list(document[table]) == list(field.annotation.model_fields), table
+        if table not in ("sources", "limits", "patterns"):
+            keys = [key for key in field.annotation.model_fields if (table, key) != ("webhooks", "endpoints")]
+            assert list(document[table]) == keys, table
 
 
 def test_the_commented_limits_of_the_example_are_right_and_have_every_key(write):
-    start = example().index("# [[limits]]")
-    block = example()[start : example().index("\n\n", start)]
-    (limit,) = load(write(block.replace("# [[", "[[").replace("\n# ", "\n")), {}).limits
+    (limit,) = load(write(sample("[[limits]]")), {}).limits
     assert limit.model_fields_set == set(type(limit).model_fields)
     assert (limit.message_rate, limit.connection_rate) == (100 / 60, 10.0)
+
+
+def test_the_commented_source_of_the_example_is_right(write):
+    (source,) = load(write(sample("[[sources]]")), {}).sources
+    assert source.model_fields_set == set(type(source).model_fields)
+    assert (source.ip, source.ehlo) == ("192.0.2.1", "mta1.example.com")
+
+
+def test_the_commented_endpoint_of_the_example_is_right_and_has_every_key(write):
+    endpoints = load(write(sample("[webhooks.endpoints.crm]")), {}).webhooks.endpoints
+    assert list(endpoints) == ["crm"]
+    assert endpoints["crm"].model_fields_set == set(EndpointConfig.model_fields)
+    assert endpoints["crm"].url.get_secret_value() == "https://crm.example.com/events"
+
+
+def test_the_commented_pattern_of_the_example_has_every_key_and_each_is_right(write):
+    """All at once they cannot be: a pattern gives up or goes on, and has one kind of text."""
+    (keys,) = tomllib.loads(sample("[[patterns]]"))["patterns"]
+    assert list(keys) == list(PatternConfig.model_fields)
+    for line in sample("[[patterns]]").splitlines()[2:]:
+        (pattern,) = load(write(f'[[patterns]]\nid = "p"\n{line}\n'), {}).patterns
+        assert pattern.model_fields_set == {"id", line.split()[0]}
 
 
 @pytest.mark.parametrize("rate", ["5", "5/x", "0/s", "-1/s", "fast"])
 def test_a_rate_that_is_none_is_told(rate, write):
     assert "limits" in complaint(write(f'[[limits]]\nmessage_rate = "{rate}"\n'))
-
-
-def test_the_commented_source_of_the_example_is_right(write):
-    lines = [line.removeprefix("# ") if line.startswith(("# [[", "# ip =", "# ehlo =")) else line
-             for line in example().splitlines()]  # fmt: skip
-    (source,) = load(write("\n".join(lines)), {}).sources
-    assert (source.ip, source.ehlo) == ("192.0.2.1", "mta1.example.com")
 
 
 def test_order_of_files(write, tmp_path):

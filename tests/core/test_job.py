@@ -184,12 +184,8 @@ ASKED = [
     ("dkim", [{"domain": "example.org"}]),
     ("inlinecss", True),
     ("headers", {"x": "y"}),
-    ("pool", "transactional"),
     ("security", "required"),
-    ("useful_until", TIME),
-    ("dryrun", True),
     ("mime", {"subject": "responsive"}),
-    ("on_doubt", "fail"),
 ]
 
 
@@ -201,7 +197,30 @@ def test_refuses_what_is_not_built_yet(name, value):
     assert trouble.document[name] == value
 
 
-@pytest.mark.parametrize("name", ["data", "key", "dkim", "headers", "pool", "security", "useful_until"])
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("useful_until", TIME, MOMENT),
+        ("dryrun", True, True),
+        ("dryrun", False, False),
+        ("pool", "bulk", "bulk"),
+        ("on_doubt", "fail", "fail"),
+        ("on_doubt", "retry", "retry"),
+    ],
+)
+def test_takes_what_is_built(name, value, read):
+    assert getattr(parse(**{name: value}), name) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("useful_until", "soon"), ("dryrun", "perhaps"), ("pool", ""), ("pool", 3), ("on_doubt", "wait")],
+)
+def test_refuses_what_is_out_of_form(name, value):
+    assert refusal(**{name: value}).pointer == f"/{name}"
+
+
+@pytest.mark.parametrize("name", ["data", "key", "dkim", "headers", "security", "useful_until", "pool", "on_doubt"])
 def test_null_asks_for_nothing(name):
     assert getattr(parse(**{name: None}), name) is None
 

@@ -6,12 +6,15 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
+from mailq.core.classify import Classification
 from mailq.core.failure import Failure
+from mailq.core.hints import Flags
 from mailq.core.job import Job
-from mailq.core.letters import Names, park, poison, public, settle, with_result
+from mailq.core.letters import RETURNED, UNNAMED, Names, park, poison, postpone, public, settle, with_result
 from mailq.core.publication import Consumed
 from mailq.core.reply import Reply
 from mailq.core.result import Trail, accepted, failed
+from mailq.core.rules import About, Category
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
 
@@ -22,7 +25,7 @@ NAMES = Names()
 def job(**properties):
     document = {"recipient": "b@b.test", "envelope": "a@a.test", "mime": "Subject: x\n\nhi", **properties}
     body = orjson.dumps(document)
-    return Job.parse(body, limit=10_000), Consumed(
+    return Job.parse(body, limit=10_000, message_id="m1"), Consumed(
         body, 1, message_id="m1", headers={"traceparent": "t", "x-death": []}
     )
 
@@ -142,9 +145,120 @@ def test_gzip_stays_gzip_on_the_way_back_and_headers_of_brokers_do_not_travel():
     assert letter.message_id == parsed.identity
 
 
+@pytest.mark.parametrize(("named", "marked"), [({"message_id": "m1"}, False), ({}, True)])
+def test_a_job_on_its_way_back_says_when_its_message_id_is_a_mere_digest(named, marked):
+    body = b'{"recipient":"b@b.test"}'
+    parsed = Job.parse(body, limit=10_000, **named)
+    letter = park(parsed, parsed.document, NOW, NAMES, Consumed(body, 1, **named), NOW)
+
+    assert (UNNAMED in letter.headers) is marked
+    assert letter.message_id == parsed.identity
+
+    again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id, named=UNNAMED not in letter.headers)
+    assert (again.identity, again.identified) == (parsed.identity, not marked)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("queues", [None, {"results": "mine", "retry": "mine"}])
+def test_every_result_has_the_identity_of_its_job_from_the_first_on(outcome, queues):
+    body = orjson.dumps({"recipient": "b@b.test", "mime": "x", "queues": queues})
+    parsed = Job.parse(body, limit=10_000)
+    at = NOW + timedelta(seconds=30) if outcome is Outcome.RETRY else None
+    first = published((parsed, Consumed(body, 1, priority=3)), refused(), Verdict(outcome, at))
+
+    assert {letter.message_id for letter in first.values()} == {parsed.identity}
+    assert {letter.priority for letter in first.values()} == {3}
+    if outcome is Outcome.RETRY:
+        letter = first["", "outbox.delay.30s"]
+        again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id, named=False)
+        second = published((again, Consumed(letter.body, 2, message_id=letter.message_id)), refused(), Verdict(outcome))
+        assert {letter.message_id for letter in second.values()} == {parsed.identity}
+
+
+def test_an_id_of_the_producer_is_the_message_id_of_its_results():
+    body = b'{"recipient":"b@b.test","id":"order-7"}'
+    parsed = Job.parse(body, limit=10_000)
+    (letter,) = published((parsed, Consumed(body, 1)), delivered(), Verdict(Outcome.SUCCESS)).values()
+
+    assert letter.message_id == "order-7"
+
+
+def test_of_a_gzipped_job_the_result_is_plain_and_the_job_on_its_way_back_gzipped():
+    parsed, consumed = job()
+    zipped = consumed._replace(content_encoding="gzip", priority=7)
+    letters = published((parsed, zipped), refused(), Verdict(Outcome.RETRY, NOW + timedelta(seconds=30)))
+
+    told, back = letters["mailq", "retry"], letters["", "outbox.delay.30s"]
+    assert (told.content_encoding, back.content_encoding) == (None, "gzip")
+    assert orjson.loads(told.body)["results"] == orjson.loads(gzip.decompress(back.body))["results"]
+    assert (told.headers, back.headers) == ({"traceparent": "t"}, {"traceparent": "t"})
+    assert (told.priority, back.priority) == (7, 7)
+
+
+KNOWN = Classification(30, "Generic Bounce: No RCPT", Category.HARD, About.RECIPIENT, "g1")
+
+
+def test_what_failed_is_routed_by_category_and_class_and_says_where_that_comes_from():
+    verdict = Verdict(Outcome.FAILURE, classification=KNOWN, ruleset="2030.1")
+    (key, letter), = published(job(), refused(550), verdict).items()  # fmt: skip
+
+    assert key == ("mailq", "failure.hard.30")
+    told = orjson.loads(letter.body)["results"][0]
+    assert {name: told[name] for name in ("class", "class_name", "category", "about", "rule", "ruleset")} == {
+        "class": 30,
+        "class_name": "Generic Bounce: No RCPT",
+        "category": "hard",
+        "about": "recipient",
+        "rule": "g1",
+        "ruleset": "2030.1",
+    }
+
+
+def test_a_success_is_of_no_class():
+    (letter,) = published(job(), delivered(), Verdict(Outcome.SUCCESS)).values()
+    told = orjson.loads(letter.body)["results"][0]
+
+    assert not {"class", "class_name", "category", "about", "rule", "ruleset"} & set(told)
+
+
+def test_a_greylisted_job_is_tried_again_from_the_same_source():
+    trail = Trail(facts={"from": "192.0.2.1"})
+    result = failed(trail, Failure(State.RCPTTO, Kind.ERROR, reply=Reply(450, None, "no")), time=NOW, attempt=1)
+    at = NOW + timedelta(seconds=60)
+
+    following = with_result({}, result, Verdict(Outcome.RETRY, at, flags=Flags(greylisted=True)))["nextattempt"]
+    assert following == {"time": "2030-01-01 12:01:00", "ip": "192.0.2.1"}
+    assert with_result({}, result, Verdict(Outcome.RETRY, at))["nextattempt"] == {"time": "2030-01-01 12:01:00"}
+
+
+def test_what_the_limits_send_away_goes_first_when_it_is_back_and_stays_so():
+    parsed, consumed = job()
+    letter = postpone(parsed, NOW + timedelta(seconds=5), NAMES, consumed, NOW)
+    assert letter.headers == {"traceparent": "t", RETURNED: 1}
+
+    back = Consumed(letter.body, 1, message_id=letter.message_id, headers=letter.headers)
+    assert park(parsed, parsed.document, NOW, NAMES, back, NOW).headers == {"traceparent": "t", RETURNED: 1}
+
+
 def test_poison_keeps_the_bytes_and_says_why():
-    letter = poison(Consumed(b"\x00nonsense", 1), "body is not JSON", NAMES)
+    headers = {"traceparent": "t", "x-delivery-count": 3, "x-death": []}
+    consumed = Consumed(b"\x00nonsense", 1, message_id="m", content_encoding="gzip", headers=headers)
+    letter = poison(consumed, "body is not JSON", NAMES, state="process", exception=None)
 
     assert letter.body == b"\x00nonsense"
     assert letter.routing_key == "outbox.poison"
-    assert letter.headers["x-mailq-reason"] == "body is not JSON"
+    assert (letter.message_id, letter.content_encoding) == ("m", "gzip")
+    assert letter.headers == {
+        "traceparent": "t",
+        "x-mailq-reason": "body is not JSON",
+        "x-mailq-state": "process",
+        "x-mailq-delivery-count": 3,
+    }
+
+
+def test_poison_says_what_the_exception_was_and_is_not_long_about_it():
+    letter = poison(Consumed(b"{}", 1), "r" * 1000, NAMES, state="mailfrom", exception="KeyError: " + "x" * 1000)
+
+    assert letter.headers["x-mailq-state"] == "mailfrom"
+    assert letter.headers["x-mailq-exception"].startswith("KeyError: xxx")
+    assert {len(letter.headers[name]) for name in ("x-mailq-reason", "x-mailq-exception")} == {500}

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailq.core.effects import NOTHING, Effects
 from mailq.core.failure import Failure
+from mailq.core.hints import Flags, infer
 from mailq.core.job import Job
 from mailq.core.reply import Reply
 from mailq.core.result import Trail, accepted, failed
@@ -28,6 +30,9 @@ class Policy:
     retry_jitter: float = 0
     max_deliver_time: int = 86_400
     max_attempts: int = 0
+    greylist_retry: int = 300
+    hint_min: int = 60
+    hint_max: int = 7200
 
 
 def job(attempt=1, **properties):
@@ -43,8 +48,23 @@ def ended(state, kind):
     return failed(Trail(), Failure(state, kind), time=NOW, attempt=1)
 
 
-def verdict(result, of=None, policy=None, now=NOW):
-    return judge(of or job(), result, policy or Policy(), now, Random(1))
+def verdict(result, of=None, policy=None, now=NOW, effects=NOTHING, flags=None):
+    return judge(of or job(), result, policy or Policy(), now, Random(1), effects, flags)
+
+
+def said(code, text, *, attempt=1, policy=None, effects=NOTHING, state=State.RCPTTO, until=None, **properties):
+    """Judge an answer with the flags inferred from it."""
+    result = failed(Trail(), Failure(state, Kind.ERROR, reply=Reply(code, None, text)), time=NOW, attempt=1)
+    flags = infer(state, Kind.ERROR, code, result.status, text)
+    return verdict(result, useful(until, attempt=attempt, **properties), policy, effects=effects, flags=flags)
+
+
+def useful(until, **properties):
+    return job(**properties).model_copy(update={"useful_until": until})
+
+
+def wait(found):
+    return (found.at - NOW).total_seconds()
 
 
 TRANSIENT = ended(State.CONNECT, Kind.TIMEOUT)
@@ -107,7 +127,7 @@ def test_nothing_but_an_accepted_message_is_success(state, kind):
     ],
 )
 def test_a_retry_has_its_time(properties, policy, seconds):
-    expected = Verdict(Outcome.RETRY, NOW + timedelta(seconds=seconds))
+    expected = Verdict(Outcome.RETRY, NOW + timedelta(seconds=seconds), why="schedule")
     assert verdict(TRANSIENT, job(**properties), policy) == expected
 
 
@@ -125,11 +145,13 @@ def test_a_retry_has_its_time(properties, policy, seconds):
     ],
 )
 def test_a_retry_that_cannot_be_in_time_is_a_failure(properties, policy):
-    assert verdict(TRANSIENT, job(**properties), policy) == Verdict(Outcome.FAILURE, expired=True)
+    found = verdict(TRANSIENT, job(**properties), policy)
+    assert (found.outcome, found.at, found.expired) == (Outcome.FAILURE, None, True)
+    assert found.why in ("attempts", "expired")
 
 
 def test_a_permanent_answer_is_not_called_expired():
-    assert verdict(answered(550), job(maxattempts=1)) == Verdict(Outcome.FAILURE)
+    assert verdict(answered(550), job(maxattempts=1)) == Verdict(Outcome.FAILURE, flags=Flags(fatal=True), why="code")
 
 
 @pytest.mark.parametrize(
@@ -185,3 +207,192 @@ def test_every_verdict_is_one_that_settlement_can_carry_out(ending, code, attemp
     if found.expired:
         assert found.outcome is Outcome.FAILURE
         assert result.code < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "policy", "seconds", "why"),
+    [
+        ("later", Policy(), 60, "schedule"),
+        ("try again in 300 seconds", Policy(), 300, "hint 300 s"),
+        ("try again in 5 seconds", Policy(), 60, "hint 5 s"),
+        ("try again in 24 hours", Policy(), 7200, "hint 86400 s"),
+        ("try again in 300 seconds", Policy(hint_max=0), 60, "schedule"),
+        ("Greylisted", Policy(retries=(900,)), 300, "greylisting"),
+        ("Greylisted", Policy(retries=(900,), greylist_retry=0), 900, "schedule"),
+        ("Greylisted", Policy(retries=(60,)), 60, "schedule"),
+        ("Greylisted for 90 seconds", Policy(retries=(900,)), 90, "hint 90 s"),
+    ],
+)
+def test_the_first_that_names_a_time_decides(text, policy, seconds, why):
+    found = said(451, text, policy=policy)
+    assert (found.outcome, wait(found), found.why) == (Outcome.RETRY, seconds, why)
+
+
+def test_a_hint_counts_only_from_a_server_that_answered():
+    result = failed(Trail(), Failure(State.CONNECT, Kind.ERROR, "try again in 300 seconds"), time=NOW, attempt=1)
+    assert verdict(result, flags=Flags()).why == "schedule"
+    assert verdict(answered(451), flags=None).why == "schedule"
+
+
+def test_a_hint_is_jittered_but_never_early():
+    found = said(451, "try again in 300 seconds", policy=Policy(retry_jitter=0.5))
+    assert 300 <= wait(found) <= 451
+
+
+@pytest.mark.parametrize(("attempt", "seconds"), [(1, 300), (2, 300), (3, 300), (4, 900), (9, 900)])
+def test_greylisting_is_waited_for_sooner_only_at_first_and_always_from_the_same_source(attempt, seconds):
+    found = said(451, "Greylisted", attempt=attempt, policy=Policy(retries=(900,)))
+    assert wait(found) == seconds
+    assert found.same_source
+    assert not said(451, "later", attempt=attempt).same_source
+
+
+def test_what_is_over_has_no_source():
+    assert not said(451, "Greylisted", maxattempts=1).same_source
+
+
+@pytest.mark.parametrize(
+    ("code", "effects", "outcome", "why"),
+    [
+        (550, Effects(fatal=False, decider="p"), Outcome.RETRY, "schedule"),
+        (450, Effects(fatal=True, decider="p"), Outcome.FAILURE, "pattern p"),
+        (450, Effects(fail=True, decider="p"), Outcome.FAILURE, "pattern p"),
+        (550, Effects(fail=True, decider="p"), Outcome.FAILURE, "pattern p"),
+        (550, Effects(retry=77, decider="p"), Outcome.RETRY, "pattern p"),
+        (450, Effects(retry=77, decider="p"), Outcome.RETRY, "pattern p"),
+        (550, Effects(strange=True), Outcome.FAILURE, "code"),
+    ],
+)
+def test_a_pattern_comes_before_the_code(code, effects, outcome, why):
+    found = said(code, "x", effects=effects)
+    assert (found.outcome, found.why) == (outcome, why)
+    assert found.expired is False
+    assert found.effects is effects
+    assert found.flags.fatal is (outcome is Outcome.FAILURE and not (effects.fail and code < 500))
+    if effects.retry:
+        assert wait(found) == 77
+
+
+def test_a_patterns_interval_comes_before_a_hint_and_greylisting():
+    found = said(451, "Greylisted for 90 seconds", effects=Effects(retry=1000, decider="p"))
+    assert (wait(found), found.why) == (1000, "pattern p")
+
+
+def test_a_pattern_makes_and_unmakes_greylisting():
+    policy = Policy(retries=(900,))
+    assert said(451, "later", policy=policy, effects=Effects(greylisted=True)).why == "greylisting"
+    assert said(451, "Greylisted", policy=policy, effects=Effects(greylisted=False)).why == "schedule"
+
+
+def test_patterns_do_not_get_around_the_limits_of_a_job():
+    retry = Effects(retry=600, decider="p")
+    assert said(451, "x", effects=retry, maxattempts=1).expired
+    assert said(451, "x", effects=retry, maxdelivertime=in_(seconds=599)).expired
+
+
+def test_a_delivered_message_stays_delivered():
+    result = accepted(Trail(), Reply(250, None, "queued"), time=NOW, attempt=1)
+    assert verdict(result, effects=Effects(fail=True)) == Verdict(Outcome.SUCCESS)
+
+
+@pytest.mark.parametrize("effects", [NOTHING, Effects(retry=5, decider="p")])
+@pytest.mark.parametrize(("wanted", "outcome"), [("fail", Outcome.FAILURE), ("retry", Outcome.RETRY)])
+def test_doubt_is_decided_by_the_job(wanted, outcome, effects):
+    trail = Trail(in_doubt=True)
+    result = failed(trail, Failure(State.MESSAGE, Kind.LOST), time=NOW, attempt=1)
+    asked = job().model_copy(update={"on_doubt": wanted})
+    found = verdict(result, asked, effects=effects)
+    assert found.outcome is outcome
+    assert not found.expired
+    if outcome is Outcome.FAILURE:
+        assert found.why == "on_doubt"
+    assert verdict(TRANSIENT, asked, effects=effects).outcome is Outcome.RETRY
+
+
+@pytest.mark.parametrize(
+    ("schedule", "until", "seconds"),
+    [
+        (600, 100_000, 600),
+        (600, 641, 600),  # 600 s, 5 % late, 10 s before the end
+        (600, 639, 599),
+        (600, 610, 571),
+        (600, 300, 276),
+        (600, 75, 61),
+        (600, 72, None),  # what is left is not worth an attempt
+        (600, 0, None),
+        (600, -10, None),
+        (7200, 900, 847),
+        (7200, 760, None),  # less than a tenth of the wait
+        (30, 42, 30),
+        (30, 40, None),
+    ],
+)
+def test_the_last_attempt_falls_before_useful_until(schedule, until, seconds):
+    found = said(451, "x", until=NOW + timedelta(seconds=until), retries=[schedule])
+    if seconds is None:
+        assert (found.outcome, found.at, found.expired, found.why) == (Outcome.FAILURE, None, True, "expired")
+    else:
+        assert (wait(found), found.why) == (seconds, "schedule" if seconds == schedule else "useful_until")
+
+
+def test_a_time_that_the_server_or_a_pattern_named_is_not_cut_short():
+    until = NOW + timedelta(seconds=300)
+    assert said(451, "x", until=until, retries=[600]).why == "useful_until"
+    assert said(451, "try again in 600 seconds", until=until).expired
+    assert said(451, "x", until=until, effects=Effects(retry=600, decider="p")).expired
+
+
+def test_maxdelivertime_alone_cuts_off():
+    assert said(451, "x", retries=[600], maxdelivertime=in_(seconds=599)).expired
+
+
+def test_a_job_with_both_is_planned_to_the_earlier():
+    found = said(451, "x", until=NOW + timedelta(days=1), retries=[600], maxdelivertime=in_(seconds=300))
+    assert (wait(found), found.why) == (276, "useful_until")
+
+
+def test_useful_until_ends_a_job_that_waits():
+    assert expired(useful(NOW - timedelta(seconds=1)), Policy(), NOW)
+    assert not expired(useful(NOW), Policy(), NOW)
+    assert deadline(useful(NOW + timedelta(hours=1)), Policy(), NOW) == NOW + timedelta(hours=1)
+    assert deadline(useful(NOW + timedelta(days=9)), Policy(), NOW) == NOW + timedelta(days=1)
+
+
+UNTIL = st.integers(-100, 100_000)
+TEXTS = st.sampled_from(["x", "Greylisted", "try again in 5 minutes", "wait 3 hours"])
+
+
+@given(
+    UNTIL, UNTIL, st.lists(st.integers(1, 50_000), min_size=1, max_size=4), TEXTS, st.integers(1, 5), st.floats(0, 0.5)
+)
+def test_planning_to_useful_until(one, other, retries, text, attempt, jitter):
+    earlier, later = sorted((one, other))
+    policy = Policy(retry_jitter=jitter)
+    found, more = (
+        said(451, text, attempt=attempt, policy=policy, retries=retries, until=NOW + timedelta(seconds=until))
+        for until in (earlier, later)
+    )
+    for each, until in ((found, earlier), (more, later)):
+        if each.at is not None:
+            late = max(1, 0.05 * wait(each))
+            assert wait(each) >= 1
+            assert wait(each) + late <= until - 5
+    if found.at is not None:
+        assert more.at is not None
+        assert found.at <= more.at
+
+
+@given(st.integers(1, 100_000), st.integers(1, 50_000), st.booleans())
+def test_a_wait_is_cut_short_only_once(until, schedule, late):
+    """Whether the delay queues are late or not, no second attempt is squeezed in behind the last."""
+    end = NOW + timedelta(seconds=until)
+    now, cut = NOW, 0
+    for _ in range(10):
+        found = verdict(TRANSIENT, useful(end, retries=[schedule]), Policy(max_deliver_time=10**7), now)
+        if found.at is None:
+            break
+        cut += found.why == "useful_until"
+        wait = found.at - now
+        now = found.at + (max(timedelta(seconds=1), wait * 0.05) if late else timedelta())
+        assert now < end
+    assert cut <= 1

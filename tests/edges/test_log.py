@@ -15,7 +15,9 @@ from time import monotonic
 import pytest
 
 from mailq.config.operations import LogConfig
+from mailq.core.ending import End
 from mailq.core.job import Job
+from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
@@ -30,6 +32,7 @@ JOB = Job.parse(
     limit=1000,
 )
 FACTS = {"mta": "mx1.example.com", "from": "192.0.2.1", "to": "198.51.100.9", "cipher": {"protocol": "TLSv1.3"}}
+STATS = JournalStats()
 NASTY = 'evil \x1b[31m\nlevel=error "forged"\r\x00\x7f\x9b2J\u202e\u2028end'
 
 
@@ -151,6 +154,15 @@ def test_lines_below_the_level_are_not_written(written, format_):
         (lambda log: log.broker("lost", "EOF"), {"level": "warning", "event": "broker", "detail": "EOF"}),
         (lambda log: log.broker("blocked", "disk"), {"level": "warning", "event": "broker", "change": "blocked"}),
         (lambda log: log.stalled(stalled=True), {"level": "error", "event": "stalled"}),
+        (lambda log: log.ended(End.REPEATED), {"level": "debug", "event": "ended", "end": "repeated"}),
+        (
+            lambda log: log.journal(None, ("a file was damaged",), STATS),
+            {"level": "warning", "event": "journal", "detail": "a file was damaged"},
+        ),
+        (
+            lambda log: log.journal("journal directory /x is full", (), STATS),
+            {"level": "error", "event": "journal", "change": "unwritable", "detail": "journal directory /x is full"},
+        ),
         (lambda log: log.logger.info("started", pid=7), {"level": "info", "event": "started", "pid": 7}),
     ],
 )
@@ -162,9 +174,11 @@ def test_every_event_has_its_line(written, call, expected):
     assert {key: line.get(key) for key in expected} == expected
 
 
-def test_the_number_of_jobs_in_flight_is_for_metrics_only(written):
+def test_what_comes_and_how_much_is_in_flight_is_for_metrics_only(written):
     with written.log(level="debug") as log:
+        log.consumed()
         log.flight(1, 2)
+        log.journal(None, (), STATS)
 
     assert written.text == ""
 
@@ -175,6 +189,19 @@ def test_stalled_and_its_end_are_told_once_each(written):
             log.stalled(stalled=stalled)
 
     assert [line["event"] for line in written.lines] == ["stalled", "resumed", "stalled"]
+
+
+def test_trouble_of_the_journal_and_its_end_are_told_once_each(written):
+    with written.log() as log:
+        for trouble in (None, "is full", "is full", "is read-only", None, None):
+            log.journal(trouble, (), STATS)
+
+    told = [(line["event"], line["change"], line["detail"]) for line in written.lines]
+    assert told == [
+        ("journal", "unwritable", "is full"),
+        ("journal", "unwritable", "is read-only"),
+        ("journal", "writable", "the journal can be written again"),
+    ]
 
 
 def fail_with(error):
@@ -241,6 +268,7 @@ def test_control_characters_of_strangers_are_escaped(written, format_):
         log.attempted(JOB, result(text=NASTY, facts={"mta": NASTY}), Verdict(Outcome.SUCCESS))
         log.poisoned(NASTY)
         log.broker("lost", NASTY)
+        log.journal(NASTY, (NASTY,), STATS)
         log.bug(NASTY, fail_with(ValueError(NASTY)))
 
     lines = written.text.split("\n")
@@ -250,7 +278,7 @@ def test_control_characters_of_strangers_are_escaped(written, format_):
         assert written.lines[1]["reason"] == NASTY
     else:
         starts = [line for line in lines if line and not line.startswith("    | ")]
-        assert [line.split()[3] for line in starts] == ["attempt", "poisoned", "broker", "bug"]
+        assert [line.split()[3] for line in starts] == ["attempt", "poisoned", "broker", "journal", "journal", "bug"]
 
 
 @pytest.mark.parametrize("format_", ["json", "console"])

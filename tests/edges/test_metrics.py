@@ -10,11 +10,13 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mailq.core.ending import End
 from mailq.core.job import Job
+from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
-from mailq.edges.metrics import BOUNDS, KEYS, SILENCE, Fleet, Heartbeat, Metrics
+from mailq.edges.metrics import BOUNDS, KEYS, SILENCE, STATES, Fleet, Heartbeat, Metrics
 from mailq.ports import Observer
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
@@ -122,6 +124,49 @@ def test_parked_poisoned_and_bugs_are_counted(metrics):
     assert read(metrics, "bugs_total") == 1
 
 
+def test_every_message_that_came_is_in_the_equation(metrics):
+    """consumed = the sum of the ends + in flight, and drift is by how much it is not so."""
+    for _ in range(len(End) + 3):
+        metrics.consumed()
+    for end in End:
+        metrics.ended(end)
+    metrics.flight(3, 1)
+
+    assert read(metrics, "consumed_total") == len(End) + 3
+    for end in End:
+        assert read(metrics, "ended_total", end=end.value) == 1
+    assert read(metrics, "drift") == 0
+    metrics.flight(2, 1)
+    assert read(metrics, "drift") == 1
+    metrics.flight(4, 1)
+    assert read(metrics, "drift") == -1
+
+
+def test_the_journal_is_shown_as_it_is(metrics):
+    assert read(metrics, "journal_writable") == 1
+    metrics.journal("journal directory /x is full", (), JournalStats(1000, 20, 1))
+    assert read(metrics, "journal_writable") == 0
+    assert read(metrics, "journal_octets_total") == 1000
+    assert read(metrics, "journal_records_total") == 20
+    assert read(metrics, "journal_corrupt_total") == 1
+    metrics.journal(None, ("note",), JournalStats(1001, 21, 1))
+    assert (read(metrics, "journal_writable"), read(metrics, "journal_octets_total")) == (1, 1001)
+
+
+def test_a_process_that_died_gives_back_what_it_had_in_flight():
+    fleet, returned, drift = Fleet(1), ("mailq_ended_total", (("end", "returned"),)), ("mailq_drift", ())
+
+    first = mailq_only(fleet.page({0: over_the_line(busy(2))}, {}))
+    fleet.restarted(0)
+    last = mailq_only(fleet.page({0: over_the_line(busy(1))}, {}))
+
+    assert (first[returned], first[drift]) == (2, 0)
+    assert (last[returned], last[drift]) == (2 + 20 + 1, 0)
+    consumed = last["mailq_consumed_total", ()]
+    ended = sum(value for (name, _), value in last.items() if name == "mailq_ended_total")
+    assert consumed == ended + last["mailq_in_flight", ()]
+
+
 def test_publications_are_counted_by_the_first_word_of_the_routing_key(metrics):
     metrics.published("failure.policy.hard", 2)
     metrics.published("failure", 1)
@@ -174,6 +219,7 @@ def test_strangers_cannot_grow_the_number_of_series(metrics):
         metrics.poisoned(f"reason {number}")
         metrics.bug(f"place {number}", ValueError(str(number)))
         metrics.broker(f"event {number}", f"detail {number}")
+        metrics.journal(f"trouble {number}", (f"note {number}",), JournalStats(number, number, number))
 
     assert samples(metrics).keys() == before
     assert all(value in {*map(str, KEYS)} for value in _labels(before, "published_total"))
@@ -228,8 +274,8 @@ def test_alert_rules_speak_of_label_values_that_exist(metrics):
 def busy(times):
     """Return metrics that have seen everything so many times."""
     metrics = Metrics()
-    metrics.broker("connected", "")
     for _ in range(times):
+        metrics.broker("connected", "")
         metrics.attempted(job(), result(timing={State.EHLO: 1.0}), Verdict(Outcome.SUCCESS))
         metrics.attempted(job(), result(State.RCPTTO, Kind.ERROR), Verdict(Outcome.FAILURE, expired=True))
         metrics.parked(job(), NOW)
@@ -238,6 +284,12 @@ def busy(times):
         metrics.published("success", 3)
         metrics.broker("lost", "")
         metrics.broker("connected", "")
+        for end in End:
+            metrics.consumed()
+            metrics.ended(end)
+        for _ in range(10):
+            metrics.consumed()
+    metrics.journal(None, (), JournalStats(100 * times, 10 * times, times))
     metrics.flight(10 * times, times)
     return metrics
 
@@ -262,16 +314,20 @@ def test_every_figure_of_every_process_is_in_the_page_of_all():
     page = mailq_only(Fleet(2).page({0: over_the_line(busy(2)), 1: over_the_line(busy(3))}, {}))
     alone = mailq_only(busy(5).page())
 
-    told_apart = {"mailq_broker_connected", "mailq_broker_blocked", "mailq_consumer_stalled"}
+    told_apart = {f"mailq_{name}" for name, _ in STATES}
     added = {"mailq_process_up", "mailq_process_restarts_total"}
     assert {key: value for key, value in alone.items() if key[0] not in told_apart} == {
         key: value for key, value in page.items() if key[0] not in told_apart | added
     }
     assert alone["mailq_verdicts_total", (("outcome", "success"),)] == 5
     assert alone["mailq_in_flight", ()] == 50
+    assert alone["mailq_journal_records_total", ()] == 50
+    assert alone["mailq_ended_total", (("end", "repeated"),)] == 5
+    assert alone["mailq_drift", ()] == 0
     for process in "01":
         assert page["mailq_broker_connected", (("process", process),)] == 1
         assert page["mailq_broker_blocked", (("process", process),)] == 0
+        assert page["mailq_journal_writable", (("process", process),)] == 1
 
 
 def test_counters_of_all_never_fall_though_processes_come_and_go():

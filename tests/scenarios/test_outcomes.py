@@ -199,6 +199,9 @@ async def test_what_is_no_document_goes_to_poison_with_the_reason(body, system, 
     message = await mail.rabbit.get("outbox.poison")
     assert message.body == body
     assert str(message.headers["x-mailq-reason"]).startswith("body is")
+    assert message.headers["x-mailq-state"] == "process"
+    assert message.headers["x-mailq-delivery-count"] == 0
+    assert "x-mailq-exception" not in message.headers
     await mail.send(recipient="accept@a.test")
     await mail.get("success")
 

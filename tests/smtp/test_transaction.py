@@ -21,9 +21,9 @@ class Walked:
     written: list[str]
 
 
-def walk(replies, *, pipelining):
+def walk(replies, *, pipelining, data=True):
     """Play a transaction against replies until nothing is owed."""
-    transaction = Transaction(MAIL, RCPT, pipelining=pipelining)
+    transaction = Transaction(MAIL, RCPT, pipelining=pipelining, data=data)
     written = []
     replies = iter(replies)
     while True:
@@ -123,3 +123,17 @@ def test_segmentation_and_pipelining_do_not_change_the_result(codes, data):
         return failure and (failure.state, failure.kind, failure.code)
 
     assert ending(pipelined) == ending(plain)
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+@pytest.mark.parametrize(
+    ("codes", "refused"),
+    [((250, 250), None), ((250, 550), State.RCPTTO), ((550, 503), State.MAILFROM), ((250, 354), State.RCPTTO)],
+)
+def test_a_dry_run_never_asks_for_data(codes, refused, pipelining):
+    walked = walk(map(reply, codes), pipelining=pipelining, data=False)
+
+    assert walked.written == [MAIL, RCPT][: len(walked.written)]
+    assert (walked.transaction.refusal and walked.transaction.refusal.state) is refused
+    assert not walked.transaction.must_close
+    assert not walked.transaction.ended

@@ -44,7 +44,7 @@ from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
 from mailq.smtp.pool import Pool
 from mailq.traffic.governor import Governor
-from mailq.wiring import policy_of, timeouts_of
+from mailq.wiring import meaning_of, policy_of, timeouts_of
 
 DEADLINE = 10.0
 """Seconds in which a client must have done what the dialogue says."""
@@ -192,6 +192,14 @@ class _Bugs:
         self.seen.append(error)
 
 
+class Leave:
+    """A claim that is always granted (see `mailq.ports.Claim`)."""
+
+    def begin(self) -> None: ...
+
+    def hand_over(self) -> None: ...
+
+
 async def deliver(addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> Result:
     """Return the result of one real attempt, with the servers at `addresses` as the targets of its domain.
 
@@ -209,12 +217,13 @@ async def deliver(addresses: Sequence[tuple[str, int]], options: dict[str, Any])
         sources,
         Governor([]),
         pool,
+        meaning_of(config),
         bugs,
         lambda: datetime.now(UTC),
         Random(0),
     )
     try:
-        result = await delivery.attempt(job, Trail())
+        result = await delivery.attempt(job, Trail(), Leave())
     finally:
         await pool.close()
     if bugs.seen:

@@ -26,7 +26,7 @@ from mailq.core.result import Result
 from mailq.edges.shared import SharedTable
 from mailq.lab.knot import PrivateKnot
 from mailq.lab.sink import Sink
-from mailq.wiring import build
+from mailq.wiring import build, journal_of
 from mailq.worker import Worker
 from support.rabbitmq import Rabbit
 
@@ -48,8 +48,20 @@ class Seen:
     broker_events: list[str] = field(default_factory=list)
     bugs: list[BaseException] = field(default_factory=list)
     poison: list[str] = field(default_factory=list)
+    came: int = 0
+    ends: list[str] = field(default_factory=list)
+    unwritable: str | None = None
     parks: int = 0
     stall: bool = False
+
+    def consumed(self):
+        self.came += 1
+
+    def ended(self, end):
+        self.ends.append(str(end))
+
+    def journal(self, trouble, notes, stats):
+        self.unwritable = trouble
 
     def attempted(self, job, result, verdict):
         self.attempts.append((job, result))
@@ -108,7 +120,7 @@ Factory = Callable[..., Awaitable[System]]
 
 
 @pytest.fixture
-async def system(rabbit: Rabbit, knot: PrivateKnot) -> AsyncIterator[Factory]:
+async def system(rabbit: Rabbit, knot: PrivateKnot, tmp_path: Path) -> AsyncIterator[Factory]:
     running: list[System] = []
 
     async def start(receiver: Sink | int, **tables: Any) -> System:
@@ -116,9 +128,10 @@ async def system(rabbit: Rabbit, knot: PrivateKnot) -> AsyncIterator[Factory]:
         tables["delivery"] = {"port": port, "retry_jitter": 0, "ehlo": "worker.test"} | tables.get("delivery", {})
         tables["dns"] = {"servers": [knot.server]} | tables.get("dns", {})
         tables["rabbitmq"] = {"url": rabbit.url, "reconnect_delay": 0.1} | tables.get("rabbitmq", {})
-        config = Config.model_validate({"worker": {"drain_timeout": 5}} | tables)
+        tables["worker"] = {"drain_timeout": 5, "journal_dir": str(tmp_path / "journal")} | tables.get("worker", {})
+        config = Config.model_validate(tables)
         seen = Seen()
-        worker = build(config, seen, SharedTable.create(1))
+        worker = build(config, seen, SharedTable.create(1), journal_of(config))
         task = asyncio.create_task(worker.run())
         running.append(System(rabbit, config, worker, task, seen))
         await until(lambda: worker.not_ready is None or task.done())
@@ -131,6 +144,7 @@ async def system(rabbit: Rabbit, knot: PrivateKnot) -> AsyncIterator[Factory]:
         if not each.task.done():
             await each.stop()
         assert each.seen.bugs == []
+        assert each.seen.came == len(each.seen.ends)  # the equation: what was consumed has ended
 
 
 async def until(true: Callable[[], bool], deadline: float = 20.0) -> None:

@@ -6,6 +6,7 @@ any of the three ends, all of it is over, `closed` tells why, and the worker ope
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -16,15 +17,25 @@ from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection, RefusedError
-from mailq.edges.amqp.consumer import Consumer
+from mailq.edges.amqp.consumer import Consumer, ConsumingEndedError
 from mailq.edges.amqp.fields import MAX_SHORT
-from mailq.edges.amqp.publisher import Publisher
-from mailq.ports import BrokerError, Observer
+from mailq.edges.amqp.publisher import NackedError, Publisher, UnconfirmedError
+from mailq.ports import BrokerError, Observer, UnroutableError
 
 T = TypeVar("T")
 
 KNOWN_QUEUES = 1000
 """So many queue names of producers are remembered as existing."""
+
+TROUBLES: dict[type[BrokerError], str] = {
+    UnroutableError: "returned",
+    NackedError: "nacked",
+    UnconfirmedError: "unconfirmed",
+    ConsumingEndedError: "cancelled",
+    RefusedError: "refused",
+    topology.TopologyError: "refused",
+}
+"""What an observer is told of trouble that has a name of its own, besides what becomes of the connection."""
 
 
 class Broker:
@@ -47,9 +58,14 @@ class Broker:
         self._publishing = publishing
         self._publisher = Publisher(publishing, config.confirm_timeout, self._blocked_changed)
         self._consumer: Consumer | None = None
+        self._beginning: asyncio.Task[None] | None = None
+        self._receiving = self._full = False
         self._control_lock = asyncio.Lock()
         self._control_tasks: set[asyncio.Task[object]] = set()
         self._known: dict[str, None] = {}
+        self._ended = False
+        for connection in (control, consuming, publishing):
+            connection.closed.add_done_callback(self._connection_ended)
 
     @classmethod
     async def open(cls, config: RabbitConfig, prefetch: int, observer: Observer) -> "Broker":
@@ -72,7 +88,11 @@ class Broker:
                 undo.push_async_callback(connection.close)
                 connections.append(connection)
                 if role == "control":
-                    await topology.prepare(connection, config)
+                    try:
+                        await topology.prepare(connection, config)
+                    except topology.TopologyError as trouble:
+                        _tell(observer, trouble)
+                        raise
             broker = cls(config, prefetch, observer, *connections)
             await broker._publisher.start()
             undo.pop_all()
@@ -81,11 +101,28 @@ class Broker:
     async def consume(self, deliver: Callable[[Consumed], None]) -> None:
         """Begin to consume the outbox; each message is handed to `deliver`, which must not raise.
 
+        While the broker is blocked nothing is received, for its result could not be published: where it is
+        blocked already, consuming begins when that is over.
+
         Raises:
             BrokerError: the connection is lost, or the outbox cannot be consumed.
         """
+        await self._publisher.probe()
         self._consumer = Consumer(self._consuming, self._config.outbox, self._prefetch, deliver)
-        await self._consumer.start()
+        if not self._publisher.is_blocked:
+            await self._begin(self._consumer)
+            return
+        self._beginning = asyncio.create_task(self._begin_later(self._consumer))
+
+    async def _begin(self, consumer: Consumer) -> None:
+        await consumer.start()
+        self._receiving = True
+        self._hold()
+
+    async def _begin_later(self, consumer: Consumer) -> None:
+        with contextlib.suppress(BrokerError):  # it has ended the connection, which tells why
+            await self._publisher.unblocked()
+            await self._begin(consumer)
 
     def ack(self, tag: int) -> None:
         """Acknowledge a message; nothing happens once the connection is lost: it is given out again."""
@@ -104,7 +141,11 @@ class Broker:
             UnroutableError: no queue takes one of them.
             BrokerError: connection lost, or a publication refused.
         """
-        await self._publisher.publish(publications)
+        try:
+            await self._publisher.publish(publications)
+        except (UnroutableError, NackedError) as trouble:
+            _tell(self._observer, trouble)
+            raise
 
     async def ensure_queue(self, name: str) -> bool:
         """Tell whether a queue can be published to; declares it if it is missing and that is allowed.
@@ -127,12 +168,13 @@ class Broker:
 
     def hold(self, *, held: bool) -> None:
         """Stop or go on to receive messages; the broker keeps the rest."""
-        self._consuming.hold(held=held)
+        self._full = held
+        self._hold()
 
     async def stop_consuming(self) -> None:
         """Consume no more; what was delivered may still be settled."""
         if self._consumer is not None:
-            self.hold(held=False)
+            await self._receive_all()
             try:
                 await self._consumer.stop()
             except BrokerError:
@@ -150,6 +192,16 @@ class Broker:
         """Tell whether the broker takes no publications at the moment (memory or disk alarm)."""
         return self._publisher.is_blocked
 
+    @property
+    def alive(self) -> bool:
+        """Tell whether none of the connections is over yet."""
+        return not self._ended
+
+    @property
+    def recording(self) -> bool:
+        """Tell whether results get recorded at the moment; while they do not, nothing new may be sent."""
+        return self._publisher.is_recording
+
     async def closed(self) -> BrokerError:
         """Wait until any of the connections is over and return why."""
         ends = {self._control.closed, self._consuming.closed, self._publishing.closed}
@@ -163,6 +215,7 @@ class Broker:
 
     async def close(self) -> None:
         """Send the last acknowledgements, say goodbye and close everything; safe to call twice."""
+        await self._receive_all()
         if self._consumer is not None:
             self._consumer.flush()
         await asyncio.gather(self._consuming.close(), self._publishing.close(), self._control.close())
@@ -170,6 +223,27 @@ class Broker:
 
     def _blocked_changed(self, reason: str | None) -> None:
         self._observer.broker("unblocked" if reason is None else "blocked", reason or "")
+        self._hold()
+
+    def _hold(self) -> None:
+        """Receive nothing while memory is full or nothing can be published; answers to calls are received."""
+        self._consuming.hold(held=self._receiving and (self._full or self._publisher.is_blocked))
+
+    async def _receive_all(self) -> None:
+        """Hold no more, and begin no more: what is awaited now is the end."""
+        if self._beginning is not None:
+            self._beginning.cancel()
+            await asyncio.gather(self._beginning, return_exceptions=True)
+        self._receiving = False
+        self._hold()
+
+    def _connection_ended(self, closed: asyncio.Future[BrokerError]) -> None:
+        """Tell why it is over, once, where the reason has a name of its own."""
+        if not self._ended and not closed.cancelled():
+            self._ended = True
+            trouble = closed.result()
+            if not isinstance(trouble, (UnroutableError, NackedError)):  # these were told when they came
+                _tell(self._observer, trouble)
 
     async def _ensure(self, name: str) -> bool:
         try:
@@ -201,3 +275,9 @@ class Broker:
         self._control_tasks.discard(task)
         if not task.cancelled():
             task.exception()
+
+
+def _tell(observer: Observer, trouble: BrokerError) -> None:
+    """Let trouble be seen that has a name of its own."""
+    if (event := TROUBLES.get(type(trouble))) is not None:
+        observer.broker(event, str(trouble))

@@ -20,6 +20,10 @@ _TAG = "mailq"
 """The consumer's name: one per channel, so it may be the same everywhere."""
 
 
+class ConsumingEndedError(BrokerError):
+    """The broker ended consuming by itself."""
+
+
 class Consumer:
     """Consumes one queue over one connection."""
 
@@ -89,7 +93,7 @@ class Consumer:
             self._deliver(event)
         elif isinstance(event, commands.Basic.Cancel):
             reason = "was deleted, or its leader was lost"
-            self._connection.fail(BrokerError(f"RabbitMQ ended consuming: queue {self._queue!r} {reason}"))
+            self._connection.fail(ConsumingEndedError(f"RabbitMQ ended consuming: queue {self._queue!r} {reason}"))
 
     def blocked(self, reason: str | None) -> None:
         """Nothing is published here, so nothing is held up."""

@@ -16,6 +16,20 @@ from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.frames import Confirm, Event, Returned, publish_frames
 from mailq.ports import BrokerError, UnroutableError
 
+PROBE = Publication("", "", b"", content_type=None, mandatory=False)
+"""Goes to no queue, since none has an empty name; the broker confirms it all the same, unless it is blocked."""
+
+LATE = 5.0
+"""Seconds without a confirm after which it is doubtful whether anything is recorded."""
+
+
+class NackedError(BrokerError):
+    """The broker refused a publication: the queue is full, or it cannot be written."""
+
+
+class UnconfirmedError(BrokerError):
+    """The broker owes a confirm for too long: it hangs, or a quorum queue has lost its majority."""
+
 
 class _Batch:
     """What one caller waits for: so many confirms, and the first trouble among them."""
@@ -62,6 +76,7 @@ class Publisher:
         self._next_tag = 1
         self._oldest = 1
         self._pending: dict[int, tuple[_Batch, Publication]] = {}
+        self._probed: asyncio.Future[None] | None = None
         connection.receiver = self
 
     async def start(self) -> None:
@@ -90,6 +105,30 @@ class Publisher:
             await self._connection.writable.wait()
         if self._connection.closed.done():
             raise _again(self._connection.closed.result())
+        await self._send(publications, frames).done
+
+    async def probe(self) -> None:
+        """Return when it is known whether the broker is blocked: it tells only a connection that publishes.
+
+        Raises:
+            BrokerError: the connection is lost.
+        """
+        if self._connection.closed.done():
+            raise _again(self._connection.closed.result())
+        asked = self._probed = self._send([PROBE], self._encode(PROBE)).done
+        try:
+            if not self.is_blocked:
+                await asyncio.wait([asked])
+        finally:
+            asked.cancel()
+        if not asked.cancelled():
+            asked.result()
+
+    async def unblocked(self) -> None:
+        """Return when the broker is not blocked, or is lost."""
+        await self._unblocked.wait()
+
+    def _send(self, publications: Sequence[Publication], frames: Sequence[bytes]) -> _Batch:
         batch = _Batch(self._loop, len(publications))
         for publication in publications:
             self._pending[self._next_tag] = (batch, publication)
@@ -97,13 +136,20 @@ class Publisher:
         self._connection.send_all(frames)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._look_at_clock)
-        await batch.done
+        return batch
 
     def _encode(self, publication: Publication) -> list[bytes]:
         try:
             return publish_frames(publication, self._connection.frame_max)
         except (ValueError, TypeError, OverflowError) as error:
             raise BrokerError(f"a publication to {publication.routing_key[:60]!r} cannot be sent: {error}") from error
+
+    @property
+    def is_recording(self) -> bool:
+        """Tell whether what is published gets confirmed: connected, not blocked, and no confirm is late."""
+        oldest = next(iter(self._pending.values()), None)
+        late = oldest is not None and self._loop.time() - max(oldest[0].since, self._clock_from) > LATE
+        return not (self.is_blocked or late or self._connection.closed.done())
 
     def _look_at_clock(self) -> None:
         """Find out whether the oldest confirm is overdue, and when to look again."""
@@ -113,7 +159,7 @@ class Publisher:
             return
         due = max(oldest[0].since, self._clock_from) + self._timeout
         if due <= self._loop.time():
-            self._connection.fail(BrokerError(f"RabbitMQ owes a publisher confirm for {self._timeout:g} s"))
+            self._connection.fail(UnconfirmedError(f"RabbitMQ owes a publisher confirm for {self._timeout:g} s"))
         else:
             self._timer = self._loop.call_at(due, self._look_at_clock)
 
@@ -131,6 +177,8 @@ class Publisher:
         self.is_blocked = reason is not None
         if reason is not None:
             self._unblocked.clear()
+            if self._probed is not None:
+                self._probed.cancel()  # that is the answer
         else:
             self._clock_from = self._loop.time()
             self._unblocked.set()
@@ -156,7 +204,7 @@ class Publisher:
                 continue
             batch, publication = entry
             if not confirm.ack and batch.trouble is None:
-                batch.trouble = BrokerError(f"RabbitMQ refused a publication to {_target(publication)}")
+                batch.trouble = NackedError(f"RabbitMQ refused a publication to {_target(publication)}")
             batch.settle()
         if confirm.multiple:
             self._oldest = confirm.tag + 1

@@ -7,7 +7,7 @@ in there.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,6 +21,11 @@ from mailq.ports import BrokerError
 
 NOT_FOUND = 404
 PRECONDITION_FAILED = 406
+
+
+class TopologyError(BrokerError):
+    """Something is missing, exists differently, or may not be declared; the text names it, and the remedy."""
+
 
 _DIFFERENT = re.compile(r"inequivalent arg '([^']+)' for (\w+) '(.*)' in vhost '.*': received (.*) but current is (.*)")
 
@@ -71,13 +76,21 @@ async def prepare(connection: Connection, config: RabbitConfig) -> None:
     """Declare what is configured, or check that it exists.
 
     Raises:
-        BrokerError: something is missing, exists differently, or may not be declared.
+        TopologyError: something is missing, exists differently, or may not be declared.
+        BrokerError: the connection is lost.
     """
+    await establish(connection, config, queues(config), bindings(config))
+
+
+async def establish(
+    connection: Connection, config: RabbitConfig, wanted: Iterable[Queue], bound: Iterable[tuple[str, str]]
+) -> None:
+    """Declare the exchange, these queues and these bindings to it, or check that they exist; errors as in `prepare`."""
     await _exchange(connection, config)
-    for queue in queues(config):
+    for queue in wanted:
         await _queue(connection, config, queue)
     if config.declare:
-        for name, pattern in bindings(config):
+        for name, pattern in bound:
             await connection.call(QueueBind(0, name, config.exchange, pattern), commands.Queue.BindOk)
 
 
@@ -121,18 +134,18 @@ def _dead_letter_to(queue: str) -> dict[str, str]:
     return {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue}
 
 
-def _explained(refused: RefusedError, what: str, name: str) -> BrokerError:
+def _explained(refused: RefusedError, what: str, name: str) -> TopologyError:
     """Return what to tell the operator: what is wrong with which queue or exchange, and the remedy."""
     if refused.code == NOT_FOUND:
-        return BrokerError(
+        return TopologyError(
             f"{what} {name!r} does not exist, and rabbitmq.declare is false: create it, or set rabbitmq.declare = true"
         )
     different = _DIFFERENT.search(refused.text)
     if refused.code == PRECONDITION_FAILED and different:
         argument, _, _, wanted, existing = different.groups()
-        return BrokerError(
+        return TopologyError(
             f"{what} {name!r} exists with another {argument}: wanted {wanted}, it has {existing};"
             f" make the configuration match, or delete the {what} once it is empty,"
             " or set rabbitmq.declare = false to use it as it is"
         )
-    return BrokerError(f"{what} {name!r}: {refused}")
+    return TopologyError(f"{what} {name!r}: {refused}")

@@ -1,0 +1,207 @@
+"""What must hold for any octets: the properties behind `python -m fuzz` and `tests/fuzz`.
+
+A target takes octets and returns, or raises: then there is a bug. Only what the parsers document
+may come out of them, and everything that they let through is taken all the way: a reply to what is
+told of it, a job to its commands, its payload and its published results. What was sent is read back
+by other code than the one that made it: the sink's strict syntax, and a reader of payloads in here.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from random import Random
+
+import orjson
+
+from mailq.config import Config
+from mailq.core import letters
+from mailq.core.failure import Failure
+from mailq.core.job import InvalidJobError, Job
+from mailq.core.letters import Names
+from mailq.core.mime import extract, payload
+from mailq.core.publication import Consumed, Publication
+from mailq.core.reply import MAX_REPLY, MalformedReplyError, Reply, ReplyReader
+from mailq.core.result import Result, Trail, accepted, failed
+from mailq.core.states import Kind, State
+from mailq.core.verdict import Outcome, Verdict, judge
+from mailq.lab import syntax
+from mailq.smtp.envelope import mail_from, rcpt_to
+from mailq.smtp.session import extensions
+from mailq.smtp.transaction import check
+from mailq.stages import storage
+from mailq.wiring import policy_of
+
+LIMIT = 1024 * 1024
+"""Octets of a job, unfolded."""
+
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+OFFERS: Sequence[Mapping[str, str]] = (
+    {},
+    {"size": "", "8bitmime": "", "smtputf8": "", "dsn": "", "pipelining": ""},
+    {"size": "100"},
+)
+"""What servers may offer: nothing, everything, little room."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}", re.ASCII)
+
+
+POLICY = policy_of(Config())
+"""As configured by default."""
+
+
+def read(pieces: Iterable[bytes]) -> tuple[list[Reply], bool]:
+    """Return the replies in a stream that comes in pieces, and whether it ended in something else."""
+    reader = ReplyReader()
+    replies: list[Reply] = []
+    try:
+        for piece in pieces:
+            replies += reader.feed(piece)
+    except MalformedReplyError as trouble:
+        return [*replies, *trouble.replies], True
+    return replies, False
+
+
+def cut(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    """Yield `data` in pieces: of the sizes given, then the rest."""
+    for size in sizes:
+        yield data[:size]
+        data = data[size:]
+    yield data
+
+
+def reply(data: bytes) -> None:
+    """Any stream of a server is the same replies however it is cut, and they are fit to be told."""
+    whole = read([data])
+    assert read(cut(data, data[:64])) == whole
+    if len(data) <= 4096:
+        assert read(cut(data, [1] * len(data))) == whole
+    for each in whole[0]:
+        assert 200 <= each.code <= 599
+        assert each.status is None or _STATUS.fullmatch(each.status)
+        assert not _CONTROL.search(each.text.replace("\n", "").replace("\t", ""))
+        assert len(each.text) <= MAX_REPLY
+        extensions(each)
+        for state in (State.MAILFROM, State.DATA, State.MESSAGE):
+            trouble = check(state, each)
+            if trouble is not None:
+                told(failed(Trail(), trouble, time=NOW, attempt=1))
+        told(accepted(Trail(), each, time=NOW, attempt=1))
+
+
+def told(result: Result) -> None:
+    """A result is JSON, and its texts hold nothing that a terminal or a log would obey."""
+    record = orjson.loads(orjson.dumps(result.as_json()))
+    for name in ("description", "mta", "command"):
+        assert not _CONTROL.search(record.get(name, "").replace("\n", "").replace("\t", ""))
+
+
+def job(data: bytes) -> None:
+    """Any body is a job or is refused with a result; the first octet chooses the encoding."""
+    encoding = "gzip" if data[:1] == b"z" else None
+    body = data[1:]
+    if data[:1] == b"Z":  # what mutation of compressed octets never finds
+        encoding, body = "gzip", zlib.compress(body, wbits=31)
+    consumed = Consumed(body, 1, content_encoding=encoding)
+    try:
+        parsed = Job.parse(body, encoding=encoding, limit=LIMIT)
+    except InvalidJobError as error:
+        refused(error, consumed)
+        return
+    sent(parsed, consumed)
+
+
+def refused(error: InvalidJobError, consumed: Consumed) -> list[Publication]:
+    """What is no job has a reason that can be shown, and what can be read of it a result."""
+    assert not _CONTROL.search(error.reason)
+    if error.document is None:
+        return []
+    failure = Failure(State.PROCESS, Kind.INVALID, error.reason, pointer=error.pointer)
+    result = failed(Trail(), failure, time=NOW, attempt=1)
+    told(result)
+    document = letters.with_result(error.document, result, Verdict(Outcome.FAILURE))
+    publications = list(letters.report(document, Outcome.FAILURE, Names(), consumed, None, extracted=None))
+    for publication in publications:
+        orjson.loads(publication.body)
+    return publications
+
+
+def sent(parsed: Job, consumed: Consumed) -> list[Publication]:
+    """What is a job makes sound commands, one message, and sound results; the last publication is the way back."""
+    trail = Trail()
+    try:
+        content = storage.content(parsed, LIMIT)
+    except Failure as failure:
+        return published(parsed, trail, failure, consumed)
+    wire = payload(content.content)
+    assert received(wire) == content.content
+    trail.extracted = extract(content.content)
+    ending: Failure | Reply = Reply(250, None, "taken")
+    for offered in OFFERS:
+        try:
+            mail = mail_from(parsed.envelope, parsed.recipient, content, parsed.dsn, offered)
+        except Failure as failure:
+            ending = failure
+            continue
+        rcpt = rcpt_to(parsed.recipient, parsed.dsn, offered)
+        understood(mail, "FROM:", str(parsed.envelope or ""), offered, utf8=" SMTPUTF8" in mail)
+        understood(rcpt, "TO:", str(parsed.recipient), offered, utf8=" SMTPUTF8" in mail)
+        trail.facts["command"] = rcpt
+    return published(parsed, trail, ending, consumed)
+
+
+def understood(line: str, keyword: str, address: str, offered: Mapping[str, str], *, utf8: bool) -> None:
+    """A strict server reads one command of this line, with this address and parameters that it offers."""
+    assert not _CONTROL.search(line)
+    assert utf8 or line.isascii()
+    assert not utf8 or "smtputf8" in offered
+    _, argument = syntax.command(line.encode())
+    known = syntax.MAIL_PARAMETERS if keyword == "FROM:" else syntax.RCPT_PARAMETERS
+    found, parameters = syntax.path(argument, keyword, known, lambda extension: extension.lower() in offered)
+    assert found == address
+    assert set(parameters) <= set(known)
+
+
+def received(wire: bytes) -> bytes:
+    """Return the one message in what follows DATA, read as RFC 5321 section 4.5.2 tells a server to.
+
+    Raises:
+        AssertionError: a server, strict or lax about line ends, could find its end before the end.
+    """
+    assert wire.count(b"\r") == wire.count(b"\n") == wire.count(b"\r\n")
+    *lines, last, rest = wire.split(b"\r\n")
+    assert (last, rest) == (b".", b"")
+    assert b"." not in lines
+    return b"".join((line[1:] if line.startswith(b".") else line) + b"\r\n" for line in lines)
+
+
+def published(parsed: Job, trail: Trail, ending: Failure | Reply, consumed: Consumed) -> list[Publication]:
+    """Whatever the ending, it can be published, and a retry is the same job again."""
+    if isinstance(ending, Reply):
+        result = accepted(trail, ending, time=NOW, attempt=parsed.attempt)
+    else:
+        result = failed(trail, ending, time=NOW, attempt=parsed.attempt)
+    told(result)
+    verdict = judge(parsed, result, POLICY, NOW, Random(1))  # noqa: S311 - it spreads retries
+    publications = list(letters.settle(parsed, result, verdict, Names(), consumed, NOW))
+    later = Verdict(Outcome.RETRY, NOW)
+    publications += letters.settle(parsed, result, later, Names(), consumed, NOW)
+    back = publications[-1]
+    again = Job.parse(back.body, encoding=back.content_encoding, message_id=back.message_id, limit=10 * LIMIT)
+    assert (again.recipient, again.envelope, again.mime) == (parsed.recipient, parsed.envelope, parsed.mime)
+    assert again.attempt == parsed.attempt + 1
+    for publication in publications[:-1]:
+        document = orjson.loads(publication.body)
+        assert document["results"][-1]["state"] == result.state
+        assert "password" not in (document.get("smarthost") or {})
+    return publications
+
+
+def header(data: bytes) -> None:
+    """Any octets as a message give properties that JSON can hold."""
+    content = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n") + b"\r\n"
+    found = extract(content)
+    assert orjson.loads(orjson.dumps(found)) == found
+    assert received(payload(content)) == content

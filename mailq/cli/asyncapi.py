@@ -1,0 +1,217 @@
+"""The AsyncAPI 3.0 document: what is published where in RabbitMQ, by whom, and who reads it.
+
+Made of what the program itself goes by: the names that the configuration has by default, the queues
+and bindings that `edges.amqp.topology` declares, the steps of `core.retry`, and the JSON Schemas in
+the same folder. An AsyncAPI document describes one application; this one describes the three that
+meet at the broker, and tags tell whose operation it is: producer, worker or consumer.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+import mailq
+from mailq.config.rabbitmq import RabbitConfig
+from mailq.core.examples import EXAMPLES
+from mailq.core.letters import RETURNED
+from mailq.core.retry import STEPS
+from mailq.edges.amqp.topology import bindings, delay_queue, queues
+
+Object = dict[str, Any]
+
+BINDING_VERSION = "0.3.0"
+
+_INFO = """\
+mailq delivers mail. A producer publishes a job to the outbox, as JSON; the worker delivers it by SMTP, appends what \
+happened to the job's `results`, and publishes it once to a topic exchange, whose bindings fan it out to the result \
+queues; or it lets the job wait in a delay queue until the next attempt. Names are those of the default configuration. \
+Every message is persistent, and may come twice: after a loss of the connection it is published again."""
+
+_ROLES = {
+    "producer": "Publishes jobs.",
+    "worker": "mailq itself.",
+    "consumer": "Reads results. Acknowledge after the work is done; know a result by message_id and attempt.",
+}
+
+_WHAT = {
+    "results": "Every final result.",
+    "success": "Jobs that were delivered.",
+    "failures": "Jobs that were given up.",
+    "retry": "A copy of each job that will be tried again; `nextattempt.time` says when.",
+}
+
+_STANDARD = {
+    "message_id": "Identity of the job; of a result: that of its job. Optional.",
+    "delivery_mode": "2, persistent.",
+    "priority": "Of the job, kept on its results. Optional.",
+}
+
+
+def document(config: RabbitConfig) -> str:
+    """Return the AsyncAPI document for a configuration, as text that is the same each time."""
+    whole = {
+        "asyncapi": "3.0.0",
+        "id": "urn:mailq:asyncapi",
+        "info": {
+            "title": "mailq",
+            "version": mailq.__version__,
+            "description": _INFO,
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+            "tags": [{"name": name, "description": text} for name, text in _ROLES.items()],
+        },
+        "defaultContentType": "application/json",
+        "servers": {"rabbitmq": _server(config)},
+        "channels": _channels(config),
+        "operations": _operations(config),
+        "components": {
+            "messages": _messages(),
+            "securitySchemes": {"login": {"type": "userPassword", "description": "A user of the broker."}},
+        },
+    }
+    return orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def _server(config: RabbitConfig) -> Object:
+    url = urlsplit(config.url.get_secret_value())
+    return {
+        "host": f"{url.hostname}:{url.port or 5672}",
+        "pathname": url.path or "/",
+        "protocol": url.scheme,
+        "protocolVersion": "0.9.1",
+        "description": "RabbitMQ 3.10 to 4.x, `rabbitmq.url`.",
+        "security": [_ref("components", "securitySchemes", "login")],
+    }
+
+
+def _channels(config: RabbitConfig) -> Object:
+    declared = {queue.name: dict(queue.arguments) for queue in queues(config)}
+    step = next(iter(STEPS))
+    delay = declared[delay_queue(config.outbox, step)]
+    delay["x-message-ttl"] = {name: seconds * 1000 for name, seconds in STEPS.items()}
+    channels = {
+        "outbox": _queue(config.outbox, "Jobs to deliver.", "job", declared[config.outbox]),
+        "delay": _queue(
+            delay_queue(config.outbox, "{step}"),
+            "Jobs that wait: one queue for each step, whose messages go back to the outbox after its TTL.",
+            "job",
+            delay,
+        )
+        | {"parameters": {"step": {"enum": list(STEPS), "description": "How long a message stays in the queue."}}},
+        "exchange": _exchange(config),
+    }
+    for channel, name in _result_queues(config).items():
+        patterns = [pattern for queue, pattern in bindings(config) if queue == name]
+        bound = {"x-bound-to": {"exchange": config.exchange, "patterns": patterns}}
+        channels[channel] = _queue(name, _WHAT[channel], "result", declared[name], bound)
+    poison = "Messages that are no jobs, and jobs that came back too often."
+    channels["poison"] = _queue(config.poison, poison, "poison", declared[config.poison])
+    return channels
+
+
+def _queue(name: str, what: str, message: str, arguments: Object, bound: Object | None = None) -> Object:
+    return {
+        "address": name,
+        "description": what,
+        "messages": {message: _ref("components", "messages", message)},
+        "bindings": {
+            "amqp": {
+                "is": "queue",
+                "queue": {"name": name, "durable": True, "exclusive": False, "autoDelete": False},
+                "x-arguments": arguments,
+                **(bound or {}),
+                "bindingVersion": BINDING_VERSION,
+            }
+        },
+    }
+
+
+def _exchange(config: RabbitConfig) -> Object:
+    return {
+        "address": "{key}",
+        "description": "Every result, once. Bind a queue of your own to get a copy of what you want.",
+        "parameters": {
+            "key": {
+                "description": "Its first word is `success`, `failure` or `retry`, and others may follow after dots:"
+                " bind with `success.#`, `failure.#`, `retry.#`.",
+                "examples": ["success", "failure", "retry"],
+            }
+        },
+        "messages": {"result": _ref("components", "messages", "result")},
+        "bindings": {
+            "amqp": {
+                "is": "routingKey",
+                "exchange": {"name": config.exchange, "type": "topic", "durable": True, "autoDelete": False},
+                "bindingVersion": BINDING_VERSION,
+            }
+        },
+    }
+
+
+def _result_queues(config: RabbitConfig) -> dict[str, str]:
+    """Return the configured result queues by what they are for; an empty name means that there is none."""
+    return {channel: name for channel in _WHAT if (name := getattr(config, channel))}
+
+
+def _operations(config: RabbitConfig) -> Object:
+    table = [
+        ("publishJob", "producer", "send", "outbox", "job", "Wait for the confirm; a returned message reached nobody."),
+        ("takeJob", "worker", "receive", "outbox", "job", "Acknowledged after the result was confirmed."),
+        ("delayJob", "worker", "send", "delay", "job", "Until the next attempt, or until there is room for it."),
+        ("publishResult", "worker", "send", "exchange", "result", "Each result, once."),
+        ("setAside", "worker", "send", "poison", "poison", "What cannot be read as a job."),
+    ]
+    table += [
+        (f"read{channel.title()}", "consumer", "receive", channel, "result", _WHAT[channel])
+        for channel in _result_queues(config)
+    ]
+    return {name: _operation(*rest) for name, *rest in table}
+
+
+def _operation(role: str, action: str, channel: str, message: str, summary: str) -> Object:
+    how = {"deliveryMode": 2, "mandatory": True} if action == "send" else {"ack": True}
+    return {
+        "action": action,
+        "channel": _ref("channels", channel),
+        "summary": summary,
+        "tags": [{"name": role}],
+        "messages": [_ref("channels", channel, "messages", message)],
+        "bindings": {"amqp": {**how, "bindingVersion": BINDING_VERSION}},
+    }
+
+
+def _messages() -> Object:
+    trace = {"traceparent": {"type": "string", "description": "W3C trace context; passed on to the results."}}
+    returned = {RETURNED: {"type": "integer", "description": "Sent away by traffic limits: goes first when back."}}
+    why = {
+        "x-mailq-reason": {"type": "string", "description": "Why it cannot be processed."},
+        "x-mailq-state": {"type": "string", "description": "Where the attempt stood."},
+    }
+    zipped = {"content_encoding": "`gzip`, or absent."}
+    return {
+        "job": _message("One envelope, one recipient, one message.", "job", trace | returned, _STANDARD | zipped),
+        "result": _message("The job as it came, with one result for each attempt.", "message", trace, _STANDARD),
+        "poison": {
+            "summary": "The message as it came, octets untouched.",
+            "headers": {"type": "object", "properties": trace | why},
+            "x-amqp-properties": _STANDARD | zipped,
+        },
+    }
+
+
+def _message(summary: str, schema: str, headers: Object, properties: dict[str, str]) -> Object:
+    return {
+        "summary": summary,
+        "contentType": "application/json",
+        "headers": {"type": "object", "properties": headers},
+        "payload": {
+            "schemaFormat": "application/schema+json;version=draft-2020-12",
+            "schema": {"$ref": f"{schema}.json"},
+        },
+        "examples": [{"payload": example} for example in EXAMPLES[schema]],
+        "x-amqp-properties": properties,
+    }
+
+
+def _ref(*path: str) -> Object:
+    return {"$ref": "#/" + "/".join(path)}

@@ -1,0 +1,143 @@
+"""`mailq webhooks`: tell endpoints of results, in a process of its own; or send one a sample.
+
+Here the flow of webhooks meets its edges; what it does is in `mailq.webhooks` and `mailq.webhook_line`.
+"""
+
+import asyncio
+import signal
+import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from random import Random
+from typing import Annotated
+
+import orjson
+import typer
+import uvloop
+
+from mailq.cli.options import EX_CONFIG, ConfigOption, load
+from mailq.config import Config
+from mailq.config.operations import HttpConfig
+from mailq.core.events import Context, event_of
+from mailq.core.hooks import Endpoint, Meaning
+from mailq.core.times import format_time
+from mailq.edges.amqp import lane as queues
+from mailq.edges.amqp.lane import Lane
+from mailq.edges.hook_metrics import HookMetrics
+from mailq.edges.hooks import Poster
+from mailq.edges.http import HttpServer, ListenError
+from mailq.edges.log import configure
+from mailq.webhook_line import Line, Observer, Post, Rules
+from mailq.webhooks import Bounds, Intake, Webhooks
+
+
+def webhooks(
+    config: ConfigOption = None,
+    test: Annotated[
+        str | None, typer.Option("--test", metavar="ENDPOINT", help="Send this endpoint one signed sample and end.")
+    ] = None,
+) -> None:
+    """Post events about results to HTTP endpoints until SIGTERM.
+
+    messageSent, messageDeliveryError and messageFailed, to the tables
+    [webhooks.endpoints.NAME] of the configuration. SIGTERM and SIGINT
+    let requests under way end and exit with status 0. Several processes
+    stand by for each other. Needs neither `mailq run` nor its host.
+
+    Exit status with --test: 0 if the endpoint takes the sample, else 1.
+
+    [dim]mailq webhooks -c /etc/mailq/mailq.toml
+    mailq webhooks --test crm[/dim]
+    """
+    settings = load(config)
+    endpoints = settings.webhooks.endpoints
+    if test is not None and test not in endpoints:
+        known = ", ".join(endpoints) or "none is configured"
+        raise typer.BadParameter(f"there is no endpoint {test!r} ({known})", param_hint="--test")
+    if not endpoints:
+        sys.stderr.write("mailq: webhooks.endpoints: none is configured; add a table [webhooks.endpoints.NAME]\n")
+        raise typer.Exit(EX_CONFIG)
+    try:
+        status = uvloop.run(run(settings) if test is None else sample(settings, test))
+    except ListenError as trouble:
+        sys.stderr.write(f"mailq: {str(trouble).replace('http.port', 'webhooks.port', 1)}\n")
+        status = 1
+    raise typer.Exit(status)
+
+
+async def run(config: Config) -> int:
+    """Send events until SIGTERM or SIGINT and return the exit status."""
+    names = tuple(config.webhooks.endpoints)
+    async with AsyncExitStack() as stack:
+        log = stack.enter_context(configure(config.log))
+        metrics = HookMetrics(names, log.logger)
+        for name, endpoint in config.webhooks.endpoints.items():
+            if not endpoint.secrets:
+                log.logger.warning("webhook_unsigned", endpoint=name, detail="set secrets to sign its events")
+            if endpoint.allow_http or endpoint.allow_private:
+                allowed = {"http": endpoint.allow_http, "private": endpoint.allow_private}
+                log.logger.warning("webhook_unsafe", endpoint=name, **allowed)
+        posts = {
+            name: await stack.enter_async_context(Poster(endpoint))
+            for name, endpoint in config.webhooks.endpoints.items()
+        }
+        hooks = build(config, posts, metrics)
+        if config.http.enabled:
+            where = HttpConfig(host=config.http.host, port=config.webhooks.port)
+            server = HttpServer(where, metrics=metrics.page, alive=lambda: None, ready=lambda: hooks.not_ready)
+            await stack.enter_async_context(server)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, hooks.stop)
+        await hooks.run()
+    return 0
+
+
+def build(config: Config, posts: dict[str, Post] | dict[str, Poster], observer: Observer) -> Webhooks:
+    """Return the webhooks with all their edges."""
+    table, rabbitmq = config.webhooks, config.rabbitmq
+    rules = Rules(table.prefix, table.max_age, table.retries, table.pause, table.pause_max)
+    rng = Random()  # noqa: S311 - it spreads retries
+    lines: dict[str, Line] = {}
+    for name, each in table.endpoints.items():
+        fields = {"events", "categories", "tags", "concurrency", "batch", "batch_wait"}
+        endpoint = Endpoint(name, **each.model_dump(include=fields))
+        lines[name] = Line(endpoint, rules, posts[name], observer, rng)
+    bounds = Bounds(
+        reconnect_delay=rabbitmq.reconnect_delay,
+        reconnect_max=rabbitmq.reconnect_max,
+        drain_timeout=config.worker.drain_timeout,
+    )
+
+    async def open_lane(queue: str) -> Lane:
+        wanted = list(queues.intake_queues(rabbitmq, rules.prefix))
+        bound: list[tuple[str, str]] = []
+        for name, line in lines.items():
+            if queue in (line.queue, rules.prefix):
+                wanted += queues.endpoint_queues(rabbitmq, rules.prefix, name, rules.steps)
+        if queue == rules.prefix:
+            bound = [(queue, pattern) for pattern in queues.OUTCOMES]
+        return await Lane.open(rabbitmq, queue, wanted, bound)
+
+    return Webhooks(open_lane, Intake(lines, _context(config), rules, observer, bounds), lines, observer, bounds)
+
+
+async def sample(config: Config, name: str) -> int:
+    """Send an endpoint a messageSent that never was, tell what it answers, and return the exit status."""
+    now = datetime.now(UTC)
+    result = {"state": "message", "result": "accepted", "time": format_time(now), "attempt": 1}
+    result |= {"code": 250, "status": "2.0.0", "description": "this is a test"}
+    document = {"id": "test", "envelope": "sender@example.com", "recipient": "recipient@example.com"}
+    event = event_of({**document, "tags": ["test"], "results": [result]}, None, _context(config), now)
+    assert event is not None, "it has a result"
+    endpoint = config.webhooks.endpoints[name]
+    body = orjson.dumps(event.body if endpoint.batch == 1 else [event.body])
+    async with Poster(endpoint) as post:
+        answer = await post(body, event.name if endpoint.batch == 1 else "batch", event.id)
+    sys.stdout.write(f"{name}: {answer}\n")
+    return 0 if answer.meaning is Meaning.DONE else 1
+
+
+def _context(config: Config) -> Context:
+    table = config.webhooks
+    return Context(table.service_url, table.account, config.delivery.max_attempts, bool(config.sources))

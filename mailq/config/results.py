@@ -1,0 +1,17 @@
+"""Table `results`: what results tell."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mailq.config.base import Section
+
+
+class ResultsConfig(Section):
+    """What results tell; the journal keeps everything."""
+
+    certificates: Literal["full", "summary", "none"] = Field(
+        "full",
+        description="Of the servers' certificates: everything; or fingerprint, expiry, the common names, and whether"
+        " it holds; or nothing. A whole one makes a result about 1 kB larger.",
+    )

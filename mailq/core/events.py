@@ -1,0 +1,305 @@
+"""Results as events: `messageSent`, `messageDeliveryError` and `messageFailed` in EmailEngine's shapes. Pure.
+
+`event_of` makes one event of a document from a result queue, by its last result: accepted is sent, a time
+for the next attempt is a delivery error, everything else has failed. `error_code` names what happened in
+EmailEngine's ten words. What is not known is absent; nothing is invented. Documents may be anybody's,
+so nothing is believed to have the right type. `core.event_records` has the same shapes as models.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import orjson
+
+from mailq.core.failure import DEFAULTS, DEFAULTS_BY_KIND
+from mailq.core.job import Job
+from mailq.core.records import MessageRecord
+from mailq.core.states import AUTH_STATES, ORDER, Kind, State
+from mailq.core.times import parse_time
+
+SENT = "messageSent"
+DELIVERY_ERROR = "messageDeliveryError"
+FAILED = "messageFailed"
+EVENTS = (SENT, DELIVERY_ERROR, FAILED)
+
+Json = dict[str, Any]
+
+_TLS_STATES = frozenset({State.HANDSHAKE, State.STARTTLS})
+_ADDRESS_STATES = frozenset({State.MAILFROM, State.RCPTTO})
+_OWN_STATES = frozenset(state for state in State if ORDER[state] < ORDER[State.DNS])
+_BAD = (Kind.LOST, Kind.INVALID, Kind.ERROR)
+
+_CODES: dict[tuple[State, Kind], str] = {
+    **dict.fromkeys(product(State, (Kind.TIMEOUT,)), "ETIMEDOUT"),
+    **dict.fromkeys(product(State, (Kind.LOST,)), "ESOCKET"),
+    **dict.fromkeys(product(State, (Kind.INVALID,)), "EPROTOCOL"),
+    **dict.fromkeys(product(State, (Kind.ERROR, Kind.ACCEPTED)), "EMESSAGE"),
+    **dict.fromkeys(product(_OWN_STATES, _BAD), "EMESSAGE"),
+    **dict.fromkeys(product((State.DNS,), _BAD), "EDNS"),
+    **dict.fromkeys(product((State.BIND, State.CONNECT), _BAD), "ECONNECTION"),
+    **dict.fromkeys(product(_TLS_STATES, _BAD), "ETLS"),
+    **dict.fromkeys(product(AUTH_STATES, (Kind.ERROR,)), "EAUTH"),
+    **dict.fromkeys(product((State.MESSAGE,), (Kind.TIMEOUT, Kind.LOST)), "ESTREAM"),
+}
+"""What an ending is called; a later line comes before an earlier one. Two finer points are in `error_code`."""
+
+_COMMANDS = {
+    State.EHLO: "EHLO",
+    State.HELO: "HELO",
+    State.STARTTLS: "STARTTLS",
+    **dict.fromkeys(AUTH_STATES, "AUTH"),
+    State.MAILFROM: "MAIL FROM",
+    State.RCPTTO: "RCPT TO",
+    State.DATA: "DATA",
+    State.MESSAGE: "DATA",
+}
+_TEXTS = {
+    "ETIMEDOUT": "Request timed out. Possibly a firewall issue or a wrong hostname/port ({host}).",
+    "EDNS": "mailq failed to resolve DNS record for {domain}",
+    "ECONNECTION": "mailq failed to establish TCP connection against {host}",
+    "ETLS": "TLS negotiation with {host} failed. {description}",
+    "EAUTH": "Authentication failed",
+    "EPROTOCOL": "Unexpected response from {host}: {description}",
+    "ESTREAM": "Sending the message to {host} was interrupted: {description}",
+    "EENVELOPE": "Address rejected by server",
+    "EMESSAGE": "Message rejected by server",
+}
+_KNOWN = frozenset(Job.model_fields) | frozenset(MessageRecord.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the configuration adds to events; `routed`: mail leaves from configured source addresses."""
+
+    service_url: str = ""
+    account: str = "default"
+    max_attempts: int = 0
+    routed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its JSON object, and what it is filtered, ordered and recognised by."""
+
+    name: str
+    id: str
+    job: str
+    attempt: int
+    category: str | None
+    tags: tuple[str, ...]
+    body: Json
+
+
+def event_of(document: object, message_id: str | None, context: Context, now: datetime) -> Event | None:
+    """Return the event that a document from a result queue stands for, None if it is none.
+
+    It is as `orjson.loads` made it, so every value can be written again; `message_id` is its AMQP property.
+    The same result makes an event of the same id each time.
+    """
+    results = document.get("results") if isinstance(document, dict) else None
+    record = results[-1] if isinstance(results, list) and results else None
+    if not isinstance(document, dict) or not isinstance(results, list) or not isinstance(record, dict):
+        return None
+    try:
+        state, kind = State(str(record.get("state"))), Kind(str(record.get("result")))
+    except ValueError:
+        return None
+    queue_id = identity(document, message_id)
+    again = _again(document)
+    if (state, kind) == (State.MESSAGE, Kind.ACCEPTED):
+        name, data = SENT, _sent(document, record, queue_id)
+    elif again is not None:
+        job = {
+            "id": _text(document.get("id")) or queue_id,
+            "attemptsMade": len(results),
+            "attempts": _attempts(document, context),
+            "nextAttempt": again,
+        }
+        name, data = DELIVERY_ERROR, {**_delivery_error(document, record, state, kind, queue_id), "job": job}
+    else:
+        name, data = FAILED, _failed(document, record, state, kind, queue_id)
+    if (routing := _routing(document, record, context)) is not None:
+        data["networkRouting"] = routing
+    told = orjson.dumps([name, queue_id, len(results), record])
+    number = hashlib.blake2b(told, digest_size=16).hexdigest()
+    labels = document.get("tags")
+    tags = tuple(tag for tag in labels if isinstance(tag, str)) if isinstance(labels, list) else ()
+    body: Json = {"serviceUrl": context.service_url} if context.service_url else {}
+    body |= {
+        "account": _text(document.get("account")) or context.account,
+        "date": iso(now),
+        "event": name,
+        "data": data,
+        "x-mailq": {
+            "id": number,
+            "result": record,
+            "tags": list(tags),
+            "properties": {key: value for key, value in document.items() if key not in _KNOWN},
+        },
+    }
+    return Event(name, number, queue_id, len(results), _text(record.get("category")), tags, body)
+
+
+def identity(document: Json, message_id: str | None) -> str:
+    """Return what identifies the job over all its attempts: message id, `id`, or a digest of what stays the same."""
+    if found := message_id or _text(document.get("id")):
+        return found
+    facts = (document.get("envelope"), document.get("recipient"), _message_id(document))
+    return hashlib.blake2b("\0".join(map(str, facts)).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def is_dry_run(document: object) -> bool:
+    """Tell whether a document's last result is of a dry run: nothing was sent, so there is nothing to tell."""
+    results = document.get("results") if isinstance(document, dict) else None
+    last = results[-1] if isinstance(results, list) and results else None
+    return isinstance(last, dict) and last.get("dryrun") is True
+
+
+def error_code(record: Json) -> str:
+    """Return EmailEngine's word for how an attempt ended badly; `record` is its result.
+
+    Raises:
+        ValueError: state or result are none that mailq knows.
+    """
+    state, kind = State(str(record.get("state"))), Kind(str(record.get("result")))
+    if state in _TLS_STATES and _certificate_refused(record):
+        return "ESOCKET"
+    if state in _ADDRESS_STATES and kind is Kind.ERROR and str(record.get("status"))[1:].startswith(".1."):
+        return "EENVELOPE"
+    return _CODES[state, kind]
+
+
+def iso(moment: datetime) -> str:
+    """Return a moment as EmailEngine writes it: ISO 8601 with milliseconds and Z."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _sent(document: Json, record: Json, queue_id: str) -> Json:
+    data = {"queueId": queue_id, "envelope": _envelope(document), "response": _response(record)}
+    return _with_message_id(document, data)
+
+
+def _delivery_error(document: Json, record: Json, state: State, kind: Kind, queue_id: str) -> Json:
+    code = error_code(record)
+    replied = _replied(record, state, kind)
+    data = _with_message_id(document, {"queueId": queue_id, "envelope": _envelope(document)})
+    data |= {"error": _error(code, document, record, state), "errorCode": code}
+    if replied:
+        data |= {"smtpResponse": _response(record), "smtpResponseCode": record.get("code")}
+    if state in _COMMANDS and (replied or state not in _TLS_STATES):
+        data["smtpCommand"] = _COMMANDS[state]
+    return data
+
+
+def _failed(document: Json, record: Json, state: State, kind: Kind, queue_id: str) -> Json:
+    code, replied = error_code(record), _replied(record, state, kind)
+    if replied:
+        text = f"Invalid login: {_response(record)}" if code == "EAUTH" else _response(record)
+    elif (state, kind) == (State.CONNECT, Kind.TIMEOUT):
+        text = "Connect timeout"
+    else:
+        text = _description(record)
+    return _with_message_id(document, {"queueId": queue_id, "error": f"Error: {_first_line(text)}"})
+
+
+def _error(code: str, document: Json, record: Json, state: State) -> str:
+    smarthost = document.get("smarthost")
+    domain = str(document.get("recipient")).rpartition("@")[2].rstrip(">")
+    if isinstance(smarthost, dict) and isinstance(smarthost.get("hostname"), str):
+        domain = smarthost["hostname"]
+    facts = {
+        "host": _text(record.get("mta")) or _text(record.get("to")) or domain,
+        "domain": domain,
+        "description": _first_line(_description(record)),
+    }
+    if code == "ESOCKET":
+        certificate = state in _TLS_STATES
+        form = "Certificate check for {host} failed. {description}" if certificate else "{host}: {description}"
+        return form.format_map(facts)
+    return _TEXTS[code].format_map(facts)
+
+
+def _replied(record: Json, state: State, kind: Kind) -> bool:
+    """Tell whether code and description are a server's words and not mailq's own."""
+    if kind is not Kind.ERROR or ORDER[state] < ORDER[State.INTRO]:
+        return False
+    told = (record.get("code"), record.get("status"), _description(record))
+    if told == DEFAULTS.get((state, kind), DEFAULTS_BY_KIND[kind]):
+        return False
+    # What mailq itself demands of TLS has this code; a server refusing STARTTLS has its own words for it.
+    return state not in _TLS_STATES or not (
+        _certificate_refused(record) or _description(record).startswith("TLS is required")
+    )
+
+
+def _certificate_refused(record: Json) -> bool:
+    return record.get("result") == Kind.ERROR and "certificate" in _description(record).lower()
+
+
+def _response(record: Json) -> str:
+    return " ".join(str(record[name]) for name in ("code", "status", "description") if record.get(name))
+
+
+def _description(record: Json) -> str:
+    return _text(record.get("description")) or ""
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+def _routing(document: Json, record: Json, context: Context) -> Json | None:
+    """Return local address and proxy, where either was asked for and is known."""
+    routing: Json = {}
+    if (local := _text(record.get("from"))) and (document.get("ips") or context.routed):
+        routing["localAddress"] = local
+    if proxy := _without_login(_text(record.get("proxy")) or ""):
+        routing["proxy"] = proxy
+    return routing or None
+
+
+def _without_login(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _again(document: Json) -> str | None:
+    following = document.get("nextattempt")
+    time = _text(following.get("time")) if isinstance(following, dict) else None
+    if time is None:
+        return None
+    try:
+        return iso(parse_time(time))
+    except ValueError:
+        return None
+
+
+def _attempts(document: Json, context: Context) -> int:
+    own = document.get("maxattempts")
+    return own if isinstance(own, int) and not isinstance(own, bool) else context.max_attempts
+
+
+def _envelope(document: Json) -> Json:
+    return {"from": _text(document.get("envelope")) or "", "to": [str(document.get("recipient", ""))]}
+
+
+def _with_message_id(document: Json, data: Json) -> Json:
+    found = _message_id(document)
+    return {**data, "messageId": found} if found else data
+
+
+def _message_id(document: Json) -> str | None:
+    extracted = document.get("extracted")
+    headers = extracted.get("headers") if isinstance(extracted, dict) else None
+    return _text(headers.get("message-id")) if isinstance(headers, dict) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,220 @@
+"""The words of a classification, and the rules that lead to one, as they stand in rule files.
+
+The numbers and names of the classes are SparkPost's, so that who knows those need learn nothing. A
+rule says what it looks at (a text, a provider, an enhanced status code of RFC 3463, a basic code of
+RFC 5321) and which class follows. This module reads rule files and says what is wrong with their
+form; which rule decides, and whether the rules agree with each other, is `core.classify`'s affair.
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from mailq.core.reply import Reply, make_reply
+
+MAX_RULES = 5000
+"""Rules in one file; more are a mistake, and would make matching slow."""
+
+
+class Category(StrEnum):
+    """What a sender has to do about it: forget the address, wait, mend something, or look closer."""
+
+    HARD = "hard"
+    SOFT = "soft"
+    BLOCK = "block"
+    ADMIN = "admin"
+    UNDETERMINED = "undetermined"
+
+
+class About(StrEnum):
+    """What the trouble lies with; `source` is the sending address, `relay` the server spoken to."""
+
+    RECIPIENT = "recipient"
+    DOMAIN = "domain"
+    MESSAGE = "message"
+    SENDER = "sender"
+    SOURCE = "source"
+    RELAY = "relay"
+    POLICY = "policy"
+    US = "us"
+
+
+class BounceClass(NamedTuple):
+    """A class by its number: its name, its category, and what it is about unless a rule knows better."""
+
+    name: str
+    category: Category
+    about: About | None
+
+
+CLASSES: dict[int, BounceClass] = {
+    1: BounceClass("Undetermined", Category.UNDETERMINED, None),
+    10: BounceClass("Invalid Recipient", Category.HARD, About.RECIPIENT),
+    20: BounceClass("Soft Bounce", Category.SOFT, None),
+    21: BounceClass("DNS Failure", Category.SOFT, About.DOMAIN),
+    22: BounceClass("Mailbox Full", Category.SOFT, About.RECIPIENT),
+    23: BounceClass("Too Large", Category.SOFT, About.MESSAGE),
+    24: BounceClass("Timeout", Category.SOFT, About.RELAY),
+    25: BounceClass("Admin Failure", Category.ADMIN, About.US),
+    30: BounceClass("Generic Bounce: No RCPT", Category.HARD, About.RECIPIENT),
+    40: BounceClass("Generic Bounce", Category.SOFT, None),
+    50: BounceClass("Mail Block", Category.BLOCK, About.POLICY),
+    51: BounceClass("Spam Block", Category.BLOCK, About.SOURCE),
+    52: BounceClass("Spam Content", Category.BLOCK, About.MESSAGE),
+    53: BounceClass("Prohibited Attachment", Category.BLOCK, About.MESSAGE),
+    54: BounceClass("Relaying Denied", Category.BLOCK, About.RELAY),
+    60: BounceClass("Auto-Reply", Category.SOFT, About.RECIPIENT),
+    70: BounceClass("Transient Failure", Category.SOFT, None),
+    100: BounceClass("Challenge-Response", Category.SOFT, About.RECIPIENT),
+}
+"""SparkPost's classes that an SMTP answer can come to; a class without an `about` takes it from the state."""
+
+
+class RulesError(ValueError):
+    """A rule file cannot be used; the text names the file, the rule and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule; what is None or empty is not looked at.
+
+    `vague` marks what by itself says little ("access denied", 5.7.1): every rule that is not vague
+    comes first. A rule that looks at a basic code alone, or at nothing, is always vague.
+    """
+
+    id: str
+    number: int
+    about: About | None
+    text: str
+    provider: str
+    status: str
+    code: str
+    vague: bool
+    weight: int
+    examples: tuple[str, ...]
+    counters: tuple[str, ...]
+    source: str
+    file: int
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Return what rules are ordered by, the first to decide has the smallest.
+
+        An earlier file before a later one, not vague before vague, then text, provider, weight, enhanced
+        code (its parts counted) and basic code (its digits counted): who looks at more comes first.
+        """
+        parts = sum(part != "x" for part in self.status.split(".") if part)
+        digits = sum(digit != "x" for digit in self.code)
+        return (self.file, self.vague, -bool(self.text), -bool(self.provider), -self.weight, -parts, -digits)
+
+
+class RuleFile(NamedTuple):
+    """What one file says."""
+
+    version: str
+    providers: dict[str, str]
+    rules: list[Rule]
+
+
+_Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
+_Line = Annotated[str, StringConstraints(min_length=3, max_length=2000)]
+
+
+class _Rule(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: _Id
+    number: int = Field(alias="class")
+    about: About | None = None
+    text: str = Field("", max_length=4000)
+    provider: str = ""
+    status: str = Field("", pattern=r"^([45x]\.([0-9]{1,3}|x)\.([0-9]{1,3}|x))?$")
+    code: str = Field("", pattern=r"^([45]([0-9]{2}|xx))?$")
+    vague: bool = False
+    weight: int = Field(0, ge=0, le=9)
+    examples: tuple[_Line, ...] = ()
+    counters: tuple[_Line, ...] = ()
+    source: str = Field(min_length=3, max_length=300)
+
+    @field_validator("number")
+    @classmethod
+    def _known(cls, number: int) -> int:
+        if number not in CLASSES:
+            raise ValueError(f"no such class; the classes are {', '.join(map(str, CLASSES))}")
+        return number
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str = Field(pattern=r"^[!-~]{1,40}$")
+    providers: dict[_Id, tuple[str, ...]] = {}
+    rule: tuple[_Rule, ...] = Field((), max_length=MAX_RULES)
+
+
+def read(text: str, name: str, place: int) -> RuleFile:
+    """Return what a rule file in TOML says; `place` is its place among the files.
+
+    Raises:
+        RulesError: it is no TOML or not of the form; names file, rule and remedy.
+    """
+    try:
+        raw = tomllib.loads(text)
+        file = _File.model_validate(raw)
+    except tomllib.TOMLDecodeError as error:
+        raise RulesError(f"{name}: is not TOML: {error}") from None
+    except ValidationError as error:
+        raise RulesError(f"{name}: {_first(error, raw)}") from None
+    providers = {suffix.lower().strip("."): key for key, suffixes in file.providers.items() for suffix in suffixes}
+    return RuleFile(file.version, providers, [_rule(rule, place) for rule in file.rule])
+
+
+def _rule(rule: _Rule, place: int) -> Rule:
+    return Rule(
+        **rule.model_dump(exclude={"vague"}),
+        vague=rule.vague or not (rule.text or rule.status),
+        file=place,
+    )
+
+
+def _first(error: ValidationError, raw: dict[str, Any]) -> str:
+    """Return what the first error says, with the rule's id and place instead of its index."""
+    found = error.errors(include_url=False, include_input=False)[0]
+    where = [str(part) for part in found["loc"]]
+    if where[:1] == ["rule"] and len(where) > 1:
+        index = int(where[1])
+        rule = raw["rule"][index]
+        known = rule.get("id") if isinstance(rule, dict) else None
+        return f"rule {known or 'without id'} (number {index + 1}): {' '.join(where[2:])}: {found['msg']}"
+    return f"{'.'.join(where)}: {found['msg']}"
+
+
+_LINE = re.compile(r"(?:smtp;\s*)?([245][0-9]{2})(?:[ -]|$)(.*)", re.DOTALL)
+_INSIDE = re.compile(r"[#(\[:]\s?([45]\.[0-9]{1,3}\.[0-9]{1,3})(?![.0-9])")
+
+
+def read_reply(text: str) -> Reply:
+    """Return the reply that is written as a server sends it or a log shows it, one or several lines.
+
+    Raises:
+        ValueError: it does not begin with a reply code.
+    """
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    first = _LINE.fullmatch(lines[0]) if lines else None
+    if first is None:
+        raise ValueError("does not begin with a reply code like 550")
+    code = first[1]
+    bare = [line[4:] if line[:3] == code and line[3:4] in {" ", "-"} else line for line in lines[1:]]
+    reply = make_reply(int(code), [first[2].strip(), *bare])
+    again = re.compile(rf"\s{code}[- ](?:{re.escape(reply.status)}\s)?" if reply.status else rf"\s{code}-")
+    return Reply(reply.code, reply.status, again.sub(" ", reply.text))
+
+
+def inner_status(text: str) -> str | None:
+    """Return an enhanced status code that stands not first but as `#5.1.1` or `(5.1.1)` in a reply's text."""
+    found = _INSIDE.search(text)
+    return found[1] if found else None

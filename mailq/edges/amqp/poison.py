@@ -1,0 +1,103 @@
+"""The poison queue as an operator walks through it: look at each message, keep, requeue or drop it.
+
+What is not settled goes back to its old place when the walk ends, however it ends: nothing is
+acknowledged that was not asked for, and a requeued message only after the broker has confirmed its
+copy on the outbox. So whoever is interrupted may find a message in both queues, never in none.
+Which message is meant, and what is shown of it, is the command's affair (`cli.poison`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mailq.core.publication import Consumed, Publication
+from mailq.edges.amqp import topology
+from mailq.edges.amqp.connection import Connection
+from mailq.edges.amqp.consumer import Consumer
+from mailq.edges.amqp.publisher import Publisher
+from mailq.ports import BrokerError
+
+QUIET = 3.0
+"""Seconds without a message after which no more come: somebody else holds them."""
+
+
+class Walk:
+    """One look at the messages of a queue, from its head; made by `walk`.
+
+    It meets at most as many messages as there were in the beginning: what is requeued and comes back as
+    poison is left for another walk. `more` tells whether the limit leaves any out.
+    """
+
+    def __init__(
+        self, consumer: Consumer, arrivals: "asyncio.Queue[Consumed | BrokerError]", count: int, *, more: bool
+    ) -> None:
+        self.more = more
+        self._count = count
+        self._consumer = consumer
+        self._arrivals = arrivals
+
+    async def messages(self) -> AsyncIterator[Consumed]:
+        """Yield the messages in order.
+
+        Raises:
+            BrokerError: the connection is lost.
+        """
+        for _ in range(self._count):
+            try:
+                async with asyncio.timeout(QUIET):
+                    arrival = await self._arrivals.get()
+            except TimeoutError:
+                return
+            if isinstance(arrival, BrokerError):
+                raise arrival
+            yield arrival
+
+    def drop(self, message: Consumed) -> None:
+        """Remove a message for good."""
+        self._consumer.ack(message.tag)
+
+    async def requeue(self, message: Consumed, publisher: Publisher, outbox: str) -> None:
+        """Put a message back on the outbox, and remove it here once that is confirmed.
+
+        Raises:
+            BrokerError: it is not confirmed; the message stays.
+        """
+        await publisher.publish([revived(message, outbox)])
+        self._consumer.ack(message.tag)
+
+
+@asynccontextmanager
+async def walk(connection: Connection, queue: str, limit: int | None, window: int) -> AsyncIterator[Walk]:
+    """Give a walk over the first `limit` messages, None: all; at most `window` of them unsettled.
+
+    Raises:
+        BrokerError: there is no such queue, it may not be read, or the connection is lost.
+    """
+    count = await topology.count(connection, queue)
+    arrivals: asyncio.Queue[Consumed | BrokerError] = asyncio.Queue()
+    consumer = Consumer(connection, queue, window, arrivals.put_nowait)
+    connection.closed.add_done_callback(lambda closed: arrivals.put_nowait(closed.result()))
+    if count:
+        await consumer.start()
+    try:
+        most = count if limit is None else min(count, limit)
+        yield Walk(consumer, arrivals, most, more=most < count)
+    finally:
+        consumer.flush()
+
+
+def revived(message: Consumed, outbox: str) -> Publication:
+    """Return the publication that makes a poison message a job again, its octets as they are.
+
+    What mailq and the broker wrote into its headers (`x-…`) is gone; the producer's headers stay.
+    """
+    return Publication(
+        "",
+        outbox,
+        message.body,
+        message_id=message.message_id,
+        content_type=None,
+        content_encoding=message.content_encoding,
+        priority=message.priority,
+        headers={name: value for name, value in message.headers.items() if not name.startswith("x-")},
+    )

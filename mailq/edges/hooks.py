@@ -1,0 +1,172 @@
+"""Posting events to an endpoint over HTTP, with aiohttp.
+
+Whom a request reaches is decided at the last moment: of every socket that is about to be connected the
+very address is checked, so that neither a name that changes its mind (DNS rebinding) nor a redirect nor an
+address in the URL gets anywhere that is not public, unless the endpoint may. No proxy of the
+environment, no cookies, no decompression; answers are read up to a limit and thrown away. What an
+answer means is decided in `core.hooks`. No text from here holds the URL, which may hold a secret.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+
+from mailq import __version__
+from mailq.config.webhooks import EndpointConfig
+from mailq.core.hooks import Answer, signature
+from mailq.core.reply import printable
+
+MAX_ANSWER = 64 * 1024
+"""Octets of an answer that are read so that the connection can be used again."""
+
+MAX_REDIRECTS = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class ForbiddenAddressError(OSError):
+    """The endpoint's name leads to an address that is not public."""
+
+
+def public(address: str) -> bool:
+    """Tell whether an IP address is one of the public Internet, whichever way it is written inside IPv6."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return public(str(inner))
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
+
+
+class Poster:
+    """Posts to one endpoint inside `async with`; connections are kept, `concurrency` of them at most."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self._config = config
+        self._url = config.url.get_secret_value()
+        self._secrets = [secret.get_secret_value().encode() for secret in config.secrets]
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Be ready to post."""
+        connector = aiohttp.TCPConnector(
+            limit=self._config.concurrency,
+            ttl_dns_cache=30,
+            ssl=ssl.create_default_context(),
+            socket_factory=self._socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+            trust_env=False,
+            headers={"User-Agent": f"mailq/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        assert self._session is not None, "not entered"
+        await self._session.close()
+
+    async def __call__(self, body: bytes, name: str, event: str | None) -> Answer:
+        """Post a body, signed now; `event` is the event's identity where the body is a single one.
+
+        All redirects together have the endpoint's `timeout`. Never raises for what the endpoint does.
+        """
+        headers = {"Content-Type": "application/json", "X-Mailq-Event": name}
+        if event is not None:
+            headers["Idempotency-Key"] = event
+        if self._secrets:
+            headers["X-Mailq-Signature"] = signature(self._secrets, int(time.time()), body)
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                return await self._post(body, headers)
+        except TimeoutError:
+            return Answer(None, f"no answer within {self._config.timeout:g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as trouble:
+            return Answer(None, _words(trouble))
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> Answer:
+        assert self._session is not None, "not entered"
+        url, own = self._url, {name: value.get_secret_value() for name, value in self._config.headers.items()}
+        for _ in range(MAX_REDIRECTS + 1):
+            request = self._session.post(url, data=body, headers={**own, **headers}, allow_redirects=False)
+            async with request as response:
+                await _read(response)
+                if response.status not in _REDIRECTS or not self._config.follow_redirects:
+                    return _answer(response)
+                target = urljoin(url, response.headers.get("Location", ""))
+            here, there = urlsplit(url), urlsplit(target)
+            if there.scheme != "https" and (there.scheme != "http" or here.scheme == "https"):
+                return Answer(None, f"redirected from {here.scheme} to {printable(there.scheme.encode(), 20)!r}")
+            if (there.scheme, there.netloc) != (here.scheme, here.netloc):
+                own = {}  # what is meant for one server is no business of another
+            url = target
+        return Answer(None, f"more than {MAX_REDIRECTS} redirects")
+
+    def _socket(self, info: tuple[Any, ...]) -> socket.socket:
+        """Return the socket for an address that is connected to next."""
+        family, kind, protocol, _, address = info
+        if not self._config.allow_private and not public(address[0]):
+            raise ForbiddenAddressError(f"{address[0]} is not a public address; allow_private = true allows it")
+        return socket.socket(family, kind, protocol)
+
+
+async def _read(response: aiohttp.ClientResponse) -> None:
+    """Read an answer to its end, if that is near."""
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > MAX_ANSWER:
+            response.close()
+            return
+
+
+def _answer(response: aiohttp.ClientResponse) -> Answer:
+    text = printable((response.reason or "").encode("utf-8", "replace"))
+    if response.status in _REDIRECTS:
+        text = f"{text} (redirects are not followed)"
+    return Answer(response.status, text, _retry_after(response.headers.getall("Retry-After", ())))
+
+
+def _retry_after(values: Sequence[str]) -> float | None:
+    """Return the seconds that a Retry-After asks for (RFC 9110 section 10.2.3), None if it makes no sense."""
+    if not values:
+        return None
+    text = values[0].strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:10])
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max((moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _words(trouble: Exception) -> str:
+    """Return what went wrong, without the URL."""
+    cause = trouble.os_error if isinstance(trouble, aiohttp.ClientConnectorError) else trouble
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+        cause = cause.certificate_error
+    if isinstance(cause, aiohttp.ClientResponseError):
+        return printable(f"no HTTP answer: {cause.message}".encode("utf-8", "replace"))
+    text = str(cause) if isinstance(cause, OSError) else type(cause).__name__
+    return printable(text.encode("utf-8", "replace"))

@@ -1,0 +1,305 @@
+"""One consumed message to its end: read, looked up, attempted, settled, acknowledged.
+
+`_work` is the way of a job. Whatever happens, a message ends in exactly one way (`core.ending.End`), and it is
+acknowledged only when everything published for it was confirmed; else the broker hands it out again. What may
+have been handed to a receiver before, by this process or another one of the host, is known to the journal.
+"""
+
+import asyncio
+import gzip
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from time import monotonic
+
+import orjson
+
+from mailq.core import letters
+from mailq.core.ending import ENDS, End
+from mailq.core.failure import Postponed
+from mailq.core.job import InvalidJobError, Job
+from mailq.core.journal import EntryId, JournalError, Standing, key_of
+from mailq.core.publication import Consumed
+from mailq.core.result import Result, pack, unpack, vanished
+from mailq.core.states import ORDER, State
+from mailq.core.verdict import Verdict
+from mailq.delivery import Delivery
+from mailq.flights import Flight, Flights
+from mailq.ports import Broker, BrokerError, Journal, Observer
+from mailq.settlement import Settlement
+from mailq.suspects import DEADLY, Suspects
+
+ELSEWHERE = 5.0
+"""Seconds for which a job goes away that another process is just working on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a worker does at once and how long it waits; times in seconds, sizes in octets."""
+
+    body: int = 100 * 1024 * 1024
+    in_memory: int = 256 * 1024 * 1024
+    drain_timeout: float = 30
+    stalled_after: float = 60
+    reconnect_delay: float = 1
+    reconnect_max: float = 30
+    poison_after: int = 3
+
+
+@dataclass(slots=True, eq=False)
+class Case:
+    """One message being handled: its attempt, if it has come so far, and how it ended."""
+
+    broker: Broker
+    consumed: Consumed
+    flight: Flight | None = None
+    end: End = End.RETURNED
+
+
+class Handling:
+    """Sees every message to its end."""
+
+    def __init__(
+        self, delivery: Delivery, settlement: Settlement, journal: Journal, observer: Observer, bounds: Bounds
+    ) -> None:
+        self.cases: dict[asyncio.Task[None], Case] = {}
+        self.in_memory = 0
+        self.closing = False
+        self.last_delivery = monotonic()
+        self._consumed = self._ended = 0
+        self._delivery = delivery
+        self._settlement = settlement
+        self._journal = journal
+        self._observer = observer
+        self._bounds = bounds
+        self._flights = Flights(journal)
+        self._suspects = Suspects(journal)
+
+    @property
+    def drift(self) -> int:
+        """By how much the equation is wrong: messages consumed that neither ended nor are in flight."""
+        return self._consumed - self._ended - len(self.cases)
+
+    def take(self, broker: Broker, consumed: Consumed) -> None:
+        """Begin to handle a message, and receive no more where memory is full."""
+        self.last_delivery = monotonic()
+        self.in_memory += len(consumed.body)
+        if self.in_memory > self._bounds.in_memory:
+            broker.hold(held=True)
+        self._consumed += 1
+        self._observer.consumed()
+        case = Case(broker, consumed)
+        task = asyncio.create_task(self._handle(case))
+        self.cases[task] = case
+        task.add_done_callback(partial(self._done, case))
+
+    def give_back(self, *, hurried: bool) -> None:
+        """Cancel the attempts of which no receiver has heard; hurried, all whose message no receiver may have."""
+        for task, case in list(self.cases.items()):
+            if case.flight is None:
+                unspoken = hurried
+            elif case.flight.ending.done():
+                unspoken = False  # its result is being published
+            else:
+                state = case.flight.trail.state
+                unspoken = state is not State.MESSAGE if hurried else ORDER[state] < ORDER[State.BIND]
+            if unspoken:
+                task.cancel()
+
+    def _done(self, case: Case, task: asyncio.Task[None]) -> None:
+        del self.cases[task]
+        self._ended += 1
+        self._observer.ended(case.end)
+        self.in_memory -= len(case.consumed.body)
+        if self.in_memory <= self._bounds.in_memory:
+            case.broker.hold(held=False)
+
+    async def _handle(self, case: Case) -> None:
+        try:
+            try:
+                case.end = await self._process(case)
+            except (BrokerError, JournalError):
+                raise
+            except Exception as error:  # noqa: BLE001 - outside the attempt: the job goes back, in the end to poison
+                self._observer.bug("worker", error)
+                case.end = await self._stumble(case, error)
+        except BrokerError as trouble:
+            # Not recorded, so not done: the broker hands the job out again, and what was made is in the journal.
+            self._observer.broker("unsettled", str(trouble))
+            case.broker.fail(trouble)
+        except JournalError as trouble:
+            case.broker.fail(BrokerError(str(trouble)))
+
+    async def _process(self, case: Case) -> End:
+        if case.consumed.delivery_count < self._bounds.poison_after:
+            await self._suspects.calm()
+            return await self._work(case)
+        deaths = self._suspects.deaths(case.consumed)
+        if deaths >= DEADLY:
+            reason = f"{deaths} worker processes died while they handled it alone"
+            return await self._poison(case, case.consumed, reason)
+        async with self._suspects.trial(case.consumed, case.consumed.delivery_count - self._bounds.poison_after):
+            return await self._work(case)
+
+    async def _work(self, case: Case) -> End:
+        broker, consumed = case.broker, case.consumed
+        try:
+            job = Job.parse(
+                consumed.body,
+                encoding=consumed.content_encoding,
+                message_id=consumed.message_id,
+                named=letters.UNNAMED not in consumed.headers,
+                limit=self._bounds.body,
+            )
+            await _check_queues(job, broker)
+        except InvalidJobError as error:
+            await self._settlement.refuse(broker, consumed, error)
+            broker.ack(consumed.tag)
+            return End.POISONED if error.document is None else End.FAILURE
+        if job.due is not None and job.due > datetime.now(UTC):
+            await self._settlement.park(broker, consumed, job)
+            broker.ack(consumed.tag)
+            return End.PARKED
+        again = consumed.redelivered or job.attempt > 1 or letters.RETURNED in consumed.headers
+        flight = self._flights.adopt(job, broker) if consumed.redelivered else None
+        if flight is None and again and (end := await self._repeat(case, job)) is not None:
+            return end
+        if flight is not None:
+            case.flight = flight
+        else:
+            flight = case.flight = self._flights.begin(job, broker, again=again)
+            await self._fly(flight, returned=letters.RETURNED in consumed.headers)
+        return await self._land(case, job, flight)
+
+    async def _repeat(self, case: Case, job: Job) -> End | None:
+        """Do for a job that comes again what is left to be done, if it was attempted before; else return None."""
+        entry = self._journal.take(key_of(job))
+        match entry.standing:
+            case Standing.UNKNOWN:
+                return None
+            case Standing.SETTLED:
+                case.broker.ack(case.consumed.tag)
+                return End.REPEATED
+            case Standing.UNDERWAY:
+                later = Postponed(ELSEWHERE, "another process is working on it")
+                await self._settlement.postpone(case.broker, case.consumed, job, later)
+                case.broker.ack(case.consumed.tag)
+                return End.PARKED
+            case Standing.ANSWERED:
+                result = unpack(entry.record, job, datetime.now(UTC))
+            case Standing.DOUBT:
+                result = vanished(job, datetime.now(UTC))
+        assert entry.id is not None
+        return await self._settle(case, job, (result, self._settlement.judge(job, result)), entry.id)
+
+    async def _fly(self, flight: Flight, *, returned: bool) -> None:
+        """Make the attempt and leave its ending in the flight and in the journal; cancels that if none is made."""
+        try:
+            # A job of a lost connection is handed out again: to begin now would be to send it twice.
+            if self.closing or not flight.broker.alive:
+                return
+            made = await self._delivery.attempt(flight.job, flight.trail, flight, returned=returned)
+            if not isinstance(made, Postponed):
+                made = self._recorded(flight, made)
+            if isinstance(made, Postponed):
+                flight.withdraw()
+                flight.ending.set_result(made)
+                return
+            flight.ending.set_result((made, self._settlement.judge(flight.job, made)))
+        finally:
+            if not flight.ending.done():
+                flight.withdraw()
+                flight.ending.cancel()
+                self._flights.end(flight)
+
+    def _recorded(self, flight: Flight, result: Result) -> Result | Postponed:
+        """Note what came of an attempt, so that its job, should it come again, is not attempted again.
+
+        A retry that was published twice is two messages of one attempt: only one of them may go on from here.
+        """
+        try:
+            if flight.entry is None:
+                contested = flight.again or not flight.broker.alive
+                flight.entry = self._journal.hand_over(key_of(flight.job), contested=contested)
+        except Postponed as later:
+            return later
+        except JournalError:
+            return result  # the receiver has nothing, so another attempt does no harm
+        self._journal.answered(flight.entry, pack(result))
+        return result
+
+    async def _land(self, case: Case, job: Job, flight: Flight) -> End:
+        """Settle the attempt, unless none was made or the job came again and its new handler settles it."""
+        try:
+            ending = await asyncio.shield(flight.ending)
+        except asyncio.CancelledError:
+            self._flights.end(flight)
+            if not flight.ending.cancelled():
+                raise
+            case.broker.requeue(case.consumed.tag)
+            return End.RETURNED
+        if flight.broker is not case.broker:
+            return End.RETURNED
+        self._flights.end(flight)
+        if not case.broker.alive:  # the job comes again, here or elsewhere, and what was made is in the journal
+            if flight.entry is not None:
+                self._journal.released(flight.entry)
+            return End.RETURNED
+        if isinstance(ending, Postponed):
+            await self._settlement.postpone(case.broker, case.consumed, job, ending)
+            case.broker.ack(case.consumed.tag)
+            return End.PARKED
+        return await self._settle(case, job, ending, flight.entry)
+
+    async def _settle(self, case: Case, job: Job, made: tuple[Result, Verdict], entry: EntryId | None) -> End:
+        """Publish what an attempt came to, and acknowledge the job; or leave that to whoever gets it again."""
+        result, verdict = made
+        try:
+            if result.bug is not None and job.bugs + 1 >= self._bounds.poison_after:
+                reason = f"{job.bugs + 1} attempts met a bug of mailq"
+                told = _told(case.consumed, job, result, verdict)
+                end = await self._poison(case, told, reason, exception=result.bug, state=result.state)
+            else:
+                await self._settlement.settle(case.broker, case.consumed, job, result, verdict)
+                case.broker.ack(case.consumed.tag)
+                end = ENDS[verdict.outcome]
+        except BaseException:
+            if entry is not None:
+                self._journal.released(entry)
+            raise
+        if entry is not None:
+            self._journal.settled(entry)
+        return end
+
+    async def _stumble(self, case: Case, error: Exception) -> End:
+        """Give a message back on which the code outside the attempt stumbled, or put it aside at last."""
+        if case.consumed.delivery_count + 1 < self._bounds.poison_after:
+            case.broker.requeue(case.consumed.tag)
+            return End.RETURNED
+        exception = f"{type(error).__name__}: {error}"
+        reason = "mailq met a bug while it handled the message"
+        return await self._poison(case, case.consumed, reason, exception=exception)
+
+    async def _poison(
+        self, case: Case, message: Consumed, reason: str, *, exception: str | None = None, state: str = State.PROCESS
+    ) -> End:
+        await self._settlement.poison(case.broker, message, reason, exception=exception, state=state)
+        case.broker.ack(case.consumed.tag)
+        return End.POISONED
+
+
+def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Consumed:
+    """Return a message with its last result, ready for another attempt should somebody requeue it."""
+    body = orjson.dumps(letters.with_result(job.document, result, replace(verdict, at=None)))
+    return consumed._replace(body=gzip.compress(body, 1) if consumed.content_encoding == "gzip" else body)
+
+
+async def _check_queues(job: Job, broker: Broker) -> None:
+    """Refuse a job whose own result queues cannot be published to, before anything is sent."""
+    if job.queues is None:
+        return
+    for name in ("results", "success", "failure", "retry"):
+        queue = getattr(job.queues, name)
+        if queue is not None and not await broker.ensure_queue(queue):
+            reason = f"queue {queue!r} does not exist; create it or leave the property out"
+            raise InvalidJobError(reason, f"/queues/{name}", job.document)

@@ -1,0 +1,127 @@
+"""The world of the torture: every server it needs, on loopback, in a directory of its own, ended whatever happens.
+
+    producer ─► RabbitMQ ◄─ relay ◄─ mailq run, mailq run … ─► relay ─► receiver ─► accepted
+                                            └► name server
+
+Only workers go by the relays; the torture itself speaks to the broker directly.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mailq.config.rabbitmq import RabbitConfig
+from mailq.lab.ports import free_port
+from mailq.lab.rabbitmq import PrivateRabbit
+from mailq.lab.torture import TortureError, disk, fleet
+from mailq.lab.torture.disk import Disk
+from mailq.lab.torture.fleet import Fleet
+from mailq.lab.torture.frames import AmqpTap
+from mailq.lab.torture.names import Names, address_of, domain_of
+from mailq.lab.torture.plan import Disaster, Job
+from mailq.lab.torture.queues import Queues
+from mailq.lab.torture.receiver import Receiver
+from mailq.lab.torture.relay import Relay
+from mailq.lab.torture.traps import Traps
+
+RUNS = 2
+"""How many `mailq run` there are at a time: jobs of a killed one meet workers that know nothing of it."""
+
+LOOK = 0.02
+"""Seconds between looks while something is waited for."""
+
+PAYLOAD = 6 * 1024 * 1024
+"""Octets of a message that fits into no buffer between worker and receiver."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All servers, running."""
+
+    rabbit: PrivateRabbit
+    amqp: Relay
+    smtp: Relay
+    receiver: Receiver
+    names: Names
+    traps: Traps
+    fleet: Fleet
+    queues: Queues
+    journal: Disk
+
+    async def publish(self, disaster: Disaster, pause: float) -> None:
+        """Publish the jobs of a disaster, one after the other with a pause between."""
+        await self.smtp.listen(address_of(disaster.number))
+        for job in disaster.jobs:
+            large = disaster.kind.name == "kill-in-payload" and job is disaster.jobs[0]
+            await self.queues.publish(job.identity, document(disaster.number, job, PAYLOAD if large else 200))
+            await asyncio.sleep(pause)
+
+
+@asynccontextmanager
+async def opened(home: Path, processes: int) -> AsyncIterator[World]:
+    """Start everything below a directory, and end everything."""
+    async with AsyncExitStack() as stack:
+        traps, names = Traps(), Names()
+        await names.listen()
+        stack.callback(names.close)
+        smtp = Relay(free_port(), lambda: receiver.port, traps)
+        stack.push_async_callback(smtp.close)
+        receiver = Receiver(home / "accepted", traps, smtp.origin)
+        stack.push_async_callback(receiver.close)
+        await receiver.listen()
+        rabbit = PrivateRabbit(home / "rabbitmq")
+        stack.push_async_callback(asyncio.to_thread, rabbit.kill)  # its data is of no use any more
+        await asyncio.to_thread(rabbit.start)
+        amqp = Relay(free_port(), lambda: rabbit.port, traps, AmqpTap)
+        stack.push_async_callback(amqp.close)
+        await amqp.listen("127.0.0.1")
+        journal = disk.make(home / "journal")
+        stack.callback(journal.close)
+        tables = fleet.tables(smtp_port=smtp.port, name_server=names.server, journal=journal.directory)
+        url = f"amqp://guest:guest@127.0.0.1:{amqp.port}/"
+        workers = Fleet(home, url, tables, size=RUNS, processes=processes)
+        stack.push_async_callback(workers.close)
+        queues = Queues(RabbitConfig.model_validate({**tables["rabbitmq"], "url": rabbit.url}))
+        stack.push_async_callback(queues.close)
+        await queues.open()
+        await workers.start()
+        yield World(rabbit, amqp, smtp, receiver, names, traps, workers, queues, journal)
+
+
+def document(number: int, job: Job, size: int) -> dict[str, Any]:
+    """Return a job's JSON: its id stands in the envelope, in the recipient and in the message."""
+    identity = job.identity
+    recipient = f"{identity}@{domain_of(number)}"
+    header = (
+        f"From: {identity}@from.torture.test\r\nTo: {recipient}\r\nX-Torture-Id: {identity}\r\nSubject: torture\r\n"
+    )
+    body = ("x" * 70 + "\r\n") * (size // 72 + 1)
+    return {
+        "id": identity,
+        "envelope": f"{identity}@from.torture.test",
+        "recipient": recipient,
+        "mime": f"{header}\r\n{body}",
+    }
+
+
+async def until(true: Callable[[], bool], what: str, seconds: float) -> None:
+    """Return when something holds.
+
+    Raises:
+        TortureError: it does not within so many seconds.
+    """
+    if not await came(true, seconds):
+        raise TortureError(f"waited {seconds:g} s for {what}")
+
+
+async def came(true: Callable[[], bool], seconds: float) -> bool:
+    """Return whether something holds, as soon as it does or after so many seconds."""
+    ends = asyncio.get_running_loop().time() + seconds
+    while not true():
+        if asyncio.get_running_loop().time() > ends:
+            return False
+        await asyncio.sleep(LOOK)
+    return True

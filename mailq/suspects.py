@@ -1,0 +1,80 @@
+"""Jobs that may have ended a process: tried one at a time, and put aside when they have done it again.
+
+A job that the broker has handed out several times was in the hands of processes that died, or lost
+their connections; it may be the reason, or have shared a window with it. Such a job is tried while no other
+job is begun, and the journal notes the trial. When the process dies in it, whoever gets the job next
+knows, and an innocent one comes through.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mailq.core.publication import Consumed
+from mailq.ports import Journal
+
+DEADLY = 2
+"""Processes that died in a trial of the same job, after which it is not tried again."""
+
+ALONE = 1.0
+"""Seconds for which the first trial of a job is alone: then it is survived, and the others wait no longer."""
+
+LONGEST = 16.0
+"""Seconds for which a trial is alone at most: doubled with each delivery, for what takes its time to kill."""
+
+
+class Suspects:
+    """The trials of one process."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._turn = asyncio.Lock()
+        self._calm = asyncio.Event()
+        self._calm.set()
+
+    async def calm(self) -> None:
+        """Wait while something is tried."""
+        if not self._calm.is_set():
+            await self._calm.wait()
+
+    def deaths(self, consumed: Consumed) -> int:
+        """Return how many processes died in a trial of the message.
+
+        Raises:
+            JournalError: it cannot be told.
+        """
+        return self._journal.trials(_digest(consumed))
+
+    @asynccontextmanager
+    async def trial(self, consumed: Consumed, earlier: int) -> AsyncIterator[None]:
+        """Let a message be handled alone for a while, noted in the journal, after so many earlier trials.
+
+        Raises:
+            JournalError: it cannot be noted.
+        """
+        digest = _digest(consumed)
+        await self._turn.acquire()
+        alone = True
+
+        def over() -> None:
+            nonlocal alone
+            if alone:
+                alone = False
+                self._journal.tried(digest)  # what kills the process from now on may be another one
+                self._calm.set()
+                self._turn.release()
+
+        self._calm.clear()
+        timer = asyncio.get_running_loop().call_later(min(ALONE * 2 ** min(earlier, 10), LONGEST), over)
+        try:
+            self._journal.trial(digest)
+            yield
+        finally:
+            timer.cancel()
+            over()
+
+
+def _digest(consumed: Consumed) -> bytes:
+    named = (consumed.message_id or "").encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(consumed.body, digest_size=16, key=hashlib.blake2b(named, digest_size=16).digest()).digest()

@@ -1,0 +1,192 @@
+"""Webhooks: the life of `mailq webhooks`, from the result exchange to the queues of the endpoints.
+
+The intake consumes its own queue, bound to the result exchange; it makes one event of each document, publishes it
+to the queue of every endpoint that wants it, and acknowledges the document when the broker has confirmed them all. What
+happens from there is each endpoint's own affair (`webhook_line`), so that a slow one holds up nobody else. Intake
+and lines have a connection each and open it anew, with backoff, when it is lost; jobs and mail are never waited for.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mailq.core.events import Context, event_of, is_dry_run
+from mailq.core.hooks import Item, give_up
+from mailq.core.job import InvalidJobError, read_document
+from mailq.core.publication import Consumed, Publication
+from mailq.ports import BrokerError
+from mailq.webhook_line import Lane, Line, Observer, Rules
+
+PREFETCH = 500
+"""Documents of the intake in memory at most."""
+
+AT_ONCE = 100
+"""Documents whose events are confirmed together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much is taken in and how long is waited; sizes in octets, times in seconds."""
+
+    body: int = 100 * 1024 * 1024
+    in_memory: int = 64 * 1024 * 1024
+    reconnect_delay: float = 1
+    reconnect_max: float = 30
+    drain_timeout: float = 30
+
+
+class Intake:
+    """Makes events of documents and hands them to the endpoints' queues, in the order in which they came."""
+
+    def __init__(
+        self, lines: Mapping[str, Line], context: Context, rules: Rules, observer: Observer, bounds: Bounds
+    ) -> None:
+        self.queue = rules.prefix
+        self._lines = tuple(lines.values())
+        self._context = context
+        self._rules = rules
+        self._observer = observer
+        self._bounds = bounds
+
+    async def serve(self, lane: Lane, stopping: asyncio.Event) -> float:
+        """Hand on events until told to stop; returns 0.
+
+        Raises:
+            BrokerError: the lane is lost.
+        """
+        inbox: list[Consumed] = []
+        news = asyncio.Event()
+        in_memory = 0
+
+        def take(consumed: Consumed) -> None:
+            nonlocal in_memory
+            inbox.append(consumed)
+            in_memory += len(consumed.body)
+            lane.hold(held=in_memory > self._bounds.in_memory)
+            news.set()
+
+        ends = [asyncio.create_task(lane.closed()), asyncio.create_task(stopping.wait())]
+        for end in ends:
+            end.add_done_callback(lambda _: news.set())
+        try:
+            await lane.consume(PREFETCH, take)
+            while not any(end.done() for end in ends):
+                if not inbox:
+                    news.clear()
+                    await news.wait()
+                    continue
+                batch = inbox[:AT_ONCE]
+                del inbox[:AT_ONCE]
+                await lane.publish([publication for consumed in batch for publication in self._publications(consumed)])
+                for consumed in batch:
+                    lane.ack(consumed.tag)
+                    in_memory -= len(consumed.body)
+                lane.hold(held=in_memory > self._bounds.in_memory)
+        finally:
+            for end in ends:
+                end.cancel()
+        if not stopping.is_set():
+            raise await lane.closed()
+        return 0.0
+
+    def _publications(self, consumed: Consumed) -> list[Publication]:
+        """Return what to publish for a document: its event for each endpoint that wants it."""
+        try:
+            document = read_document(consumed.body, consumed.content_encoding, self._bounds.body)
+        except InvalidJobError as trouble:
+            return [self._give_up(consumed, trouble.reason)]
+        if is_dry_run(document):
+            return []
+        now = datetime.now(UTC)
+        event = event_of(document, consumed.message_id, self._context, now)
+        if event is None:
+            return [self._give_up(consumed, "has no result of a delivery attempt")]
+        wanting = [line for line in self._lines if line.endpoint.wants(event)]
+        if not wanting:
+            return []
+        item = Item.made_of(event, int(now.timestamp()), again=consumed.redelivered)
+        return [item.publication(line.queue, tries=0) for line in wanting]
+
+    def _give_up(self, consumed: Consumed, reason: str) -> Publication:
+        self._observer.dead("", reason)
+        return give_up(consumed, self._rules.dead, reason)
+
+
+class Webhooks:
+    """Intake and lines together, until `stop` is called; `open_lane` connects for one of their queues."""
+
+    def __init__(
+        self,
+        open_lane: Callable[[str], Awaitable[Lane]],
+        intake: Intake,
+        lines: Mapping[str, Line],
+        observer: Observer,
+        bounds: Bounds,
+    ) -> None:
+        self._open_lane = open_lane
+        self._intake = intake
+        self._lines = lines
+        self._observer = observer
+        self._bounds = bounds
+        self._stopping = asyncio.Event()
+        queues = (intake.queue, *(line.queue for line in lines.values()))
+        self._troubles = dict.fromkeys(queues, "not connected to the broker yet")
+
+    def stop(self) -> None:
+        """Begin to drain: what is under way is finished, the rest stays with the broker."""
+        self._stopping.set()
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why results are not taken or not told; None when they are. An endpoint's own trouble is no reason."""
+        return "draining" if self._stopping.is_set() else next(iter(self._troubles.values()), None)
+
+    async def run(self) -> None:
+        """Work until `stop` is called, through every loss of the broker."""
+        everything: list[Intake | Line] = [self._intake, *self._lines.values()]
+        parts = [asyncio.create_task(self._live(part)) for part in everything]
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+        self._stopping.set()
+        _, late = await asyncio.wait(parts, timeout=self._bounds.drain_timeout)
+        for part in late:
+            part.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for part in parts:
+            if not part.cancelled():
+                part.result()
+
+    async def _live(self, part: Intake | Line) -> None:
+        """Give a part one lane after the other."""
+        pause = self._bounds.reconnect_delay
+        while not self._stopping.is_set():
+            try:
+                lane = await self._open_lane(part.queue)
+            except BrokerError as trouble:
+                self._lost(part.queue, "retrying", trouble)
+                await self._sleep(pause)
+                pause = min(pause * 2, self._bounds.reconnect_max)
+                continue
+            try:
+                if self._troubles.pop(part.queue, None):
+                    self._observer.hooks_broker(part.queue, "connected", "consuming")
+                rest = await part.serve(lane, self._stopping)
+                pause = self._bounds.reconnect_delay
+            except BrokerError as trouble:
+                self._lost(part.queue, "lost", trouble)
+                rest, pause = pause, min(pause * 2, self._bounds.reconnect_max)
+            finally:
+                await lane.close()
+            if isinstance(part, Line) and part.gone:
+                await self._stopping.wait()
+            await self._sleep(rest)
+
+    def _lost(self, queue: str, event: str, trouble: BrokerError) -> None:
+        self._troubles[queue] = str(trouble)
+        self._observer.hooks_broker(queue, event, str(trouble))
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)

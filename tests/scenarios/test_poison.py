@@ -1,0 +1,145 @@
+"""Jobs that nobody can deliver: they cost their own attempts, are put aside with all that is known, and harm no other.
+
+Jobs that end the whole process are in `tests/supervisor/test_deaths.py`.
+"""
+
+import gzip
+from collections import Counter
+
+import orjson
+import pytest
+from support.system import MIME, until
+
+from mailq.core import letters
+from mailq.core.mime import extract
+from mailq.stages import process
+
+
+class InjectedError(Exception):
+    """A bug of mailq, for a test."""
+
+
+@pytest.fixture
+def bug(monkeypatch):
+    """Make the attempt of every job for a recipient that begins with `bug` raise, until the returned switch is off."""
+    sources, switch = process.sources, {"on": True}
+
+    def faulty(job, *rest):
+        if switch["on"] and job.recipient.local.startswith("bug"):
+            raise InjectedError("as injected\r\n")
+        return sources(job, *rest)
+
+    monkeypatch.setattr("mailq.delivery.process.sources", faulty)
+    return switch
+
+
+def bugs_of(mail):
+    """Return the bugs that were seen, and forget them: they are expected."""
+    seen, mail.seen.bugs = mail.seen.bugs, []
+    return seen
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+async def test_a_job_whose_attempts_meet_a_bug_is_put_aside_after_three(system, sink, rabbit, bug, encoding):
+    receiver = await sink()
+    mail = await system(receiver, delivery={"retries": [1]})
+    body = orjson.dumps({"recipient": "bug@a.test", "mime": MIME, "own": [1]})
+    if encoding:
+        body = gzip.compress(body)
+    await rabbit.publish("outbox", body, message_id="one", headers={"mine": "x"}, content_encoding=encoding)
+    for number in range(5):
+        await mail.send(recipient=f"accept+{number}@a.test")
+
+    poison = await rabbit.get("outbox.poison")
+
+    assert poison.headers["x-mailq-reason"] == "3 attempts met a bug of mailq"
+    assert poison.headers["x-mailq-state"] == "process"
+    assert poison.headers["x-mailq-exception"].startswith("InjectedError: as injected")
+    assert poison.headers["x-mailq-delivery-count"] == 0
+    assert (poison.headers["mine"], poison.message_id, poison.content_encoding) == ("x", "one", encoding)
+    document = orjson.loads(gzip.decompress(poison.body) if encoding else poison.body)
+    assert (document["mime"], document["own"]) == (MIME, [1])
+    assert [each["attempt"] for each in document["results"]] == [1, 2, 3]
+    for told in (document["results"][:1], document["results"][:2]):
+        assert (await mail.get("retry"))["results"] == told
+    assert all(each["bug"].startswith("InjectedError: as injected") for each in document["results"])
+    assert {(each["state"], each["result"], each["code"]) for each in document["results"]} == {
+        ("process", "error", 451)
+    }
+    await rabbit.wait_for_count("success", 5)
+    await mail.stop()
+    assert [type(each) for each in bugs_of(mail)] == [InjectedError] * 3
+    assert mail.seen.poison == ["3 attempts met a bug of mailq"]
+    ends = Counter(mail.seen.ends)
+    assert (ends["rescheduled"], ends["poisoned"], ends["success"]) == (2, 1, 5)
+    assert await rabbit.count("outbox") == await rabbit.count("failures") == 0
+
+
+async def test_a_job_that_was_put_aside_is_delivered_when_requeued_after_the_repair(system, sink, rabbit, bug):
+    receiver = await sink()
+    mail = await system(receiver, worker={"poison_after": 1})
+    await mail.send(recipient="bug@a.test", id="one")
+    poison = await rabbit.get("outbox.poison")
+    assert len(bugs_of(mail)) == 1
+
+    bug["on"] = False
+    await rabbit.publish("outbox", poison.body, message_id=poison.message_id)
+
+    assert (await mail.get("success"))["results"][-1]["attempt"] == 2
+    assert len(receiver.messages) == 1
+
+
+async def test_a_bug_outside_the_attempt_gives_the_job_back_and_in_the_end_puts_it_aside(
+    system, sink, rabbit, monkeypatch
+):
+    settle = letters.settle
+
+    def faulty(job, *rest):
+        if job.recipient.local.startswith("bug"):
+            raise InjectedError("while settling")
+        return settle(job, *rest)
+
+    monkeypatch.setattr(letters, "settle", faulty)
+    receiver = await sink()
+    mail = await system(receiver)
+    await mail.send(recipient="bug@a.test", id="one")
+    await mail.send(recipient="accept@a.test", id="two")
+
+    poison = await rabbit.get("outbox.poison")
+
+    assert poison.headers["x-mailq-reason"] == "mailq met a bug while it handled the message"
+    assert poison.headers["x-mailq-exception"] == "InjectedError: while settling"
+    assert poison.headers["x-mailq-delivery-count"] == 2
+    await mail.get("success")
+    await mail.stop()
+    assert len(bugs_of(mail)) == 3
+    assert Counter(mail.seen.ends) == {"returned": 2, "poisoned": 1, "success": 1}
+    assert Counter(each.recipient for each in receiver.messages) == {"bug@a.test": 1, "accept@a.test": 1}
+
+
+async def test_a_job_that_was_handed_out_often_is_tried_alone_and_delivered(system, sink, rabbit, monkeypatch):
+    """A connection lost again and again makes every job look suspect; all are innocent."""
+    stumbles = Counter()
+
+    def stumbling(text):
+        stumbles["all"] += 1
+        return extract(text)
+
+    receiver = await sink()
+    mail = await system(receiver, worker={"poison_after": 1, "drain_timeout": 5})
+    channel = await rabbit.channel()
+    monkeypatch.setattr("mailq.delivery.extract", stumbling)
+    await mail.stop()
+    for number in range(20):
+        await mail.send(recipient=f"accept+{number}@a.test", id=str(number))
+    for _ in range(2):
+        held = [await (await channel.get_queue("outbox", ensure=False)).get() for _ in range(20)]
+        for message in held:
+            await message.reject(requeue=True)
+    mail = await system(receiver, worker={"poison_after": 1, "drain_timeout": 5})
+
+    await rabbit.wait_for_count("success", 20)
+
+    assert stumbles["all"] == len(receiver.messages) == 20
+    assert await rabbit.count("outbox.poison") == 0
+    await until(lambda: Counter(mail.seen.ends) == {"success": 20})

@@ -1,0 +1,106 @@
+"""The books count doctored records right: a missing, a lost, a doubled one, marked, unmarked and undue."""
+
+from collections import Counter
+
+import pytest
+
+from mailq.lab.torture.books import Books, Tally
+from mailq.lab.torture.plan import KINDS, Disaster, Job
+
+JOBS = tuple(Job(f"tx00000-{index:02d}", grey=False) for index in range(3))
+FIRST, SECOND, THIRD = (job.identity for job in JOBS)
+
+
+def books(kind="kill-before-answer", *, taken=(), finals=None, doubted=(), unsure=(), poisoned=()):
+    """Records of one disaster whose three jobs were all delivered once, then doctored."""
+    good = {job.identity: [True] for job in JOBS}
+    return Books(
+        [Disaster(0, KINDS[kind], JOBS, 0)],
+        Counter([FIRST, SECOND, THIRD, *taken]),
+        good | (finals or {}),
+        frozenset(doubted),
+        frozenset(unsure),
+        frozenset(poisoned),
+    )
+
+
+def test_all_is_well():
+    assert books().total() == Tally(disasters=1, jobs=3)
+    assert books().total().holds
+
+
+def test_a_double_that_is_marked():
+    records = books(taken=[SECOND], doubted=[SECOND])
+    assert records.total() == Tally(1, 3, doubled=1, in_doubt=1)
+    assert records.total().holds
+
+
+def test_a_double_that_is_not_marked():
+    records = books(taken=[SECOND, SECOND], doubted=[FIRST])
+    assert records.total() == Tally(1, 3, doubled=1, doubled_unmarked=1, in_doubt=1)
+    assert not records.total().holds
+    assert records.suspects(records.disasters[0]) == [SECOND]
+
+
+@pytest.mark.parametrize(("kind", "job", "undue"), [
+    ("amqp-cut", FIRST, 1), ("amqp-cut", SECOND, 1), ("kill-publish", FIRST, 1), ("kill-publish", SECOND, 0),
+    ("kill-before-answer", FIRST, 0), ("receiver-crash", SECOND, 0),
+])  # fmt: skip
+def test_a_mark_excuses_only_where_nobody_can_know(kind, job, undue):
+    records = books(kind, taken=[job], doubted=[job])
+    assert records.total() == Tally(1, 3, doubled=1, doubled_undue=undue, in_doubt=1)
+    assert records.total().holds is not bool(undue)
+    assert records.suspects(records.disasters[0]) == [job] * undue
+
+
+def test_a_job_that_nobody_took_and_nobody_told_of():
+    records = books(finals={THIRD: []})
+    records.taken[THIRD] = 0
+    assert records.total() == Tally(1, 3, lost=1, results_missing=1)
+    assert not records.total().holds
+
+
+def test_a_job_that_was_taken_but_not_told_of():
+    assert books(finals={THIRD: []}).total() == Tally(1, 3, results_missing=1)
+
+
+def test_a_job_that_is_said_to_be_delivered_but_was_not_taken():
+    records = books()
+    records.taken[SECOND] = 0
+    assert records.total() == Tally(1, 3, lost=1)
+
+
+def test_a_job_given_up_although_nothing_was_wrong_with_it():
+    assert books(finals={SECOND: [False]}).total() == Tally(1, 3, lost=1)
+
+
+def test_two_results_are_counted_and_forgiven():
+    records = books(finals={SECOND: [True, True]})
+    assert records.total() == Tally(1, 3, results_doubled=1)
+    assert records.total().holds
+
+
+def test_what_was_perhaps_never_published_proves_nothing():
+    records = books(finals={THIRD: []}, unsure=[THIRD])
+    records.taken[THIRD] = 0
+    assert records.total() == Tally(1, 2)
+
+
+def test_a_job_that_was_put_aside_is_that_and_nothing_else():
+    records = books(finals={THIRD: []}, poisoned=[THIRD])
+    records.taken[THIRD] = 0
+    assert records.total() == Tally(1, 3, poisoned=1)
+    assert not records.total().holds
+    assert records.suspects(records.disasters[0]) == [THIRD]
+
+
+def test_kinds_add_up():
+    one, other = (Disaster(number, KINDS[kind], (job,), 0) for number, (kind, job) in enumerate(
+        [("kill-ack", JOBS[0]), ("smtp-cut", JOBS[1])]
+    ))  # fmt: skip
+    records = Books([one, other, one], Counter({FIRST: 1, SECOND: 2}), {FIRST: [True], SECOND: [True]})
+    assert records.by_kind() == {
+        "kill-ack": Tally(2, 2),
+        "smtp-cut": Tally(1, 1, doubled=1, doubled_unmarked=1),
+    }
+    assert records.total() == Tally(3, 3, doubled=1, doubled_unmarked=1)
