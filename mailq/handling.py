@@ -29,6 +29,9 @@ from mailq.ports import Broker, BrokerError, Journal, Observer
 from mailq.settlement import Settlement
 from mailq.suspects import DEADLY, Suspects
 
+AGAIN = frozenset({letters.RETURNED, letters.REQUEUED})
+"""Headers of a job that may have been handed over before, though it is not marked as redelivered."""
+
 ELSEWHERE = 5.0
 """Seconds for which a job goes away that another process is just working on."""
 
@@ -160,7 +163,7 @@ class Handling:
             await self._settlement.park(broker, consumed, job)
             broker.ack(consumed.tag)
             return End.PARKED
-        again = consumed.redelivered or job.attempt > 1 or letters.RETURNED in consumed.headers
+        again = consumed.redelivered or job.attempt > 1 or not AGAIN.isdisjoint(consumed.headers)
         flight = self._flights.adopt(job, broker) if consumed.redelivered else None
         if flight is None and again and (end := await self._repeat(case, job)) is not None:
             return end

@@ -192,6 +192,7 @@ class Supervisor:
         code = await self._end_of(child)
         self._children[index] = None
         await child.line.aclose()
+        self._fleet.died(index)
         freed = self._table.forget(index)
         clean = self._stopping.is_set() and code == 0
         self._logger.log(

@@ -144,6 +144,10 @@ UNNAMED = "x-mailq-unnamed"
 """AMQP header of a job whose message id is mailq's own digest, which equal jobs share."""
 
 
+REQUEUED = "x-mailq-requeued"
+"""AMQP header of a job that somebody put back from the poison queue: it may have been handed over before."""
+
+
 def postpone(job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
     """Return the publication for a job that the traffic limits send away until `until`, no attempt made."""
     pin = job.nextattempt.ip if job.nextattempt else None

@@ -125,7 +125,7 @@ async def test_requeue_moves_what_was_asked_for_and_nothing_else(poison, queue, 
     messages = await rabbit.get_many("outbox", 2)
     assert [each.message_id for each in messages] == ["b", "d"]
     assert json.loads(messages[0].body) == {"recipient": "b@a.test"}
-    assert messages[0].headers == {"traceparent": "00-1", "x-delivery-count": 0}
+    assert messages[0].headers == {"traceparent": "00-1", "x-delivery-count": 0, "x-mailq-requeued": 1}
 
 
 async def test_a_message_without_an_id_is_named_by_its_digest(poison, rabbit):
@@ -228,7 +228,10 @@ async def test_show_of_what_the_broker_dead_lettered(poison, rabbit):
     assert out.splitlines()[1].split()[1].endswith("s")
     assert (await poison("requeue", "4711"))[0] == 0
     message = await rabbit.get("outbox")
-    assert (message.body, message.headers) == (json.dumps(body).encode(), {"x-delivery-count": 0})
+    assert (message.body, message.headers) == (
+        json.dumps(body).encode(),
+        {"x-delivery-count": 0, "x-mailq-requeued": 1},
+    )
 
 
 @pytest.mark.parametrize("words", ["requeue", "drop a --all", "show", "show a b", "list a", "list --all", "eat"])

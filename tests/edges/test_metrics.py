@@ -157,6 +157,7 @@ def test_a_process_that_died_gives_back_what_it_had_in_flight():
     fleet, returned, drift = Fleet(1), ("mailq_ended_total", (("end", "returned"),)), ("mailq_drift", ())
 
     first = mailq_only(fleet.page({0: over_the_line(busy(2))}, {}))
+    fleet.died(0)
     fleet.restarted(0)
     last = mailq_only(fleet.page({0: over_the_line(busy(1))}, {}))
 
@@ -336,9 +337,12 @@ def test_counters_of_all_never_fall_though_processes_come_and_go():
 
     first = mailq_only(fleet.page({0: over_the_line(busy(2)), 1: over_the_line(busy(3))}, {}))
     silent = mailq_only(fleet.page({0: over_the_line(busy(2))}, {}))
+    fleet.died(1)
     fleet.restarted(1)
     again = mailq_only(fleet.page({0: over_the_line(busy(2)), 1: over_the_line(busy(1))}, {}))
+    fleet.died(1)
     fleet.restarted(1)
+    fleet.died(1)
     fleet.restarted(1)
     last = mailq_only(fleet.page({}, {}))
 
@@ -376,7 +380,7 @@ def test_limits_that_are_not_kept_are_counted(metrics):
 
 def test_a_worker_that_gives_no_sign_of_life_is_not_alive(metrics, monkeypatch):
     now = time.monotonic()
-    monkeypatch.setattr("mailq.edges.metrics.monotonic", lambda: now)
+    monkeypatch.setattr("mailq.edges.metrics.process.monotonic", lambda: now)
     metrics.flight(0, 0)
     assert metrics.heartbeat.trouble() is None
     now += SILENCE

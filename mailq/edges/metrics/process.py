@@ -1,21 +1,16 @@
-"""Metrics: what worker processes count, for Prometheus to scrape.
+"""What one worker process counts, for Prometheus to scrape.
 
 The hot path only adds to plain numbers; prometheus_client sees them when a scrape asks
 (`Metrics.collect`), because its own counters take a lock for each increment. Everything runs on
 one event loop, so plain numbers are safe. Label values come from the enums of `core` and from the
 fixed names below, never from a domain, a host or an address: whoever sends or receives mail
-cannot grow the number of series.
-
-`Metrics` is one process. Under a supervisor each process hands over a `snapshot` and `Fleet` makes one
-page of them: counters, histograms, jobs and sessions are summed; what is true or false of a process
-(connected, blocked, stalled, up) keeps a series for each, labelled `process`. What the figures mean
-for an operator is decided in `etc/prometheus/alerts.yml`, not here.
+cannot grow the number of series. Under a supervisor each process hands over a `snapshot` (see
+`fleet`). What the figures mean for an operator is decided in `etc/prometheus/alerts.yml`, not here.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -23,7 +18,6 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
-    GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
@@ -35,6 +29,7 @@ from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
+from mailq.edges.metrics.families import amounts, counter, gauge, labelled
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Upper bounds of the duration buckets in seconds: from a local answer to the longest SMTP timeout."""
@@ -130,6 +125,7 @@ class Metrics(Collector):
         self._bugs = 0
         self._jobs = 0
         self._sessions = 0
+        self._drift = 0
         self._connected = False
         self._blocked = False
         self._lost = False
@@ -165,11 +161,6 @@ class Metrics(Collector):
     def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:  # noqa: ARG002
         """Note how the journal is."""
         self._writable, self._journal = trouble is None, stats
-
-    @property
-    def drift(self) -> int:
-        """Messages consumed that have neither ended nor are in flight; anything but 0 is a bug."""
-        return self._consumed - sum(self._ends.values()) - self._jobs
 
     def died(self) -> None:
         """Note that the process is gone: what it had in flight is the broker's again."""
@@ -210,6 +201,7 @@ class Metrics(Collector):
     def flight(self, jobs: int, sessions: int) -> None:
         """Note the jobs being worked on and the SMTP connections open; the worker tells it every second."""
         self._jobs, self._sessions = jobs, sessions
+        self._drift = self._consumed - sum(self._ends.values()) - jobs
         self.heartbeat.beat()
 
     def stalled(self, *, stalled: bool) -> None:
@@ -227,7 +219,7 @@ class Metrics(Collector):
             "singles": [self._expired, self._parked, self._poisoned, self._bugs, self._reconnects, self._consumed],
             "journal": [self._journal.octets, self._journal.records, self._journal.corrupt],
             "durations": [[*durations.counts, durations.total] for durations in self._durations.values()],
-            "amounts": [self._jobs, self._sessions],
+            "amounts": [self._jobs, self._sessions, self._drift],
             "states": [self._connected, self._blocked, self._stalled, self._writable],
         }
 
@@ -252,30 +244,30 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family as it stands now; called by the registry for each scrape."""
         yield from self.counters()
-        yield from _amounts(self._jobs, self._sessions, self.drift)
+        yield from amounts(self._jobs, self._sessions, self._drift)
         for (name, text), value in zip(
             STATES, (self._connected, self._blocked, self._stalled, self._writable), strict=True
         ):
-            yield _gauge(name, text, value)
+            yield gauge(name, text, value)
 
     def counters(self) -> Iterator[Metric]:
         """Yield the families that only grow."""
         yield self._attempts_family()
         yield self._durations_family()
-        yield _labelled("verdicts", "Results by what they mean.", "outcome", self._verdicts)
-        yield _labelled("published", "Publications that the broker confirmed.", "key", self._published)
-        yield _labelled("broker_events", "What happened to the connection to the broker.", "event", self._events)
-        yield _counter("expired", "Jobs given up because their time or their attempts ran out.", self._expired)
-        yield _counter("parked", "Jobs that were not due and went back without an attempt.", self._parked)
-        yield _counter("poisoned", "Messages that are no job, moved to the poison queue.", self._poisoned)
-        yield _counter("consumed", "Messages that came from the outbox.", self._consumed)
-        yield _labelled("ended", "Messages that came, by what became of them.", "end", self._ends)
-        yield _counter("journal_octets", "Octets written to the journal.", self._journal.octets)
-        yield _counter("journal_records", "Records written to the journal.", self._journal.records)
-        yield _counter("journal_corrupt", "Damaged journal files that were found.", self._journal.corrupt)
-        yield _counter("bugs", "Things that the code does not foresee; each has a log line `bug`.", self._bugs)
-        yield _counter("broker_reconnects", "Connections made after one was lost.", self._reconnects)
-        yield _counter(
+        yield labelled("verdicts", "Results by what they mean.", "outcome", self._verdicts)
+        yield labelled("published", "Publications that the broker confirmed.", "key", self._published)
+        yield labelled("broker_events", "What happened to the connection to the broker.", "event", self._events)
+        yield counter("expired", "Jobs given up because their time or their attempts ran out.", self._expired)
+        yield counter("parked", "Jobs that were not due and went back without an attempt.", self._parked)
+        yield counter("poisoned", "Messages put aside in the poison queue.", self._poisoned)
+        yield counter("consumed", "Messages that came from the outbox.", self._consumed)
+        yield labelled("ended", "Messages that came, by what became of them.", "end", self._ends)
+        yield counter("journal_octets", "Octets written to the journal.", self._journal.octets)
+        yield counter("journal_records", "Records written to the journal.", self._journal.records)
+        yield counter("journal_corrupt", "Damaged journal files that were found.", self._journal.corrupt)
+        yield counter("bugs", "Things that the code does not foresee; each has a log line `bug`.", self._bugs)
+        yield counter("broker_reconnects", "Connections made after one was lost.", self._reconnects)
+        yield counter(
             "limits_overflows", "Times that a limit was not kept because the table of limits is full.", self.overflows
         )
 
@@ -301,109 +293,6 @@ class Metrics(Collector):
         return family
 
 
-class Fleet(Collector):
-    """The page of all worker processes of a supervisor, by their index from 0.
-
-    What a process has counted stays in the sums when it does not answer, and when it is gone: a
-    counter that falls would look like a restart of everything. What it counted between its last
-    answer and its death is lost.
-    """
-
-    def __init__(self, processes: int) -> None:
-        self.overflows = 0
-        self._gone = Metrics()
-        self._last: dict[int, Snapshot] = {}
-        self._now: Mapping[int, Snapshot] = {}
-        self._restarts = dict.fromkeys(range(processes), 0)
-        self._processes: dict[str, ProcessCollector] = {}
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-
-    def restarted(self, index: int) -> None:
-        """Note that a new process begins in the place of one that is gone."""
-        self._restarts[index] += 1
-        if (last := self._last.pop(index, None)) is not None:
-            self._gone.merge(last)
-            self._gone.died()
-
-    def page(self, answers: Mapping[int, Snapshot], pids: Mapping[str, int]) -> tuple[str, bytes]:
-        """Return the Prometheus text format: content type and body.
-
-        `answers` are the snapshots of the processes that gave one, `pids` the processes to show the
-        memory, time and descriptors of.
-        """
-        self._now = answers
-        self._last.update(answers)
-        self._processes = {name: ProcessCollector(pid=partial(int, pid), registry=None) for name, pid in pids.items()}
-        return CONTENT_TYPE_LATEST, generate_latest(self._registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every family as it stands now; called by the registry for each scrape."""
-        total = Metrics()
-        total.overflows = self.overflows
-        for snapshot in (self._gone.snapshot(), *self._last.values()):
-            total.merge(snapshot)
-        yield from total.counters()
-        jobs, sessions = (sum(each["amounts"][place] for each in self._now.values()) for place in (0, 1))
-        yield from _amounts(jobs, sessions, sum(_drift(each) for each in self._now.values()))
-        for place, (name, text) in enumerate(STATES):
-            yield _each(name, text, {index: each["states"][place] for index, each in self._now.items()})
-        up = {index: index in self._now for index in self._restarts}
-        yield _each("process_up", "1 while the worker process answers.", up)
-        restarts = CounterMetricFamily("mailq_process_restarts", "Worker processes begun anew.", labels=["process"])
-        for index, count in self._restarts.items():
-            restarts.add_metric([str(index)], count)
-        yield restarts
-        yield from _resources(self._processes)
-
-
-def _resources(processes: Mapping[str, ProcessCollector]) -> Iterator[Metric]:
-    """Yield memory, time and descriptors of processes in one family each, labelled `process`."""
-    families: dict[str, Metric] = {}
-    for process, collector in processes.items():
-        for family in collector.collect():
-            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            for sample in family.samples:
-                whole.add_sample(sample.name, {"process": process}, sample.value)
-    yield from families.values()
-
-
-def _drift(snapshot: Snapshot) -> int:
-    """Return the drift of one process."""
-    process = Metrics()
-    process.merge(snapshot)
-    process.flight(*snapshot["amounts"])
-    return process.drift
-
-
-def _amounts(jobs: int, sessions: int, drift: int) -> Iterator[Metric]:
-    yield _gauge("drift", "Messages consumed that neither ended nor are in flight; anything but 0 is a bug.", drift)
-    yield _gauge("in_flight", "Jobs being worked on.", jobs)
-    yield _gauge("sessions", "SMTP connections open.", sessions)
-
-
-def _each(name: str, text: str, values: Mapping[int, bool]) -> Metric:
-    family = GaugeMetricFamily(f"mailq_{name}", text, labels=["process"])
-    for index, value in values.items():
-        family.add_metric([str(index)], value)
-    return family
-
-
 def _possible(state: State, kind: Kind) -> bool:
     """Tell whether an attempt can end so: only a `message` is ever accepted, or the recipient of a dry run."""
     return kind is not Kind.ACCEPTED or state in {State.MESSAGE, State.RCPTTO}
-
-
-def _counter(name: str, text: str, value: int) -> Metric:
-    return CounterMetricFamily(f"mailq_{name}", text, value=value)
-
-
-def _gauge(name: str, text: str, value: int) -> Metric:
-    return GaugeMetricFamily(f"mailq_{name}", text, value=value)
-
-
-def _labelled(name: str, text: str, label: str, values: Mapping[Any, int]) -> Metric:
-    family = CounterMetricFamily(f"mailq_{name}", text, labels=[label])
-    for value, count in values.items():
-        family.add_metric([str(value)], count)
-    return family
