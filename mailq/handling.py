@@ -234,7 +234,7 @@ class Handling:
     async def _land(self, case: Case, job: Job, flight: Flight) -> End:
         """Settle the attempt, unless none was made or the job came again and its new handler settles it."""
         try:
-            ending = await asyncio.shield(flight.ending)
+            ending = flight.ending.result() if flight.ending.done() else await asyncio.shield(flight.ending)
         except asyncio.CancelledError:
             self._flights.end(flight)
             if not flight.ending.cancelled():

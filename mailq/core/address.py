@@ -49,6 +49,10 @@ class Address:
         return f"{self.local}@{self.domain}"
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:
     """Return the address written in `text`.
 
@@ -58,7 +62,7 @@ def parse_address(text: str) -> Address:
     if len(text) > MAX_PATH + 1:  # a final dot does not count; nothing longer is worth a look
         raise AddressError(f"is longer than {MAX_PATH} octets")
     local, at, domain = text.rpartition("@")
-    if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
+    if _CONTROL.search(text):
         raise AddressError("has a control character")
     if not at or not local or not domain:
         raise AddressError("is not of the form local@domain")

@@ -18,4 +18,6 @@ def choose(sources: Sequence[Source], target: Target, rng: Random, pinned: str |
     if not fitting:
         family = "IPv6" if target.ipv6 else "IPv4"
         raise Failure(State.BIND, Kind.ERROR, f"no {family} source address to reach {target.ip}")
+    if len(fitting) == 1:
+        return fitting[0]
     return next((source for source in fitting if pinned and source.ip == pinned), None) or rng.choice(fitting)
