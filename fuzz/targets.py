@@ -121,8 +121,10 @@ def refused(error: InvalidJobError, consumed: Consumed) -> list[Publication]:
     failure = Failure(State.PROCESS, Kind.INVALID, error.reason, pointer=error.pointer)
     result = failed(Trail(), failure, time=NOW, attempt=1)
     told(result)
-    document = letters.with_result(error.document, result, Verdict(Outcome.FAILURE))
-    publications = list(letters.report(document, Outcome.FAILURE, Names(), consumed, None, extracted=None))
+    verdict = Verdict(Outcome.FAILURE)
+    document = letters.with_result(error.document, result, verdict)
+    told_to_all = letters.report(document, verdict, Names(), consumed, None, message_id=None, extracted=None)
+    publications = list(told_to_all)
     for publication in publications:
         orjson.loads(publication.body)
     return publications
