@@ -132,9 +132,9 @@ def _exchange(config: RabbitConfig) -> Object:
         "description": "Every result, once. Bind a queue of your own to get a copy of what you want.",
         "parameters": {
             "key": {
-                "description": "Its first word is `success`, `failure` or `retry`, and others may follow after dots:"
-                " bind with `success.#`, `failure.#`, `retry.#`.",
-                "examples": ["success", "failure", "retry"],
+                "description": "`success`, or `failure` or `retry` followed by category and number of the bounce"
+                " class: `failure.hard.10`, `retry.soft.22`. Bind with `success.#`, `failure.#`, `failure.hard.#`.",
+                "examples": ["success", "failure.hard.10", "retry.soft.22"],
             }
         },
         "messages": {"result": _ref("components", "messages", "result")},

@@ -196,6 +196,8 @@ class Log:
             line["expired"] = True
         if result.in_doubt:
             line["in_doubt"] = True
+        if result.redelivered:
+            line["redelivered"] = True
         for name in ("mta", "from", "to"):
             if name in facts:
                 line[name] = str(facts[name])[:MAX_TEXT]
