@@ -97,7 +97,11 @@ def _odd(code: int, status: str) -> bool:
 
 
 def _fallback(state: State, kind: Kind, code: int) -> bool:
-    """Tell whether another target may help, or another server than those that the DNS does not tell."""
+    """Tell whether another target may help, or another server than those that the DNS does not tell.
+
+    Trouble of the connection moves on, up to and including 421 anywhere (RFC 5321 section 3.8); an
+    answer about the sender, the recipient, the message or the login does not.
+    """
     if state is State.DNS:
         return code // 100 == 4
     if kind is not Kind.ERROR or code == 421:

@@ -1,9 +1,8 @@
-"""Where to connect, in which order, and whether another target may help. Pure."""
+"""Where to connect, and from where. Pure."""
 
 from dataclasses import dataclass, field
 
-from mailq.core.failure import Failure
-from mailq.core.states import AUTH_STATES, ORDER, Kind, State, Word
+from mailq.core.states import Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +67,3 @@ class Route:
     def __hash__(self) -> int:
         """Return the hash of all that is compared."""
         return self._hash
-
-
-def try_next(failure: Failure, *, in_doubt: bool) -> bool:
-    """Tell whether the next target of the same attempt may take what this one did not.
-
-    Trouble of the connection moves on, up to and including 421 anywhere (RFC 5321 section 3.8);
-    an answer about the sender, the recipient, the message or the login does not. A message that may
-    have been taken already is never offered to another target.
-    """
-    if in_doubt and failure.reply is None:
-        return False
-    if failure.kind is not Kind.ERROR or (failure.reply and failure.reply.closing):
-        return ORDER[failure.state] >= ORDER[State.BIND]
-    return ORDER[State.BIND] <= ORDER[failure.state] < ORDER[State.MAILFROM] and failure.state not in AUTH_STATES
