@@ -190,24 +190,14 @@ class Log:
             "attempt": result.attempt,
             "outcome": verdict.outcome,
         }
-        if verdict.at is not None:
-            line["next"] = format_time(verdict.at)
-        if verdict.expired:
-            line["expired"] = True
-        if result.in_doubt:
-            line["in_doubt"] = True
-        if result.redelivered:
-            line["redelivered"] = True
+        if result.redelivered or not result.accepted:
+            line.update(_particulars(result, verdict))
         for name in ("mta", "from", "to"):
             if name in facts:
                 line[name] = str(facts[name])[:MAX_TEXT]
         protocol = facts.get("cipher", {}).get("protocol")
         if protocol:
             line["tls"] = protocol
-        if verdict.flags.strange:
-            line["strange"] = True
-        if verdict.why:
-            line["why"] = verdict.why
         line["ms"] = round(sum(result.timing.values()), 1)
         self._write(self._render(None, "info", line))  # not through structlog, which costs as much as all this
 
@@ -264,6 +254,19 @@ class Log:
         if self._stalled and not stalled:
             self.logger.info("resumed", detail="jobs are delivered to this worker again")
         self._stalled = stalled
+
+
+def _particulars(result: Result, verdict: Verdict) -> Event:
+    """Return what only some attempts have: what was decided and why, and what is odd about them."""
+    known = {
+        "next": format_time(verdict.at) if verdict.at else None,
+        "why": verdict.why,
+        "expired": verdict.expired,
+        "in_doubt": result.in_doubt,
+        "redelivered": result.redelivered,
+        "strange": verdict.flags.strange,
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 class _Libraries(logging.Handler):
