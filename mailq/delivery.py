@@ -61,7 +61,8 @@ class _Ending(NamedTuple):
 class _Errand:
     """One attempt's job with what was made ready for the wire.
 
-    `source` is the one in use; `earlier` are endings without the smarthost that the errand falls back to.
+    `source` is the one in use; `earlier` are endings without the smarthost that the errand falls back to;
+    `departed` tells that it has had its turn to leave where a rate is limited.
     """
 
     job: Job
@@ -73,6 +74,7 @@ class _Errand:
     smarthost: Smarthost | None = None
     hosts: tuple[str, ...] = ()
     targets: Sequence[Target] = ()
+    departed: bool = False
     source: Source | None = None
     earlier: tuple[_Ending, ...] = ()
 
@@ -228,7 +230,8 @@ class Delivery:
             held = await self._session(trail, route, allowance)
             session = held.session
             try:
-                if allowance.message_rate:
+                if allowance.message_rate and not errand.departed:
+                    errand.departed = True  # once: a stale session or another target must not cost a second turn
                     await self._pool.depart(allowance.message_rate_key, allowance.message_rate)
                 mail = mail_from(job.envelope, job.recipient, errand.content, job.dsn, session.offered)
                 rcpt = rcpt_to(job.recipient, job.dsn, session.offered)
