@@ -165,6 +165,28 @@ async def test_a_retried_job_of_which_there_are_two_copies_is_mailed_once(system
     assert await rabbit.count("success") == await rabbit.count("outbox") == 0
 
 
+async def test_of_two_copies_one_refused_and_one_taken_only_one_goes_on(system, sink, rabbit):
+    receiver = await sink()
+    earlier = {"state": "rcptto", "result": "error", "time": "2026-01-01 00:00:00", "attempt": 1, "code": 450}
+    document = {
+        "recipient": "greylist-1@a.test",
+        "mime": MIME,
+        "results": [earlier | {"status": "4", "description": "-"}],
+    }
+    delivery = {"retries": [1], "greylist_retry": 0}
+    mail, other = await system(receiver, delivery=delivery), await system(receiver, delivery=delivery)
+    for _ in range(2):
+        await rabbit.publish("outbox", orjson.dumps(document), message_id="one")
+
+    await rabbit.wait_for_count("success", 1, deadline=30)
+    await until(lambda: Counter(mail.seen.ends + other.seen.ends)["repeated"] == 1, 30)
+
+    await asyncio.gather(mail.stop(), other.stop())
+    assert len(receiver.messages) == 1
+    assert await rabbit.count("success") == 1
+    assert await rabbit.count("outbox") == 0
+
+
 async def test_equal_jobs_without_an_id_are_as_many_messages_whatever_they_meet(system, sink, rabbit):
     """They are postponed by a limit, retried after a refusal, and handed out anew by the broker."""
     receiver = await sink()
