@@ -17,6 +17,7 @@ from support.system import MIME, Seen
 from mailq.config import Config
 from mailq.core.publication import Publication
 from mailq.edges.amqp.broker import Broker
+from mailq.edges.journal import FileJournal
 from mailq.edges.shared import SharedTable
 from mailq.lab.sink import Sink
 from mailq.ports import BrokerError
@@ -68,7 +69,7 @@ async def told(cluster, queue, wanted):
     return found
 
 
-async def test_without_a_majority_nothing_is_confirmed_and_nothing_is_lost(cluster):
+async def test_without_a_majority_nothing_is_confirmed_and_nothing_is_lost(cluster, tmp_path):
     async with Sink() as receiver, AsyncExitStack() as stack:
         settings = config(cluster, receiver)
         observer = Remembering()
@@ -77,7 +78,7 @@ async def test_without_a_majority_nothing_is_confirmed_and_nothing_is_lost(clust
         recipients = [f"slow-50+{number}@a.test" for number in range(JOBS)]
         await publish(cluster, [{"recipient": each, "mime": MIME, "id": each} for each in recipients])
         seen = Seen()
-        worker = build(settings, seen, SharedTable.create(1))
+        worker = build(settings, seen, SharedTable.create(1), FileJournal(str(tmp_path), settings.journal, 0))
         working = asyncio.create_task(worker.run())
         await until(lambda: len(receiver.messages) > 10)
 

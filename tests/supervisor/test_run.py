@@ -79,7 +79,9 @@ async def test_a_process_killed_under_load_is_replaced_and_no_job_is_lost(start,
     doubtful = [orjson.loads(each.body) for each in await rabbit.get_many("retry", await rabbit.count("retry"))]
     assert all(document["results"][0]["in_doubt"] for document in doubtful)
     assert len(doubtful) <= 4  # those whose final answer it awaited; they are tried again when it is time
-    assert Counter([*told, *(document["recipient"] for document in doubtful)]) == Counter([*recipients, *more])
+    everyone = [*told, *(document["recipient"] for document in doubtful)]
+    assert set(everyone) == {*recipients, *more}
+    assert len(everyone) - 200 <= 8  # it may have died with a result published and not confirmed: then it is told again
     assert taken(receiver) == Counter([*recipients, *more])
     assert await rabbit.count("outbox") == 0
 

@@ -32,7 +32,8 @@ from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
 from mailq.smtp.pool import Pool
 from mailq.traffic.governor import Governor
-from mailq.wiring import policy_of, timeouts_of
+from mailq.wiring import meaning_of, policy_of, timeouts_of
+from support.dialogue import Leave
 
 DEADLINE = 10.0
 """Seconds in which a client must have done what is waited for."""
@@ -152,6 +153,7 @@ class Mailer:
             HostSources(config.sources, config.delivery.ehlo),
             Governor([]),
             self.pool,
+            meaning_of(config),
             self,
             lambda: datetime.now(UTC),
             Random(0),
@@ -163,7 +165,7 @@ class Mailer:
     async def send(self, **properties: Any) -> Result:
         """Return the result of an attempt for a job with these properties."""
         job = {"recipient": "b@b.test", "envelope": "a@a.test", "mime": "Subject: x\n\nhi\n"} | properties
-        made = await self._delivery.attempt(Job.parse(orjson.dumps(job), limit=10_000_000), Trail())
+        made = await self._delivery.attempt(Job.parse(orjson.dumps(job), limit=10_000_000), Trail(), Leave())
         assert not isinstance(made, Postponed)
         return made
 

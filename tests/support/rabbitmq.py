@@ -23,6 +23,7 @@ server: to delete one full of quorum queues takes longer than most tests.
 
 import asyncio
 import itertools
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ from mailq.lab.rabbitmq import PrivateRabbit
 
 DEADLINE = 20.0
 """Seconds that helpers wait for what a test expects."""
+
+PER_NODE = 120
+"""Virtual hosts after which the server begins with nothing again."""
 
 _BATCH = 20
 _REFILL = """
@@ -77,13 +81,23 @@ class VirtualHosts:
 
     server: PrivateRabbit
     _fresh: list[str] = field(default_factory=list)
+    _batches: int = -1
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def take(self) -> str:
         if not self._fresh:
+            self._start_anew_at_times()
             self._fresh = [f"test-{next(self._numbers)}" for _ in range(_BATCH)]
             self.server.ctl("eval", _REFILL % ", ".join(f'"{name}"' for name in self._fresh))
         return self._fresh.pop()
+
+    def _start_anew_at_times(self) -> None:
+        """Each virtual host has its quorum queues and their files: hundreds of them are more than a node can open."""
+        self._batches += 1
+        if self._batches % (PER_NODE // _BATCH) == 0:
+            self.server.kill()
+            shutil.rmtree(self.server.directory)
+            self.server.start()
 
 
 @dataclass
