@@ -383,16 +383,25 @@ def test_only_the_owner_may_read(keep, home):
     assert {stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()} == {0o600}
 
 
-def test_a_clean_end_leaves_nothing_but_what_is_open(keep, home):
-    done, left, journal = keep(), keep(), keep()
+def test_what_was_settled_outlives_a_clean_end(keep, home):
+    """A retry may have been published twice: the second copy comes when the worker has been restarted."""
+    done, journal = keep(), keep()
     done.settled(handed(done, 1, b""))
+    done.close()
+    assert len(files(home)) == 2
+    assert journal.take(key(1)).standing is Standing.SETTLED
+
+
+def test_a_clean_end_leaves_nothing_but_what_may_be_asked_for(keep, home):
+    done, left, journal = keep(), keep(), keep()
+    done.settled(done.hand_over(key(1, identified=False), contested=False))
     done.trial(b"t" * 16)
     handed(left, 2)
     left.trial(b"t" * 16)
     done.close()
     left.close()
     assert len(files(home)) == 2
-    assert journal.take(key(1)).standing is Standing.UNKNOWN
+    assert journal.take(key(1, identified=False)).standing is Standing.UNKNOWN
     assert journal.take(key(2)).standing is Standing.DOUBT
     assert journal.trials(b"t" * 16) == 0
 

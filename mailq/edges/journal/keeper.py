@@ -98,6 +98,7 @@ class FileJournal:
         self._trials: dict[bytes, list[int]] = {}
         self._trouble: str | None = None
         self._closed = False
+        self._named = False
         self._kept_house = float("-inf")
         self.tend()
 
@@ -239,7 +240,7 @@ class FileJournal:
         return JournalStats(self._octets, self._records, len(self._shelf.corrupt))
 
     def close(self) -> None:
-        """Leave a file only if others may need what it says."""
+        """Leave a file only if others may need what it says: a copy of a settled job may still come."""
         for digest in [digest for digest, begun in self._trials.items() for _ in begun]:
             self.tried(digest)
         self._forget_ended()
@@ -247,7 +248,7 @@ class FileJournal:
             if volume is not None:
                 volume.close(remove=True)
         if self._current is not None:
-            self._current.close(remove=not (self._open or self._ended))
+            self._current.close(remove=not (self._open or self._ended or self._named))
         self._current = self._spare = self._previous = None
         self._closed, self._trouble = True, "the journal is closed"
         self._shelf.close()
@@ -262,6 +263,7 @@ class FileJournal:
         if opened is None or volume is None:
             return
         self._write(volume, codec.ending(mark, entry))
+        self._named = self._named or (mark is Mark.SETTLED and opened.key.identified)
         self._promised -= PROMISED if opened.record is None else END_SIZE if opened.released else 2 * END_SIZE
 
     def _give_way(self, key: JobKey, entry: EntryId) -> None:
