@@ -322,5 +322,8 @@ class Limits(Protocol):
     def leave(self, key: str) -> None:
         """Count one out that `enter` has counted in."""
 
-    def wanted(self, key: str) -> bool:
-        """Tell whether another process that has less waits for it: then it is its turn."""
+    def wanted(self, key: str, limit: int, going: int) -> bool:
+        """Tell whether another process waits that has less of the `limit`: then one more is for it.
+
+        `going` is how many of this process are on their way there already.
+        """

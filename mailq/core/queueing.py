@@ -2,7 +2,8 @@
 
 How long a place is held is learnt from those given back; while none is, the time since the last one is
 the least it takes. Who would have to wait too long is told when to come back: each one a little later
-than the one before, so that they do not come back all at once.
+than the one before, so that they do not come back all at once. Where several processes stand in line, `owes`
+says whose turn it is.
 """
 
 from collections import deque
@@ -24,6 +25,14 @@ GRACE = 2.0
 FIRST_ABSENCE = 5.0
 LONGEST_ABSENCE = 120.0
 """Seconds after which who was sent away looks again, while nothing is known of the line, and at most."""
+
+
+def owes(own: int, other: int) -> bool:
+    """Tell whether one of the places that a process has is due to another one that waits and has `other`.
+
+    Who has none gets one; else there must be two fewer, so that equal shares are not passed to and fro.
+    """
+    return own > 0 and (other == 0 or other + 1 < own)
 
 
 @dataclass(slots=True)

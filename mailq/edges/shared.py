@@ -28,11 +28,13 @@ import secrets
 import struct
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from time import monotonic
 from typing import Self
 
 from mailq.core.pace import Pace, Rate, Slot, take
+from mailq.core.queueing import owes
 
 SLOTS = 65_536
 """Keys that can have something to say at once, spread evenly; 64 octets each and 8 for every process."""
@@ -125,7 +127,7 @@ class SharedTable:
             fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1, bucket)
 
     async def enter(self, key: str, limit: int) -> bool:
-        """Count this process in once more if fewer than `limit` are in; tell whether it is."""
+        """Count this process in once more if fewer than `limit` are in and none with less waits; tell whether it is."""
         digest, bucket, home = self._place(key)
         fcntl.lockf(self.descriptor, fcntl.LOCK_EX, 1, bucket)
         try:
@@ -137,7 +139,10 @@ class SharedTable:
                 return True
             first = slot * self._columns
             own = first + self._index
-            if sum(self._counts[first : first + self._columns]) < limit:
+            counts = self._counts[first : first + self._columns].tolist()
+            if sum(counts) < limit and not any(
+                each < counts[self._index] for each in self._waiting(first, counts, now)
+            ):
                 self._counts[own] += 1
                 self._refusals[own] = 0
                 return True
@@ -162,25 +167,27 @@ class SharedTable:
         if slot is not None and self._counts[slot * self._columns + self._index]:
             self._counts[slot * self._columns + self._index] -= 1
 
-    def wanted(self, key: str) -> bool:
-        """Tell whether a process that has less of it was refused within the last second: then it is its turn.
+    def wanted(self, key: str, limit: int, going: int) -> bool:
+        """Tell whether a process was refused within the last second to which one of the places here is due.
 
-        Less is nothing at all, or two fewer than this one has: equal shares are not passed to and fro.
+        What is free is for it, and so are the `going` places of this process that are being given back.
         """
         if self._columns == 1:
             return False
         slot = self._find(*self._place(key))
         if slot is None:
             return False
-        first, now = slot * self._columns, _stamp(monotonic())
-        refusals = self._refusals[first : first + self._columns].tolist()
+        first = slot * self._columns
         counts = self._counts[first : first + self._columns].tolist()
-        own = counts[self._index]
-        return any(
-            stamp and (now - stamp) & _MILLISECONDS < WANTED and (count == 0 or count + 1 < own)
-            for index, (stamp, count) in enumerate(zip(refusals, counts, strict=True))
-            if index != self._index
-        )
+        own, coming = counts[self._index] - going, max(limit - sum(counts), 0) + going
+        return any(owes(own, each + coming) for each in self._waiting(first, counts, monotonic()))
+
+    def _waiting(self, first: int, counts: Sequence[int], now: float) -> Iterator[int]:
+        """Yield what each other process has that was refused within the last second; `first` is the slot's cell."""
+        stamped = _stamp(now)
+        for index, stamp in enumerate(self._refusals[first : first + self._columns].tolist()):
+            if stamp and index != self._index and (stamped - stamp) & _MILLISECONDS < WANTED:
+                yield counts[index]
 
     def forget(self, index: int) -> int:
         """Count a process that is dead out of everything, and return how often it was in.

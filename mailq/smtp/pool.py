@@ -7,6 +7,7 @@ port, for all processes together; a place is given back only after its connectio
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -80,6 +81,7 @@ class Pool:
         self._idle_by_key: dict[str, list[Held]] = {}
         self._lines: dict[str, Line[Waiter]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._going: Counter[str] = Counter()
         self._attendant: asyncio.Task[None] | None = None
         self.open_sessions = 0
 
@@ -128,8 +130,9 @@ class Pool:
         line = self._line(held.allowance)
         line.given_back(now - held.since, now)
         tenured = now - held.born >= TENURE or not line.waiting
-        if held.worn(now) or (tenured and self._limits.wanted(held.allowance.connections_key)):
-            self._dismiss(held, elsewhere=not held.worn(now))
+        worn = held.worn(now)
+        if worn or (tenured and self._due_elsewhere(held.allowance)):
+            self._dismiss(held, elsewhere=not worn)
         elif line.waiting:
             self._hand_over(line, held)
         else:
@@ -143,8 +146,8 @@ class Pool:
         for idle in list(self._idle.values()):
             for held in list(idle):
                 over = now - held.since >= held.allowance.idle_timeout or held.worn(now)
-                if over or self._limits.wanted(held.allowance.connections_key):
-                    self._dismiss(self._taken(held))
+                if over or self._due_elsewhere(held.allowance):
+                    self._dismiss(self._taken(held), elsewhere=not over)
         for key, line in list(self._lines.items()):
             if not line.waiting and now - line.progress > FORGOTTEN:
                 del self._lines[key]
@@ -260,6 +263,8 @@ class Pool:
 
     def _dismiss(self, held: Held, *, elsewhere: bool = False) -> None:
         """Close a session in the background; its place is for the next in line here, or `elsewhere`."""
+        if elsewhere:
+            self._going[held.allowance.connections_key] += 1
         task = asyncio.create_task(self._say_good_bye(held, elsewhere=elsewhere))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
@@ -270,10 +275,19 @@ class Pool:
             await held.session.quit()
         finally:
             self.open_sessions -= 1
+            key = held.allowance.connections_key
             if elsewhere:
-                self._limits.leave(held.allowance.connections_key)
+                self._limits.leave(key)
+                self._going[key] -= 1
+                if not self._going[key]:
+                    del self._going[key]
             else:
                 self.vacate(held.allowance)
+
+    def _due_elsewhere(self, allowance: Allowance) -> bool:
+        """Tell whether one of the places that this process has is another one's turn."""
+        key = allowance.connections_key
+        return self._limits.wanted(key, allowance.connections, self._going.get(key, 0))
 
     def _evict(self, idle: Sequence[Held]) -> None:
         """Close the session that was idle longest, to make room for one that is needed."""

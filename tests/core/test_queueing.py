@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from mailq.core.queueing import FIRST_ABSENCE, GRACE, LONGEST_ABSENCE, Line
+from mailq.core.queueing import FIRST_ABSENCE, GRACE, LONGEST_ABSENCE, Line, owes
 
 
 def line(waiting=0, holding=0.0, places=2, progress=0.0):
@@ -74,3 +74,14 @@ def test_the_time_before_anybody_waited_says_nothing():
     queue = line(holding=0.1, progress=0.0, places=1)
     queue.join("first", 400.0)
     assert queue.wait(400.5) == 0.2
+
+
+def test_equal_shares_are_not_passed_to_and_fro():
+    assert [owes(own, other) for own, other in ((10, 0), (1, 0), (3, 1), (2, 1), (1, 1), (0, 0))] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]

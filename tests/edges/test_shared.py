@@ -199,7 +199,7 @@ def test_death_at_any_moment_leaves_no_lock_and_no_damage(table, spawn):
             key = f"key {number % 40}"
             do(mine.take(key, rate, patience=0, returned=False))
             if do(mine.enter(key, 2)):
-                mine.wanted(key)
+                mine.wanted(key, 2, 0)
                 mine.leave(key)
 
     pids = {index: spawn(index, work) for index in range(1, PROCESSES)}
@@ -265,7 +265,7 @@ def test_keys_that_meet_in_one_bucket_are_told_apart_and_a_full_one_lets_mail_pa
         assert [run(table.enter("one more", 1)) for _ in range(2)] == [True, True]
         assert run(table.take("one more", Rate(0.001), patience=0, returned=False)) == Slot(0.0)
         assert table.overflows == 3
-        assert table.wanted("one more") is False
+        assert table.wanted("one more", 1, 0) is False
 
         table.leave(keys[0])
         table._moments[:] = memoryview(bytes(table._moments.nbytes)).cast("d")  # its refusal is long ago
@@ -292,22 +292,37 @@ def test_a_digest_across_two_neighbours_is_not_found():
 def test_a_refusal_is_a_wish_for_a_second_that_others_see(table):
     other = SharedTable(os.dup(table.descriptor), 2)
     assert run(table.enter("a", 1)) is True
-    assert table.wanted("a") is False
+    assert table.wanted("a", 1, 0) is False
 
     assert run(other.enter("a", 1)) is False
     refused = time.monotonic()
-    assert table.wanted("a") is True
-    assert other.wanted("a") is False
-    assert table.wanted("b") is False
-    until(lambda: not table.wanted("a"))
+    assert table.wanted("a", 1, 0) is True
+    assert other.wanted("a", 1, 0) is False
+    assert table.wanted("b", 1, 0) is False
+    until(lambda: not table.wanted("a", 1, 0))
     assert 0.9 < time.monotonic() - refused < 3
 
     assert run(other.enter("a", 1)) is False
     table.leave("a")
     assert run(other.enter("a", 1)) is True
-    assert table.wanted("a") is False
+    assert table.wanted("a", 1, 0) is False
     assert run(table.enter("a", 1)) is False
-    assert other.wanted("a") is True
+    assert other.wanted("a", 1, 0) is True
+
+
+def test_no_more_is_due_elsewhere_than_makes_both_equal_and_nobody_takes_it_back(table):
+    other = SharedTable(os.dup(table.descriptor), 2)
+    assert all(run(table.enter("a", 10)) for _ in range(10))
+    assert run(other.enter("a", 10)) is False
+
+    assert [table.wanted("a", 10, going) for going in range(11)] == [True] * 5 + [False] * 6
+    for _ in range(5):
+        table.leave("a")
+    assert table.wanted("a", 10, 0) is False
+    assert run(table.enter("a", 10)) is False  # what is free is for who waits with less
+    assert [run(other.enter("a", 10)) for _ in range(6)] == [True] * 5 + [False]
+    assert not table.wanted("a", 10, 0)
+    assert not other.wanted("a", 10, 0)
 
 
 def test_a_descriptor_of_something_else_is_refused(tmp_path, table):
@@ -341,7 +356,7 @@ async def test_a_call_costs_microseconds(table):
     for _ in range(count):
         await table.take("a", rate, patience=NEVER, returned=False)
         assert await table.enter("a", 1)
-        table.wanted("a")
+        table.wanted("a", 1, 0)
         table.leave("a")
     assert (time.process_time() - began) / count < 100e-6
     assert asyncio.get_running_loop().is_running()

@@ -1,0 +1,64 @@
+"""Sessions of several processes towards one receiver that takes a limited number of connections."""
+
+import asyncio
+import contextlib
+import os
+from time import monotonic
+
+import pytest
+
+from mailq.config import Config
+from mailq.core.limits import Allowance
+from mailq.core.result import Trail
+from mailq.core.routing import Route, Source, Target, Tls
+from mailq.edges.shared import SharedTable
+from mailq.edges.tls import Security
+from mailq.edges.wire import TcpDialer
+from mailq.smtp.pool import TENURE, Pool
+from mailq.wiring import timeouts_of
+
+PLACES = 10
+ALLOWANCE = Allowance(PLACES, "connections", None, "", None, "", 1_000_000, 3600.0, 60.0)
+
+
+@pytest.fixture
+async def pools():
+    """Return two pools as two processes of a host have them."""
+    config = Config()
+    with contextlib.closing(SharedTable.create(2)) as table:
+        tables = [table, SharedTable(os.dup(table.descriptor), 1)]
+        dialer = TcpDialer(Security(config.tls))
+        both = [Pool(dialer, each, timeouts_of(config), config.timeouts.quit, 100) for each in tables]
+        yield both
+        for pool in both:
+            await pool.close()
+        tables[1].close()
+
+
+async def busy(pool, route, until):
+    """Use sessions one after the other, each for a few milliseconds."""
+    while monotonic() < until:
+        held = await pool.find(route, ALLOWANCE) or await pool.open(Trail(), route, ALLOWANCE)
+        await asyncio.sleep(0.005)
+        pool.release(held)
+
+
+async def test_two_busy_processes_come_to_equal_shares_and_keep_them(pools, sink):
+    receiver = await sink()
+    route = Route(Source(None, "worker.test"), Target("mx.test", "127.0.0.1", receiver.port), Tls.NONE)
+    shares = []
+
+    async def watch(until):
+        while monotonic() < until:
+            shares.append([pool.open_sessions for pool in pools])
+            await asyncio.sleep(0.05)
+
+    first = monotonic()
+    until = first + 4 * TENURE
+    load = [busy(pool, route, until) for pool in pools for _ in range(4 * PLACES)]
+    await asyncio.gather(watch(until), *load)
+
+    assert receiver.most_sessions <= PLACES
+    settled = shares[len(shares) // 2 :]  # from then on all sessions are old enough to be given away
+    assert all(PLACES // 2 - 1 <= share <= PLACES // 2 + 1 for pair in settled for share in pair), shares
+    assert receiver.connections <= 2 * PLACES
