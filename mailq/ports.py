@@ -35,6 +35,10 @@ class Wire(Protocol):
         """Local IP address, once connected."""
 
     @property
+    def local_port(self) -> int | None:
+        """Local port, once connected."""
+
+    @property
     def sent(self) -> int:
         """Octets given to the connection so far (inside TLS: plaintext octets)."""
 

@@ -45,6 +45,7 @@ class RoutingRecord(_Record):
     """Where it left from; only there if source addresses or a proxy are configured."""
 
     local_address: str | None = Field(None, alias="localAddress", description="Local IP address.")
+    local_port: int | None = Field(None, alias="localPort", ge=1, le=65535, description="Local port, if connected.")
     proxy: str | None = Field(None, description="URL of the SOCKS proxy, without its login.")
 
 

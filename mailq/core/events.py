@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import orjson
 
 from mailq.core.failure import DEFAULTS, DEFAULTS_BY_KIND
-from mailq.core.job import Job
+from mailq.core.job import Job, Smarthost
 from mailq.core.records import MessageRecord
 from mailq.core.states import AUTH_STATES, ORDER, Kind, State
 from mailq.core.times import parse_time
@@ -58,7 +58,7 @@ _COMMANDS = {
     State.MESSAGE: "DATA",
 }
 _TEXTS = {
-    "ETIMEDOUT": "Request timed out. Possibly a firewall issue or a wrong hostname/port ({host}).",
+    "ETIMEDOUT": "Request timed out. Possibly a firewall issue or a wrong hostname/port ({server}).",
     "EDNS": "mailq failed to resolve DNS record for {domain}",
     "ECONNECTION": "mailq failed to establish TCP connection against {host}",
     "ETLS": "TLS negotiation with {host} failed. {description}",
@@ -207,20 +207,30 @@ def _failed(document: Json, record: Json, state: State, kind: Kind, queue_id: st
 
 
 def _error(code: str, document: Json, record: Json, state: State) -> str:
-    smarthost = document.get("smarthost")
-    domain = str(document.get("recipient")).rpartition("@")[2].rstrip(">")
-    if isinstance(smarthost, dict) and isinstance(smarthost.get("hostname"), str):
-        domain = smarthost["hostname"]
+    """Return what happened; a job's own smarthost, which takes all of it, goes by the name that the job gives it."""
+    relay, port = _relay(document)
+    domain = relay or str(document.get("recipient")).rpartition("@")[2].rstrip(">")
+    host = relay or _text(record.get("mta")) or _text(record.get("to")) or domain
     facts = {
-        "host": _text(record.get("mta")) or _text(record.get("to")) or domain,
+        "host": host,
+        "server": f"{host}:{port}" if relay else host,
         "domain": domain,
         "description": _first_line(_description(record)),
     }
     if code == "ESOCKET":
         certificate = state in _TLS_STATES
-        form = "Certificate check for {host} failed. {description}" if certificate else "{host}: {description}"
+        form = "Certificate check for {server} failed. {description}" if certificate else "{host}: {description}"
         return form.format_map(facts)
     return _TEXTS[code].format_map(facts)
+
+
+def _relay(document: Json) -> tuple[str | None, int]:
+    """Return host name and port of the smarthost that a job names; without one there is no name."""
+    smarthost = document.get("smarthost")
+    if not isinstance(smarthost, dict):
+        return None, 0
+    port = _whole(smarthost.get("port"))
+    return _text(smarthost.get("hostname")), Smarthost.model_fields["port"].default if port is None else port
 
 
 def _replied(record: Json, state: State, kind: Kind) -> bool:
@@ -253,13 +263,26 @@ def _first_line(text: str) -> str:
 
 
 def _routing(document: Json, record: Json, context: Context) -> Json | None:
-    """Return local address and proxy, where either was asked for and is known."""
+    """Return local address, its port, and proxy, where they were asked for and are known."""
     routing: Json = {}
-    if (local := _text(record.get("from"))) and (document.get("ips") or context.routed):
+    local, port = _text(record.get("from")), _whole(record.get("from_port"))
+    if local and (document.get("ips") or context.routed):
         routing["localAddress"] = local
+        if port is not None:
+            routing["localPort"] = port
+    elif local is None and (only := _only_source(document, record)):
+        routing["localAddress"] = only
     if proxy := _without_login(_text(record.get("proxy")) or ""):
         routing["proxy"] = proxy
     return routing or None
+
+
+def _only_source(document: Json, record: Json) -> str | None:
+    """Return where a connection that did not come about was to leave from, if the job leaves no choice."""
+    ips = document.get("ips")
+    if record.get("state") == State.CONNECT and isinstance(ips, list) and len(ips) == 1:
+        return _text(ips[0])
+    return None
 
 
 def _without_login(url: str) -> str:
@@ -282,8 +305,8 @@ def _again(document: Json) -> str | None:
 
 
 def _attempts(document: Json, context: Context) -> int:
-    own = document.get("maxattempts")
-    return own if isinstance(own, int) and not isinstance(own, bool) else context.max_attempts
+    own = _whole(document.get("maxattempts"))
+    return context.max_attempts if own is None else own
 
 
 def _envelope(document: Json) -> Json:
@@ -299,6 +322,10 @@ def _message_id(document: Json) -> str | None:
     extracted = document.get("extracted")
     headers = extracted.get("headers") if isinstance(extracted, dict) else None
     return _text(headers.get("message-id")) if isinstance(headers, dict) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _text(value: object) -> str | None:

@@ -83,6 +83,7 @@ class ResultRecord(_Record):
     attempt: int = Field(ge=1, description="Number of the attempt, counted from 1.", examples=[1])
     mta: str | None = Field(None, description="Name in the server's greeting.", examples=["mx.example.net"])
     from_: str | None = Field(None, alias="from", description="Local IP address.", examples=["192.0.2.1"])
+    from_port: int | None = Field(None, ge=1, le=65535, description="Local port.", examples=[54321])
     to: str | None = Field(None, description="Remote IP address.", examples=["198.51.100.25"])
     authentication: str | None = Field(None, description="Mechanism of the login, if any.", examples=["PLAIN"])
     cipher: CipherRecord | None = Field(None, description="Encryption of the session.")

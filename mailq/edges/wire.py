@@ -61,6 +61,7 @@ class TcpWire:
         self._replies: _Replies | None = None
         self.sent = 0
         self.local: str | None = None
+        self.local_port: int | None = None
 
     @property
     def alive(self) -> bool:
@@ -91,7 +92,7 @@ class TcpWire:
             raise
         except OSError as trouble:
             raise Trouble(Kind.ERROR, _words(trouble)) from trouble
-        self.local = self._socket.getsockname()[0]
+        self.local, self.local_port = self._socket.getsockname()[:2]
 
     async def handshake(self) -> None:
         """Start TLS at once, before the greeting (RFC 8314 section 3.3)."""

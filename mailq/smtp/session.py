@@ -181,7 +181,8 @@ class Session:
         await self.step(trail, State.BIND, wire.bind(route.source))
         await self.step(trail, State.CONNECT, wire.connect())
         trail.said.append(f"connected from {wire.local}")
-        self._learn(trail, {"from": wire.local, "to": route.target.ip, "messages": 1, "session": token_hex(8)})
+        self._learn(trail, {"from": wire.local, "from_port": wire.local_port, "to": route.target.ip})
+        self._learn(trail, {"messages": 1, "session": token_hex(8)})
         if route.tls is Tls.IMPLICIT:
             await self.step(trail, State.STARTTLS, wire.handshake())
             self._learn_security(trail)

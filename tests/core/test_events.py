@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailq.core.effects import Effects
 from mailq.core.event_records import events_schema
 from mailq.core.events import Context, error_code, event_of, identity
+from mailq.core.failure import Failure
 from mailq.core.hooks import Answer, Endpoint, Meaning, Wait, Waits, rest, signature
+from mailq.core.job import Job
+from mailq.core.letters import Names, settle
+from mailq.core.publication import Consumed
+from mailq.core.records import ResultRecord
+from mailq.core.result import Trail, failed, pack, unpack
 from mailq.core.states import AUTH_STATES, Kind, State
+from mailq.core.verdict import Outcome, Verdict
 
 NOW = datetime(2025, 10, 17, 8, 15, 32, 456000, UTC)
 CONTEXT = Context("https://emailengine.example.com", "user123", 10)
@@ -21,7 +29,7 @@ SCHEMA = jsonschema.Draft202012Validator(json.loads(events_schema()))
 
 
 def document(*, attempt=1, retry=None, sender="sender@example.com", to="recipient@destination.com",
-             message_id="<abc123@example.com>", job=None, **last):  # fmt: skip
+             message_id="<abc123@example.com>", job=None, smarthost=None, **last):  # fmt: skip
     earlier = {"state": "rcptto", "result": "error", "time": "2025-10-17 08:00:00", "attempt": 1, "code": 451,
                "status": "4.7.1", "description": "later"}  # fmt: skip
     record = {"time": "2025-10-17 08:15:32", "attempt": attempt, **last}
@@ -31,6 +39,7 @@ def document(*, attempt=1, retry=None, sender="sender@example.com", to="recipien
         "results": [*[earlier] * (attempt - 1), record],
         "extracted": {"headers": {"message-id": message_id}},
     }
+    found |= {"smarthost": smarthost} if smarthost else {}
     return found | ({"nextattempt": {"time": retry}} if retry else {}) | ({"id": job} if job else {})
 
 
@@ -71,6 +80,18 @@ def error(job_id, made, following, *, sender="sender@example.com", to, message_i
             id="connection timeout",
         ),
         pytest.param(
+            {"job": "42", "retry": "2025-10-17 08:20:32", "state": "connect", "result": "timeout", "code": 451,
+             "status": "4.4.1", "description": "connection timed out", "to": "recipient@destination.com",
+             "smarthost": {"hostname": "smtp.destination.com", "port": 587},
+             "message_id": "<305eabf4-9538-2747-acec-dc32cb651a0e@example.com>"},
+            error("42", 1, "2025-10-17T08:20:32.000Z", to="recipient@destination.com",
+                  message_id="<305eabf4-9538-2747-acec-dc32cb651a0e@example.com>",
+                  error="Request timed out. Possibly a firewall issue or a wrong hostname/port"
+                  " (smtp.destination.com:587).",
+                  errorCode="ETIMEDOUT"),
+            id="connection timeout of a smarthost",
+        ),
+        pytest.param(
             {"job": "43", "attempt": 2, "retry": "2025-10-17 09:40:15", "state": "authpassword", "result": "error",
              "code": 535, "status": "5.7.8", "description": "Authentication credentials invalid",
              "mta": "smtp.destination.com"},
@@ -92,11 +113,30 @@ def error(job_id, made, following, *, sender="sender@example.com", to, message_i
             id="TLS certificate",
         ),
         pytest.param(
+            {"job": "44", "retry": "2025-10-17 10:50:00", "state": "starttls", "result": "error", "code": 454,
+             "status": "4.7.0", "description": "certificate refused: certificate has expired",
+             "mta": "mx7.external.com", "sender": "sender@company.com", "to": "customer@external.com",
+             "smarthost": {"hostname": "smtp.external.com", "port": 465}, "message_id": "<msg-456@company.com>"},
+            error("44", 1, "2025-10-17T10:50:00.000Z", sender="sender@company.com", to="customer@external.com",
+                  message_id="<msg-456@company.com>", errorCode="ESOCKET",
+                  error="Certificate check for smtp.external.com:465 failed."
+                  " certificate refused: certificate has expired"),
+            id="TLS certificate of a smarthost",
+        ),
+        pytest.param(
             {"job": "45", "attempt": 3, "retry": "2025-10-17 11:42:33", "state": "dns", "result": "error",
              "code": 451, "status": "4.4.3", "description": "SERVFAIL", "to": "user@typo-domain.com"},
             error("45", 3, "2025-10-17T11:42:33.000Z", to="user@typo-domain.com", message_id="<abc123@example.com>",
                   error="mailq failed to resolve DNS record for typo-domain.com", errorCode="EDNS"),
             id="DNS",
+        ),
+        pytest.param(
+            {"job": "45", "attempt": 3, "retry": "2025-10-17 11:42:33", "state": "dns", "result": "error",
+             "code": 451, "status": "4.4.3", "description": "SERVFAIL", "to": "user@typo-domain.com",
+             "smarthost": {"hostname": "smtp.typo-domain.com", "port": 587}},
+            error("45", 3, "2025-10-17T11:42:33.000Z", to="user@typo-domain.com", message_id="<abc123@example.com>",
+                  error="mailq failed to resolve DNS record for smtp.typo-domain.com", errorCode="EDNS"),
+            id="DNS of a smarthost",
         ),
         pytest.param(
             {"job": "46", "retry": "2025-10-17 12:05:00", "state": "rcptto", "result": "error", "code": 450,
@@ -137,6 +177,75 @@ def test_network_routing_of_the_seed():
     assert "proxy" not in event_of(found, "x", routed, NOW).body["data"]["networkRouting"]
     del found["results"][-1]["proxy"]
     assert "networkRouting" not in event_of(found, "x", CONTEXT, NOW).body["data"]
+
+
+def routing(context=CONTEXT, ips=None, **last):
+    found = document(
+        **{"state": "rcptto", "result": "error", "code": 550, "status": "5.1.1", "description": "no"} | last
+    )
+    return told(found | ({} if ips is None else {"ips": ips}), context=context)["data"].get("networkRouting")
+
+
+def test_network_routing_of_a_failure_of_the_seed():
+    routed = Context("https://emailengine.example.com", "user123", 10, routed=True)
+    left = {"from": "192.168.1.100", "from_port": 54321, "to": "198.51.100.25"}
+    expected = {"localAddress": "192.168.1.100", "localPort": 54321}
+    assert routing(**left, ips=["192.168.1.100"]) == routing(**left, context=routed) == expected
+    assert routing(**left) is None
+    assert routing(**{**left, "from_port": "54321"}, ips=["192.168.1.100"]) == {"localAddress": "192.168.1.100"}
+
+
+@pytest.mark.parametrize("name", ["messageSent", "messageDeliveryError", "messageFailed"])
+def test_every_event_tells_the_local_port(name):
+    last = {"from": "192.168.1.100", "from_port": 54321}
+    last |= {"state": "message", "result": "accepted"} if name == "messageSent" else {"state": "data", "result": "lost"}
+    found = document(retry="2025-10-17 08:20:32" if name == "messageDeliveryError" else None, **last)
+    event = told(found | {"ips": ["192.168.1.100"]})
+    assert event["event"] == name
+    assert event["data"]["networkRouting"] == {"localAddress": "192.168.1.100", "localPort": 54321}
+
+
+def test_where_a_refused_connection_was_to_leave_from_is_told_if_the_job_leaves_no_choice():
+    refused = {
+        "state": "connect",
+        "result": "error",
+        "code": 451,
+        "status": "4.4.1",
+        "description": "Connection refused",
+    }
+    assert routing(**refused, ips=["192.168.1.100"]) == {"localAddress": "192.168.1.100"}
+    for ips in ([], ["192.168.1.100", "192.168.1.101"], [7], "192.168.1.100", None):
+        assert routing(**refused, ips=ips) is None
+    for state in ("process", "dns", "bind"):
+        assert routing(**refused | {"state": state}, ips=["192.168.1.100"]) is None
+
+
+def test_the_local_port_outlives_the_journal_and_the_way_to_consumers():
+    job = Job.parse(orjson.dumps({"recipient": "b@a.test", "ips": ["192.0.2.1"], "mime": "x"}), limit=1000)
+    trail = Trail(State.RCPTTO, facts={"from": "192.0.2.1", "from_port": 54321, "to": "198.51.100.25"})
+    result = failed(trail, Failure(State.RCPTTO, Kind.LOST), time=NOW, attempt=1)
+    unpacked = unpack(pack(result), job, NOW)
+    assert unpacked.facts == result.facts
+    for verdict in (Verdict(Outcome.FAILURE), Verdict(Outcome.RETRY, NOW)):
+        letters = settle(job, unpacked, verdict, Names(), Consumed(b"", 1), NOW)
+        for letter in letters:
+            record = orjson.loads(letter.body)["results"][-1]
+            assert list(record)[4:7] == ["from", "from_port", "to"]
+            assert ResultRecord.model_validate(record).from_port == record["from_port"] == 54321
+        event = event_of(orjson.loads(letters[0].body), "x", CONTEXT, NOW)
+        assert event.body["data"]["networkRouting"] == {"localAddress": "192.0.2.1", "localPort": 54321}
+
+
+def test_flags_that_patterns_set_are_in_the_event():
+    job = Job.parse(b'{"recipient":"b@a.test","mime":"x"}', limit=1000)
+    result = failed(Trail(State.RCPTTO), Failure(State.RCPTTO, Kind.ERROR), time=NOW, attempt=1)
+    for strange in (True, False):
+        verdict = Verdict(Outcome.FAILURE, effects=Effects(strange=strange, patterns=("odd",)))
+        (letter,) = settle(job, result, verdict, Names(), Consumed(b"", 1), NOW)
+        event = event_of(orjson.loads(letter.body), "x", CONTEXT, NOW)
+        assert event.body["x-mailq"]["result"]["strange"] is strange
+        assert event.body["x-mailq"]["result"]["patterns"] == ["odd"]
+        SCHEMA.validate(event.body)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +352,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from(["code", "status", "description", "mta", "to", "from", "proxy", "time", "category"])
+NAMES = st.sampled_from(
+    ["code", "status", "description", "mta", "to", "from", "from_port", "proxy", "time", "category"]
+)
 RECORDS = st.builds(
     lambda state, kind, more: {**more, "state": state, "result": kind},
     st.sampled_from([*State, "moon", 7]), st.sampled_from([*Kind, None]), st.dictionaries(NAMES, JSON, max_size=4),

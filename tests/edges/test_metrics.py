@@ -10,7 +10,9 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mailq.core.effects import FLAGS, Effects
 from mailq.core.ending import End
+from mailq.core.hints import NO_FLAGS, Flags, infer
 from mailq.core.job import Job
 from mailq.core.journal import JournalStats
 from mailq.core.result import Result
@@ -67,6 +69,23 @@ def test_an_attempt_is_counted_by_state_result_and_outcome(metrics):
     assert read(metrics, "verdicts_total", outcome="failure") == 1
     assert read(metrics, "verdicts_total", outcome="success") == 2
     assert read(metrics, "verdicts_total", outcome="retry") == 0
+
+
+def test_flags_are_counted_whether_inferred_or_set_by_a_pattern(metrics):
+    inferred = infer(State.RCPTTO, Kind.ERROR, 499, "4.0.0", "what?")
+    assert inferred.strange
+    odd = result(State.RCPTTO, Kind.ERROR)
+    metrics.attempted(job(), odd, Verdict(Outcome.RETRY, NOW, flags=inferred))
+    metrics.attempted(job(), odd, Verdict(Outcome.FAILURE, flags=Effects(strange=True, fatal=True).over(NO_FLAGS)))
+    metrics.attempted(job(), odd, Verdict(Outcome.RETRY, NOW, flags=Effects(strange=False).over(inferred)))
+    metrics.attempted(job(), odd, Verdict(Outcome.RETRY, NOW, flags=Flags(greylisted=True)))
+    metrics.attempted(job(), result(), Verdict(Outcome.SUCCESS))
+
+    assert read(metrics, "flags_total", flag="strange") == 2
+    assert read(metrics, "flags_total", flag="fatal") == 1
+    assert read(metrics, "flags_total", flag="greylisted") == 1
+    assert read(metrics, "flags_total", flag="fallback") == 0
+    assert _labels(samples(metrics), "flags_total") == [*FLAGS]
 
 
 @pytest.mark.parametrize("state", State)
@@ -260,6 +279,7 @@ def test_alert_rules_speak_of_metrics_that_exist(metrics):
         "mailq_poisoned_total",
         "mailq_bugs_total",
         "mailq_verdicts_total",
+        "mailq_flags_total",
     } <= used
 
 
@@ -278,7 +298,8 @@ def busy(times):
     for _ in range(times):
         metrics.broker("connected", "")
         metrics.attempted(job(), result(timing={State.EHLO: 1.0}), Verdict(Outcome.SUCCESS))
-        metrics.attempted(job(), result(State.RCPTTO, Kind.ERROR), Verdict(Outcome.FAILURE, expired=True))
+        odd = Verdict(Outcome.FAILURE, expired=True, flags=Flags(strange=True))
+        metrics.attempted(job(), result(State.RCPTTO, Kind.ERROR), odd)
         metrics.parked(job(), NOW)
         metrics.poisoned("x")
         metrics.bug("x", ValueError())
@@ -324,6 +345,7 @@ def test_every_figure_of_every_process_is_in_the_page_of_all():
     assert alone["mailq_in_flight", ()] == 50
     assert alone["mailq_journal_records_total", ()] == 50
     assert alone["mailq_ended_total", (("end", "repeated"),)] == 5
+    assert alone["mailq_flags_total", (("flag", "strange"),)] == 5
     assert alone["mailq_drift", ()] == 0
     for process in "01":
         assert page["mailq_broker_connected", (("process", process),)] == 1

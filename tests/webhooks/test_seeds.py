@@ -1,5 +1,9 @@
 """The seeds' situations made to happen: job in, real worker, misbehaving mail server, event out."""
 
+import asyncio
+import contextlib
+import socket
+
 import pytest
 from support.hooks import until
 
@@ -12,14 +16,14 @@ MIME = "From: a@a.test\nTo: b@a.test\nSubject: x\nMessage-ID: <305eabf4@example.
 async def told(system, sink, hooks, receiver):
     """Send a job through the whole of mailq and return the events it makes."""
 
-    async def send(recipient, *, events=1, faults=(), **job):
+    async def send(recipient, *, events=1, faults=(), server=None, patterns=(), maxattempts=10, **job):
         crm = await receiver()
         running = await hooks(crm={"url": crm.url})
-        mail = await system(await sink(faults=faults), delivery={"retries": [1, 3600], "max_attempts": 10},
-                            timeouts={"intro": 0.3, "rcptto": 0.3, "message": 0.3})  # fmt: skip
-        await mail.send(
-            recipient=recipient, mime=MIME, id="job", maxattempts=10, properties={"message_id": "queue-id"}, **job
-        )
+        mail = await system(server or await sink(faults=faults), patterns=list(patterns),
+                            delivery={"retries": [1, 3600], "max_attempts": 10},
+                            timeouts={"connect": 0.3, "intro": 0.3, "rcptto": 0.3, "message": 0.3})  # fmt: skip
+        job |= {"recipient": recipient, "mime": MIME, "id": "job", "maxattempts": maxattempts}
+        await mail.send(properties={"message_id": "queue-id"}, **job)
         await until(lambda: len(crm.taken) >= events)
         assert running.watching.deaths == []
         return crm.taken
@@ -28,6 +32,7 @@ async def told(system, sink, hooks, receiver):
 
 
 ENVELOPE = {"from": "a@a.test"}
+SILENT = "Request timed out. Possibly a firewall issue or a wrong hostname/port ({})."
 
 
 def data_of(event, name):
@@ -68,31 +73,144 @@ async def test_recipient_unknown(told):
 
 
 @pytest.mark.parametrize(
-    ("recipient", "faults", "code", "command"),
+    ("recipient", "faults", "code", "command", "text"),
     [
-        ("stall@a.test", (), "ETIMEDOUT", "RCPT TO"),
-        ("drop@a.test", (), "ESOCKET", "RCPT TO"),
-        ("garbage@a.test", (), "EPROTOCOL", "RCPT TO"),
-        ("stall-message@a.test", (), "ESTREAM", "DATA"),
-        ("accept@a.test", ("intro=stall",), "ETIMEDOUT", None),
+        ("stall@a.test", (), "ETIMEDOUT", "RCPT TO", SILENT.format("sink.test")),
+        ("drop@a.test", (), "ESOCKET", "RCPT TO", "sink.test: the server closed the connection"),
+        ("garbage@a.test", (), "EPROTOCOL", "RCPT TO", "Unexpected response from sink.test: {description}"),
+        ("stall-message@a.test", (), "ESTREAM", "DATA",
+         "Sending the message to sink.test was interrupted: {description}"),
+        ("accept@a.test", ("intro=stall",), "ETIMEDOUT", None, SILENT.format("127.0.0.1")),
+        ("accept@broken.test", (), "EDNS", None, "mailq failed to resolve DNS record for broken.test"),
     ],
-)
-async def test_delivery_errors(told, recipient, faults, code, command):
+)  # fmt: skip
+async def test_delivery_errors(told, recipient, faults, code, command, text):
     event = (await told(recipient, faults=faults))[0]
     data = data_of(event, "messageDeliveryError")
-    assert (data["errorCode"], data.get("smtpCommand")) == (code, command)
-    assert "smtpResponse" not in data
-    assert data["job"]["attemptsMade"] == 1
-    assert data["job"]["nextAttempt"]
+    job = data.pop("job")
+    assert data == {
+        "envelope": ENVELOPE | {"to": [recipient]},
+        "error": text.format_map(event["x-mailq"]["result"]),
+        "errorCode": code,
+    } | ({"smtpCommand": command} if command else {})
+    assert (job["id"], job["attemptsMade"], job["attempts"]) == ("job", 1, 10)
+    assert job["nextAttempt"]
+
+
+LOGIN = {"username": "anna", "password": "falsch"}
+REFUSED_LOGIN = {"errorCode": "EAUTH", "error": "Authentication failed", "smtpResponseCode": 535, "smtpCommand": "AUTH"}
+
+
+async def test_authentication_failure(told, sink):
+    server = await sink(tls=True, users={"anna": "geheim"})
+    (event,) = await told(
+        "accept@a.test", server=server, smarthost={"hostname": "127.0.0.1", "port": server.port, **LOGIN}
+    )
+    words = event["x-mailq"]["result"]["description"]
+    assert data_of(event, "messageFailed") == {"error": f"Error: Invalid login: 535 5.7.8 {words}"}
+
+
+async def test_authentication_failure_that_is_tried_again(told, sink):
+    server = await sink(tls=True, users={"anna": "geheim"})
+    patterns = [{"id": "login", "codes": ["535"], "retry": 3600}]
+    smarthost = {"hostname": "127.0.0.1", "port": server.port, **LOGIN}
+    (event,) = await told("accept@a.test", server=server, patterns=patterns, smarthost=smarthost)
+    data = data_of(event, "messageDeliveryError")
+    assert data.pop("job")["attemptsMade"] == 1
+    words = event["x-mailq"]["result"]["description"]
+    assert data == REFUSED_LOGIN | {
+        "envelope": ENVELOPE | {"to": ["accept@a.test"]}, "smtpResponse": f"535 5.7.8 {words}",
+    }  # fmt: skip
+
+
+async def test_tls_negotiation(told, sink):
+    server = await sink(tls=True, users={"anna": "geheim"}, faults=["starttls=broken"])
+    smarthost = {"hostname": "127.0.0.1", "port": server.port, **LOGIN}
+    event = (await told("accept@a.test", server=server, smarthost=smarthost))[0]
+    data = data_of(event, "messageDeliveryError")
+    assert data.pop("job")["attemptsMade"] == 1
+    assert data == {
+        "envelope": ENVELOPE | {"to": ["accept@a.test"]},
+        "error": "TLS negotiation with 127.0.0.1 failed. TLS handshake failed: WRONG_VERSION_NUMBER",
+        "errorCode": "ETLS",
+    }
+
+
+@pytest.fixture
+def full():
+    """Return the port of a listener that lets no more connections come about."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+async def test_connect_timeout(told, full):
+    events = await told("accept@a.test", events=2, maxattempts=2, smarthost={"hostname": "127.0.0.1", "port": full})
+    data = data_of(events[0], "messageDeliveryError")
+    assert data.pop("job")["attempts"] == 2
+    assert data == {
+        "envelope": ENVELOPE | {"to": ["accept@a.test"]},
+        "error": SILENT.format(f"127.0.0.1:{full}"),
+        "errorCode": "ETIMEDOUT",
+    }
+    assert data_of(events[1], "messageFailed") == {"error": "Error: Connect timeout"}
 
 
 async def test_connection_refused(told):
-    event = (await told("accept@a.test", smarthost={"hostname": "127.0.0.1", "port": 1}))[0]
-    data = data_of(event, "messageDeliveryError")
-    assert data["errorCode"] == "ECONNECTION"
-    assert data["error"] == "mailq failed to establish TCP connection against 127.0.0.1"
+    smarthost = {"hostname": "127.0.0.1", "port": 1}
+    events = await told("accept@a.test", events=2, maxattempts=2, smarthost=smarthost, ips=["127.0.0.1"])
+    data = data_of(events[0], "messageDeliveryError")
+    assert data.pop("job")["attempts"] == 2
+    assert data == {
+        "envelope": ENVELOPE | {"to": ["accept@a.test"]},
+        "error": "mailq failed to establish TCP connection against 127.0.0.1",
+        "errorCode": "ECONNECTION",
+        "networkRouting": {"localAddress": "127.0.0.1"},
+    }
+    assert data_of(events[1], "messageFailed") == {
+        "error": "Error: Connection refused",
+        "networkRouting": {"localAddress": "127.0.0.1"},
+    }
+    for event in events:
+        assert not {"from", "from_port", "to"} & event["x-mailq"]["result"].keys()
 
 
-async def test_network_routing(told):
-    event = (await told("reject@a.test", ips=["127.0.0.1"]))[0]
-    assert data_of(event, "messageFailed")["networkRouting"] == {"localAddress": "127.0.0.1"}
+async def test_network_routing_tells_the_port_that_the_server_saw(told):
+    peers = []
+
+    async def refuse(reader, writer):
+        peers.append(writer.get_extra_info("peername"))
+        writer.write(b"554 5.7.1 not you\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        (event,) = await told("accept@a.test", server=port, ips=["127.0.0.9"])
+    ((address, local),) = peers
+    assert data_of(event, "messageFailed") == {
+        "error": "Error: 554 5.7.1 not you",
+        "networkRouting": {"localAddress": address, "localPort": local},
+    }
+    assert address == "127.0.0.9"
+    assert event["x-mailq"]["result"]["from_port"] == local
+
+
+async def test_each_message_of_a_connection_has_its_local_port(told):
+    first, second, sent = await told("greylist-2@a.test", events=3, retries=[1], ips=["127.0.0.1"])
+    results = [event["x-mailq"]["result"] for event in (first, second, sent)]
+    assert [result["messages"] for result in results] == [1, 2, 3]
+    assert len({(result["session"], result["from_port"]) for result in results}) == 1
+    for event in (first, second, sent):
+        port = event["x-mailq"]["result"]["from_port"]
+        assert event["data"]["networkRouting"] == {"localAddress": "127.0.0.1", "localPort": port}
+
+
+async def test_consumers_see_what_a_pattern_calls_strange(told):
+    patterns = [{"id": "odd", "codes": ["5xx"], "strange": True}]
+    (event,) = await told("reject@a.test", patterns=patterns)
+    assert (event["x-mailq"]["result"]["strange"], event["x-mailq"]["result"]["patterns"]) == (True, ["odd"])

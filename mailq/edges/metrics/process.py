@@ -23,7 +23,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from mailq.core.effects import FLAGS
 from mailq.core.ending import End
+from mailq.core.hints import NO_FLAGS
 from mailq.core.job import Job
 from mailq.core.journal import JournalStats
 from mailq.core.result import Result
@@ -116,6 +118,7 @@ class Metrics(Collector):
         self._published = dict.fromkeys(map(str, KEYS), 0)
         self._events = dict.fromkeys(EVENTS, 0)
         self._ends = dict.fromkeys(End, 0)
+        self._flags = dict.fromkeys(FLAGS, 0)
         self._consumed = 0
         self._journal = JournalStats()
         self._writable = True
@@ -136,9 +139,12 @@ class Metrics(Collector):
         ProcessCollector(registry=self.registry)
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:  # noqa: ARG002 - the Observer port
-        """Count the attempt, its verdict and the time it spent in each state."""
+        """Count the attempt, its verdict with the flags, and the time it spent in each state."""
         self._attempts[result.state, result.kind] += 1
         self._verdicts[verdict.outcome] += 1
+        if verdict.flags is not NO_FLAGS:
+            for flag in FLAGS:
+                self._flags[flag] += getattr(verdict.flags, flag)
         if verdict.expired or (result.state is State.PROCESS and result.kind is Kind.TIMEOUT):
             self._expired += 1
         durations = self._durations
@@ -255,6 +261,7 @@ class Metrics(Collector):
         yield self._attempts_family()
         yield self._durations_family()
         yield labelled("verdicts", "Results by what they mean.", "outcome", self._verdicts)
+        yield labelled("flags", "Results by their flags, inferred or set by a response pattern.", "flag", self._flags)
         yield labelled("published", "Publications that the broker confirmed.", "key", self._published)
         yield labelled("broker_events", "What happened to the connection to the broker.", "event", self._events)
         yield counter("expired", "Jobs given up because their time or their attempts ran out.", self._expired)
@@ -274,7 +281,7 @@ class Metrics(Collector):
     @property
     def _tables(self) -> tuple[dict[Any, int], ...]:
         """The counters by label, in the order of a snapshot."""
-        return self._attempts, self._verdicts, self._published, self._events, self._ends
+        return self._attempts, self._verdicts, self._published, self._events, self._ends, self._flags
 
     def _attempts_family(self) -> Metric:
         family = CounterMetricFamily(
