@@ -2,13 +2,18 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from mailq.supervisor import cores
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One run; sizes in octets, times in seconds but for `latency`, which is in milliseconds."""
+    """One run; sizes in octets, times in seconds but for `latency`, which is in milliseconds.
+
+    Unless told otherwise there are as many processes as `mailq run` starts; a profile sees one only.
+    """
 
     jobs: int
     size: int
@@ -42,7 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--jobs", type=_within(int, 1, 1_000_000), default=20_000, help="jobs to deliver (20000)")
     add("--size", type=_within(int, 1000, 10_000_000), default=10_240, help="octets of a message (10240)")
     add("--domains", type=_within(int, 1, 1_000_000), default=1, help="domains of the recipients (1)")
-    add("--processes", type=_within(int, 0, 64), default=1, help="worker processes; 0: one for each core (1)")
+    add("--processes", type=_within(int, 0, 64), default=0, help="worker processes; 0: one for each core (0)")
     add("--sessions", type=_within(int, 1, 1000), default=50, help="SMTP sessions (50)")
     add("--prefetch", type=_within(int, 1, 65_535), default=500, help="jobs a worker process holds (500)")
     add("--tls", action="store_true", help="the receiver offers STARTTLS")
@@ -57,7 +62,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--soak-rate", type=_within(int, 1, 1000), default=150, metavar="N", help="jobs a second of that load (150)")
     add("--dir", dest="directory", type=Path, default=Path(".run/bench"), help="where files go (.run/bench)")
     add("--keep", action="store_true", help="leave the files of the run")
-    return Options(**vars(parser.parse_args(arguments)))
+    options = Options(**vars(parser.parse_args(arguments)))
+    if options.processes:
+        return options
+    return replace(options, processes=1 if options.profile else cores())
 
 
 def _within(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:

@@ -106,10 +106,9 @@ class ReplyReader:
         return replies
 
     def _line(self, line: bytes) -> Reply | None:
-        _check_length(line)
-        code, last, text = _read(line) if len(line) > SHORT_LINE else _remembered(line)
+        code, last, text, reply = _read(line) if len(line) > SHORT_LINE else _remembered(line)
         if last and not self._lines:
-            return make_reply(code, [text])
+            return reply
         if self._lines and code != self._code:
             raise MalformedReplyError(f"reply changes its code from {self._code} to {code}")
         self._size += len(line)
@@ -123,12 +122,14 @@ class ReplyReader:
         return make_reply(code, lines)
 
 
-def _read(line: bytes) -> tuple[int, bool, str]:
-    """Return code and text of a reply line, and whether it is the last of its reply."""
+def _read(line: bytes) -> tuple[int, bool, str, Reply]:
+    """Return code of a reply line, whether it is the last of its reply, text, and the reply if it is the only one."""
+    _check_length(line)
     match = _LINE.fullmatch(line)
     if match is None:
         raise MalformedReplyError(f"not an SMTP reply: {printable(line)}")
-    return int(match[1]), match[2] != b"-", printable(match[3] or b"", limit=MAX_LINE)
+    code, text = int(match[1]), printable(match[3] or b"", limit=MAX_LINE)
+    return code, match[2] != b"-", text, make_reply(code, [text])
 
 
 _remembered = lru_cache(maxsize=1024)(_read)

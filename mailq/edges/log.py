@@ -8,7 +8,7 @@ event of level info (as in Postfix); trouble with the broker is a warning, a bug
 consumer an error.
 
 Processes of one supervisor share one standard error. What leaves in one call is never torn there (a pipe
-keeps `PIPE_BUF` octets together, pipe(7)), so calls end where lines end and no line is longer.
+keeps `PIPE_BUF` octets together, pipe(7), a file any number), so calls end where lines end and no line is longer.
 
 Text from strangers is untrusted: it is cut, what cannot be seen is escaped in both formats (controls,
 direction marks, odd spaces), and passwords in URLs are masked wherever free text is logged.
@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+import stat
 import sys
 import threading
 import time
@@ -50,6 +51,9 @@ MAX_TEXT = 500
 PIPE_BUF = 4096
 """Octets that leave in one call at most, and of one line: what Linux keeps together in a pipe."""
 
+FILE_BUF = 256 * 1024
+"""Octets that leave in one call at most into a file: each call makes deliveries wait for the interpreter's lock."""
+
 CUT = "…"
 """Stands where a text was cut to make its line fit."""
 
@@ -73,6 +77,7 @@ class Sink:
 
     def __init__(self, descriptor: int, render: Renderer) -> None:
         self._descriptor = descriptor
+        self._most = FILE_BUF if stat.S_ISREG(os.fstat(descriptor).st_mode) else PIPE_BUF
         self._render = render
         self._lock = threading.Lock()
         self._lines: list[bytes] = []
@@ -121,7 +126,7 @@ class Sink:
         """Write everything; return how many lines could not be (EPIPE, ENOSPC, ...)."""
         left = len(lines)
         with contextlib.suppress(OSError):
-            for batch in _batches(lines):
+            for batch in _batches(lines, self._most):
                 self._write_whole(b"".join(batch))
                 left -= len(batch)
         return left
@@ -135,13 +140,13 @@ class Sink:
                 time.sleep(GATHER)
 
 
-def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _batches(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
     """Yield lines by as many as leave in one call."""
     batch: list[bytes] = []
     size = 0
     for line in lines:
         size += len(line)
-        if batch and size > PIPE_BUF:
+        if batch and size > most:
             yield batch
             batch, size = [], len(line)
         batch.append(line)

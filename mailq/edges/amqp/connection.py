@@ -1,8 +1,8 @@
 """One AMQP connection with one channel: log in, keep alive, call, send, end (AMQP 0-9-1 section 2.2).
 
 It has one life. Whatever ends it (the peer, the network, silence, a broken protocol, ourselves)
-resolves one future, `closed`, with the reason. What is sent within one turn of the event loop leaves
-in one segment. Methods that have an answer go through `call`; everything else that arrives is
+resolves one future, `closed`, with the reason. What is sent at the same time leaves in one segment
+(`gathering`). Methods that have an answer go through `call`; everything else that arrives is
 handed to the `receiver`, a consumer or a publisher.
 """
 
@@ -21,8 +21,15 @@ from mailq import __version__
 from mailq.core.reply import printable
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.frames import HEARTBEAT, MAX_FRAME, PROTOCOL_HEADER, Event, FrameError, FrameReader
+from mailq.edges.amqp.gathering import Gathering
 from mailq.edges.amqp.methods import ConnectionOpen
 from mailq.ports import BrokerError
+
+CROWD = 24
+"""Parts sent at once that mean load: eight publications."""
+
+GATHER = 0.010
+"""Seconds for which parts are gathered under load."""
 
 CLOSE_SECONDS = 5.0
 """How long a connection that we close waits for the broker's goodbye."""
@@ -75,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
         self._out: list[bytes] = []
+        self._gathering = Gathering(self.flush, CROWD, GATHER)
         self._channel_open = False
         self._answers: tuple[type[Frame], ...] = ()
         self._answer: asyncio.Future[Frame] | None = None
@@ -123,21 +131,22 @@ class Connection(asyncio.Protocol):
         return await self._exchange(method, *answers)
 
     def send(self, data: bytes) -> None:
-        """Send octets with the others of this turn of the event loop; nothing happens once closed."""
+        """Send octets with others that come at the same time; nothing happens once closed."""
         if not self._out:
-            self._loop.call_soon(self.flush)
+            self._gathering.begin()
         self._out.append(data)
 
     def send_all(self, parts: Sequence[bytes]) -> None:
         """Send several parts, as `send`."""
         if not self._out:
-            self._loop.call_soon(self.flush)
+            self._gathering.begin()
         self._out += parts
 
     def flush(self) -> None:
         """Hand what was sent to the network now."""
         out, self._out = self._out, []
         if out and self._transport is not None and not self.closed.done():
+            self._gathering.ended(len(out))
             self._spoke = True
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
