@@ -129,10 +129,11 @@ class Pool:
         now = monotonic()
         line = self._line(held.allowance)
         line.given_back(now - held.since, now)
-        tenured = now - held.born >= TENURE or not line.waiting
         worn = held.worn(now)
-        if worn or (tenured and self._due_elsewhere(held.allowance)):
-            self._dismiss(held, elsewhere=not worn)
+        tenured = worn or now - held.born >= TENURE or not line.waiting
+        due_elsewhere = tenured and self._due_elsewhere(held.allowance)
+        if worn or due_elsewhere:
+            self._dismiss(held, elsewhere=due_elsewhere)
         elif line.waiting:
             self._hand_over(line, held)
         else:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from dataclasses import replace
 from time import monotonic
 
 import pytest
@@ -19,6 +20,8 @@ from mailq.wiring import timeouts_of
 
 PLACES = 10
 ALLOWANCE = Allowance(PLACES, "connections", None, "", None, "", 1_000_000, 3600.0, 60.0)
+ONCE = replace(ALLOWANCE, session_age=0.0)
+"""Sessions are good for one message."""
 
 
 @pytest.fixture
@@ -35,12 +38,15 @@ async def pools():
         tables[1].close()
 
 
-async def busy(pool, route, until):
-    """Use sessions one after the other, each for a few milliseconds."""
+async def busy(pool, route, until, allowance=ALLOWANCE):
+    """Use sessions one after the other, each for a few milliseconds; return how many times."""
+    times = 0
     while monotonic() < until:
-        held = await pool.find(route, ALLOWANCE) or await pool.open(Trail(), route, ALLOWANCE)
+        held = await pool.find(route, allowance) or await pool.open(Trail(), route, allowance)
         await asyncio.sleep(0.005)
         pool.release(held)
+        times += 1
+    return times
 
 
 async def test_two_busy_processes_come_to_equal_shares_and_keep_them(pools, sink):
@@ -62,3 +68,16 @@ async def test_two_busy_processes_come_to_equal_shares_and_keep_them(pools, sink
     settled = shares[len(shares) // 2 :]  # from then on all sessions are old enough to be given away
     assert all(PLACES // 2 - 1 <= share <= PLACES // 2 + 1 for pair in settled for share in pair), shares
     assert receiver.connections <= 2 * PLACES
+
+
+async def test_a_process_whose_sessions_live_shortly_lets_others_in(pools, sink):
+    receiver = await sink()
+    route = Route(Source(None, "worker.test"), Target("mx.test", "127.0.0.1", receiver.port), Tls.NONE)
+    until = monotonic() + 2 * TENURE
+    load = [busy(pool, route, until, ONCE) for pool in pools for _ in range(4 * PLACES)]
+
+    times = await asyncio.gather(*load)
+
+    first, second = sum(times[: 4 * PLACES]), sum(times[4 * PLACES :])
+    assert receiver.most_sessions <= PLACES
+    assert first / 3 < second < 3 * first

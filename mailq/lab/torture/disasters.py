@@ -222,6 +222,7 @@ async def _dns_silence(world: World, disaster: Disaster) -> None:
 
 async def _disk_full(world: World, disaster: Disaster) -> None:
     """Kill a worker while the disk is full; its successor must say that it cannot write, and recover by itself."""
+    await world.fleet.settle()  # a worker of a `mailq run` that is being replaced would have no successor
     try:
         await _kill_at(world, disaster, "before-data", world.journal.fill)
         await _told(world, "a worker to say that it cannot write its journal", RESTART, unwritable=True)
