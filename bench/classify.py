@@ -1,8 +1,9 @@
 """`python -m bench.classify`: what the classification of a failed attempt costs in CPU time.
 
-Replies that a worker has seen the like of, replies that it has not, and replies made to cost; and how long the
-rules take to load. The corpus of the tests is what is classified. Thread CPU time, so that what else
-runs on the machine counts little. The last line is one JSON object; exit status 1 if a budget is exceeded.
+Replies that a worker has seen the like of, replies that it has not, replies in words that nobody knows, and
+replies made to cost; and how long the rules take to load. The corpus of the tests is what is classified, where a
+first time counts by rules just loaded. Thread CPU time, the best of several rounds, so that what else runs on
+the machine counts little. The last line is one JSON object; exit status 1 if a budget is exceeded.
 """
 
 import random
@@ -27,6 +28,9 @@ BUDGET = {"load_ms": 50.0, "known_us": 30.0}
 
 ROUNDS = 20
 
+LOADS = 6
+"""Rounds of what takes rules that have seen nothing yet."""
+
 Sent = tuple[Reply, Sequence[str]]
 """A reply and the hosts that send it."""
 
@@ -34,19 +38,18 @@ Sent = tuple[Reply, Sequence[str]]
 def main() -> int:
     """Measure, print, and return the exit status."""
     rules = bounces()
-    figures = {"load_ms": 1000 * min(_seconds(lambda: Ruleset.load([rules])) for _ in range(5))}
     ruleset = Ruleset.load([rules])
     replies = _replies(ruleset)
     random.Random(1).shuffle(replies)  # noqa: S311 - the same order each time
-    half = len(replies) // 2
-    figures["first_us"] = _each(ruleset, replies[:half])
-    figures["unlike_us"] = _each(ruleset, replies[half:])
+    rounds = [_fresh(rules, replies) for _ in range(LOADS)]
+    figures = {name: min(figures[name] for figures in rounds) for name in rounds[0]}
     figures["known_us"] = min(_each(ruleset, replies) for _ in range(ROUNDS))
     figures["hostile_us"] = _each(ruleset, _hostile(replies))
     what = {
         "load_ms": "ms to load the rules",
         "first_us": "µs a reply, the first that a worker sees",
         "unlike_us": "µs a reply, unlike those seen before",
+        "strange_us": "µs a reply, the letters of its words shuffled, none like it seen before",
         "known_us": "µs a reply, of a kind seen before",
         "hostile_us": "µs a reply of 32 KB, made of the rules' words",
     }
@@ -57,6 +60,26 @@ def main() -> int:
     record |= {"rules": len(ruleset.rules), "replies": len(replies)}
     sys.stdout.write(f"{orjson.dumps(record).decode()}\n")
     return int(any(figures[name] > budget for name, budget in BUDGET.items()))
+
+
+def _fresh(rules: str, replies: Sequence[Sent]) -> dict[str, float]:
+    """Return what loading costs, and replies of which the rules just loaded have not seen the like."""
+    half = len(replies) // 2
+    loaded: list[Ruleset] = []
+    figures = {"load_ms": 1000 * _seconds(lambda: loaded.append(Ruleset.load([rules])))}
+    figures["first_us"] = _each(loaded[0], replies[:half])
+    figures["unlike_us"] = _each(loaded[0], replies[half:])
+    figures["strange_us"] = _each(Ruleset.load([rules]), _strange(replies))
+    return figures
+
+
+def _strange(replies: Sequence[Sent]) -> list[Sent]:
+    dice = random.Random(3)  # noqa: S311 - the same texts each time
+
+    def shuffled(word: str) -> str:
+        return "".join(dice.sample(word, len(word))) if word.isalpha() else word
+
+    return [(reply._replace(text=" ".join(map(shuffled, reply.text.split()))), hosts) for reply, hosts in replies]
 
 
 def _replies(ruleset: Ruleset) -> list[Sent]:

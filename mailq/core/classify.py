@@ -2,7 +2,8 @@
 
 An ending without a peer's reply is looked up in a table by state and kind. A reply goes through the
 rules (`core.rules`), all texts at once by RE2: one set of literals tells which expressions can fit at
-all, and those few are tried, so matching is linear in the reply, whatever a hostile server writes.
+all, and those few are tried in the order in which they would decide, until one fits. So matching is
+linear in the reply, whatever a hostile server writes.
 Which rule decides: the operator's before the shipped; what is not vague before what is; then text with
 provider, text by its weight, enhanced code (RFC 3463), basic code (RFC 5321 section 4.2). The first of
 equals decides, and `problems` calls equals that disagree an error. What the class is used for (routing
@@ -14,17 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import re2  # type: ignore[import-untyped]  # it ships no types
-
 from mailq.core.reply import Reply
-from mailq.core.rules import CLASSES, About, Category, Rule, RulesError, inner_status, read, read_reply
+from mailq.core.rules import CLASSES, About, Category, Rule, RulesError, compiled, inner_status, read, read_reply
 from mailq.core.states import AUTH_STATES, ORDER, WIRE_STATES, Kind, State
 
 MAX_TEXT = 1000
 """Characters of a reply that are looked at."""
-
-MAX_MEMORY = 1024 * 1024
-"""Octets that one compiled expression may use at most; it grows with what it has seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +91,28 @@ class Ruleset:
     def __init__(self, version: str, providers: dict[str, str], rules: Sequence[Rule]) -> None:
         self.version = version
         self.rules = tuple(sorted(rules, key=lambda rule: rule.rank))
-        self._place = {rule.id: place for place, rule in enumerate(self.rules)}
         self._providers = providers
-        self._worded = [rule for rule in self.rules if rule.text]
-        self._texts = _compile(self._worded)
-        self._by_status: defaultdict[str, list[Rule]] = defaultdict(list)
-        self._by_code: defaultdict[str, list[Rule]] = defaultdict(list)
-        for rule in self.rules:
+        self._worded = [place for place, rule in enumerate(self.rules) if rule.text]
+        self._texts = compiled([self.rules[place] for place in self._worded])
+        self._expressions = {place: self._texts.re(index) for index, place in enumerate(self._worded)}
+        self._by_status: defaultdict[str, list[int]] = defaultdict(list)
+        self._by_code: defaultdict[str, list[int]] = defaultdict(list)
+        for place, rule in enumerate(self.rules):
             if not rule.text:
-                (self._by_status[rule.status] if rule.status else self._by_code[rule.code]).append(rule)
+                (self._by_status[rule.status] if rule.status else self._by_code[rule.code]).append(place)
+        self._warm()
+
+    def _warm(self) -> None:
+        """Match every rule against its own examples once.
+
+        RE2 builds its automata as texts ask for them, and a step that is new to them costs a hundred times
+        one that is not. The examples are what servers say, so much of what they will say is built here.
+        """
+        said = [(place, _plain(text)) for place in self._worded for text in self.rules[place].examples]
+        for place, text in said:
+            self._expressions[place].match(text)
+        if said:
+            self._texts.Match(b" ".join(text for _, text in said), potential=True)
 
     @classmethod
     def load(cls, texts: Sequence[str], names: Sequence[str] = ()) -> "Ruleset":
@@ -155,40 +164,44 @@ class Ruleset:
             ending = _ending(state, kind, status)
             if ending is not None:
                 return _answer(ending.number, ending.about, _ending_id(state, kind, status))
-        found = min(self._candidates(code, status, text, hosts), key=self._order, default=_NOTHING)
+        found = next(self._fitting(code, status, text, hosts), _NOTHING)
         return _answer(found.number, found.about or CLASSES[found.number].about or _about(state), found.id)
 
     def matching(self, reply: Reply, hosts: Sequence[str] = ()) -> list[Rule]:
         """Return every rule that a reply fits, the one that decides first."""
-        return sorted(self._candidates(reply.code, reply.status or "", reply.text, hosts), key=self._order)
+        return list(self._fitting(reply.code, reply.status or "", reply.text, hosts))
 
     def host_of(self, provider: str) -> tuple[str, ...]:
         """Return a host name by which a provider is known; () without one."""
         return next(((suffix,) for suffix, key in self._providers.items() if key == provider), ())
 
-    def _order(self, rule: Rule) -> int:
-        return self._place[rule.id]
-
-    def _candidates(self, code: int, status: str, text: str, hosts: Sequence[str]) -> Iterator[Rule]:
+    def _fitting(self, code: int, status: str, text: str, hosts: Sequence[str]) -> Iterator[Rule]:
+        """Yield the rules that fit, the one that decides first; an expression is tried when its turn comes."""
         basic = str(code)
         if not status or status.endswith(".0.0"):
             inner = inner_status(text[:MAX_TEXT])
             status = inner if inner and inner[0] == basic[0] else "x.0.0"
         status = basic[0] + status[1:]  # a class that disagrees is wrong (RFC 3463 section 2)
-        wide = f"{basic[0]}xx"
-        found = [self._worded[index] for index in self._texts.Match(_plain(text)) or ()] if self._worded else []
+        codes = ("", f"{basic[0]}xx", basic)
         statuses = _patterns(status)
+        plain = _plain(text)
+        possible = self._texts.Match(plain, potential=True) if self._worded else None
+        found = [self._worded[index] for index in possible or ()]
         for key in statuses:
             found += self._by_status.get(key, ())
-        for key in ("", wide, basic):
+        for key in codes:
             found += self._by_code.get(key, ())
-        providers = self._providers_of(hosts) if any(rule.provider for rule in found) else ()
-        for rule in found:
-            if (
-                (not rule.provider or rule.provider in providers)
-                and (not rule.code or rule.code in {basic, wide})
-                and (not rule.status or rule.status in statuses)
-            ):
+        found.sort()
+        providers: set[str] | None = None
+        for place in found:
+            rule = self.rules[place]
+            if rule.code not in codes or (rule.status and rule.status not in statuses):
+                continue
+            if rule.provider:
+                providers = self._providers_of(hosts) if providers is None else providers
+                if rule.provider not in providers:
+                    continue
+            if not rule.text or self._expressions[place].match(plain):
                 yield rule
 
     def _providers_of(self, hosts: Sequence[str]) -> set[str]:
@@ -256,34 +269,6 @@ def _unfit(rule: Rule, example: str, fitting: Sequence[Rule]) -> Iterator[str]:
         yield f"contradicts rule {(tied[1] if tied[0] == rule else tied[0]).id} on {example!r}; narrow or weigh one"
     elif fitting[0].number != rule.number:
         yield f"is shadowed by rule {fitting[0].id} on {example!r}; narrow that one"
-
-
-def _compile(rules: Sequence[Rule]) -> re2.Filter:
-    matcher = re2.Filter()
-    for rule in rules:
-        try:
-            matcher.Add(rule.text, _options())
-        except re2.error:
-            raise RulesError(f"rule {rule.id}: text: {_why(rule.text)}") from None
-    if rules:
-        matcher.Compile()
-    return matcher
-
-
-def _options() -> re2.Options:
-    options = re2.Options()
-    options.case_sensitive, options.log_errors, options.max_mem = False, False, MAX_MEMORY
-    return options
-
-
-def _why(pattern: str) -> str:
-    try:
-        re2.compile(pattern, _options())
-    except re2.error as error:
-        words = error.args[0]
-        reason = words.decode() if isinstance(words, bytes) else words
-        return f"{reason}; RE2 knows neither look-around nor back-references"
-    return "RE2 does not take it"
 
 
 def _plain(text: str) -> bytes:

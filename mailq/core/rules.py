@@ -8,16 +8,22 @@ form; which rule decides, and whether the rules agree with each other, is `core.
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, NamedTuple
 
+import re2  # type: ignore[import-untyped]  # it ships no types
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from mailq.core.reply import Reply, make_reply
 
 MAX_RULES = 5000
 """Rules in one file; more are a mistake, and would make matching slow."""
+
+MAX_MEMORY = 1024 * 1024
+"""Octets that one compiled expression may use at most; it grows with what it has seen."""
 
 
 class Category(StrEnum):
@@ -191,6 +197,70 @@ def _first(error: ValidationError, raw: dict[str, Any]) -> str:
         known = rule.get("id") if isinstance(rule, dict) else None
         return f"rule {known or 'without id'} (number {index + 1}): {' '.join(where[2:])}: {found['msg']}"
     return f"{'.'.join(where)}: {found['msg']}"
+
+
+def compiled(rules: Sequence[Rule]) -> re2.Filter:
+    """Return the expressions of rules, each to be matched from a text's start.
+
+    For a match whose start is known RE2 needs one automaton; to tell where another starts it needs two.
+
+    Raises:
+        RulesError: names the rule and what RE2 says of its expression.
+    """
+    matcher = re2.Filter()
+    for rule in rules:
+        if _closes_early(rule.text):  # "a)(b" would be mended by the group around it
+            raise RulesError(f"rule {rule.id}: text: {_why(rule.text)}")
+        try:
+            matcher.Add(f".*?(?:{rule.text})", _options(rule.text))
+        except re2.error:
+            raise RulesError(f"rule {rule.id}: text: {_why(rule.text)}") from None
+    if rules:
+        matcher.Compile()
+    return matcher
+
+
+_BRACKETS = re.compile(r"\\Q.*?(?:\\E|$)|\\.|\[\^?\]?(?:\[:\^?[a-z]+:\]|\\.|[^]\\])*\]|[()]", re.DOTALL)
+"""Brackets of groups, and all in which there may be others."""
+
+
+def _closes_early(pattern: str) -> bool:
+    """Return whether an expression closes a group that it has not opened."""
+    depth = 0
+    for found in _BRACKETS.findall(pattern):
+        depth += (found == "(") - (found == ")")
+        if depth < 0:
+            return True
+    return False
+
+
+_LOWER = re.compile(
+    r"(?:[^\\[A-Z\x80-\U0010ffff]|\\[bBdDsSwW]|\\[^\w]"
+    r"|\[\^?-?(?:[a-z]-[a-z]|[0-9]-[0-9]|\\[dDsSwW]|\\[^\w]|[^]\\[A-Z\x80-\U0010ffff-])+-?\])*"
+)
+"""An expression that means the same for a text in lower case, whether case is told apart or not."""
+
+
+def _options(pattern: str) -> re2.Options:
+    return _options_for(case_sensitive=_LOWER.fullmatch(pattern) is not None)  # which compiles faster
+
+
+@cache
+def _options_for(*, case_sensitive: bool) -> re2.Options:
+    options = re2.Options()
+    options.case_sensitive, options.never_capture = case_sensitive, True
+    options.log_errors, options.max_mem = False, MAX_MEMORY
+    return options
+
+
+def _why(pattern: str) -> str:
+    try:
+        re2.compile(pattern, _options(pattern))
+    except re2.error as error:
+        words = error.args[0]
+        reason = words.decode() if isinstance(words, bytes) else words
+        return f"{reason}; RE2 knows neither look-around nor back-references"
+    return "RE2 does not take it"
 
 
 _LINE = re.compile(r"(?:smtp;\s*)?([245][0-9]{2})(?:[ -]|$)(.*)", re.DOTALL)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mailq.cli.classify import measure
 from mailq.core.classify import Ruleset, problems, tie
 from mailq.core.failure import DEFAULTS, Failure
-from mailq.core.rules import CLASSES, About, Category, RulesError, read_reply
+from mailq.core.rules import CLASSES, About, Category, RulesError, compiled, read_reply
 from mailq.core.states import WIRE_STATES, Kind, State
 from mailq.data import bounces
 
@@ -168,6 +168,51 @@ def test_a_provider_is_told_by_the_end_of_its_hosts_names():
     assert ask(SHIPPED, text).rule == "policy"
 
 
+@pytest.mark.parametrize(
+    ("text", "provider", "number", "about"),
+    [
+        ("550 5.1.8 Access denied, bad outbound sender", "outlook", 51, About.SENDER),
+        ("550 5.2.1 Service unavailable, [example.com] does not accept email over IPv6.", "", 50, About.SOURCE),
+        ("550 5.2.2 Submission quota exceeded", "outlook", 70, About.US),
+        ("550 5.2.122 Recipient's per hour message receive limit exceeded.", "outlook", 70, About.RECIPIENT),
+        ("550 5.7.502 Access denied, banned sender", "outlook", 51, About.SENDER),
+        ("550 5.7.511 Access denied, banned sender[192.0.2.1].", "outlook", 51, About.SOURCE),
+        ("550 5.7.750 Client blocked from sending from unregistered domains", "outlook", 50, About.SENDER),
+        (
+            "451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation.",
+            "outlook",
+            70,
+            About.SOURCE,
+        ),
+        ("554 DT:SUM 163 mx14", "netease", 50, About.SENDER),
+        ("550 MI:NHD 163 mx14", "netease", 50, About.SOURCE),
+        ("554 HL:IPB 163 mx14", "netease", 51, About.SOURCE),
+        ("421 cox too many sessions AUP#CXCNCT", "cox", 70, About.SOURCE),
+        ("554 rejected AUP#CXTHRT", "cox", 25, About.US),
+        ("550 Suspected bounce attacks.", "qq", 51, About.SOURCE),
+        ("550 5.7.1 Mail from example.com refused by blackhole site dnsbl.example.org", "", 51, About.SENDER),
+        ("550 5.7.1 Mail from 192.0.2.1 refused by blackhole site dnsbl.example.org", "", 51, About.SOURCE),
+    ],
+)
+def test_what_it_is_about_is_who_has_to_act(text, provider, number, about):
+    found = ask(SHIPPED, text, *SHIPPED.host_of(provider))
+
+    assert (found.number, found.about) == (number, about)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "550 5.2.1 Service unavailable, [example.com] does not accept email over IPv6.",
+        "550 cuda_nsu 5.7.1 <a@example.com>: Recipient address rejected: Policy Rejection",
+        "554 5.7.1 <a@example.com>: Recipient address rejected: Policy Rejection- Abuse. Go away.",
+        "550-Requested action not taken: mailbox unavailable\n550 Failure sending mail. Try again later",
+    ],
+)
+def test_trouble_of_the_sender_costs_no_recipient(text):
+    assert ask(SHIPPED, text).category is not Category.HARD
+
+
 def test_every_ending_has_a_class():
     for state in State:
         for kind in set(Kind) - {Kind.ACCEPTED}:
@@ -225,6 +270,45 @@ def test_an_expired_job_is_classified_by_its_last_transient_reply():
     assert end(State.PROCESS, Kind.TIMEOUT, text="message expired (last failure: 451 4.4.1 no answer)").number == 70
     assert end(State.PROCESS, Kind.TIMEOUT, text="message expired (last failure: 451 busy)").about is About.RELAY
     assert end(State.PROCESS, Kind.TIMEOUT, text="message expired (last failure: none").rule == "process/timeout"
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "fits"),
+    [
+        ("spec|other", "is Special", True),
+        ("^special", "special it is", True),
+        ("^special", "is special", False),
+        ("special$", "is special", True),
+        ("special$", "special it is", False),
+        (r"\bMX\b", "no mx here", True),
+        (r"\bmx\b", "no MX here", True),
+        (r"\bmx\b", "no mxs here", False),
+        ("[A-C]4", "sheet a4", True),
+        ("[!-_]4", "sheet a4", True),
+        ("[]!-_]4", "sheet a4", True),
+        (r"\x41", "sheet", False),
+        (r"\x41", "a sheet", True),
+        (r"\pL4", "sheet a4", True),
+        ("[[:upper:]]4", "sheet a4", True),
+        ("Ärger", "viel ÄRGER", True),
+        ("doesn.?t", "it doesn\u2019t", True),
+        (r"\)(a)", "sheet (b)a", True),
+        ("[)](a)", "sheet (b)a", True),
+        (r"\Q)\E(a)", "sheet (b)a", True),
+        ("e", "sheet", True),
+    ],
+)
+def test_an_expression_is_looked_for_anywhere_in_any_case(expression, text, fits):
+    ruleset = Ruleset.load([own(f"text = '{expression}'")])
+
+    assert (ask(ruleset, f"550 {text}").rule == "own") is fits
+
+
+def test_no_shipped_expression_is_tried_on_every_reply():
+    """One without a word of three letters that must be there is tried on all replies."""
+    worded = [rule for rule in SHIPPED.rules if rule.text]
+
+    assert [rule.id for rule in worded if compiled([rule]).Match("~", potential=True)] == []
 
 
 def test_a_hostile_reply_costs_no_time():
@@ -301,6 +385,9 @@ def test_two_rules_of_one_rank_that_disagree_are_a_tie():
         (own("text = 'a'").replace("class = 20", "class = 11"), ["rule own (number 1)", "no such class", "10, 20"]),
         (own("text = '(a'"), ["own.toml: rule own: text: missing )"]),
         (own("text = '(?=a)'"), ["own.toml: rule own: text:", "look-around"]),
+        (own("text = 'a)(b'"), ["own.toml: rule own: text:", "unexpected )"]),
+        (own(r"text = '\(a)(b'"), ["own.toml: rule own: text:", "unexpected )"]),
+        (own("text = '[(]a)(b'"), ["own.toml: rule own: text:", "unexpected )"]),
         (own("text = 'a{5000}'"), ["own.toml: rule own: text:"]),
         (own("status = '6.1.1'"), ["rule own (number 1): status"]),
         (own("colour = 'red'"), ["rule own (number 1): colour: Extra inputs"]),
