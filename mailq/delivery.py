@@ -14,7 +14,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from mailq.clock import Clock
-from mailq.core.failure import Failure, Postponed
+from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.job import Job, Smarthost
 from mailq.core.journal import JournalError
 from mailq.core.limits import Allowance
@@ -131,7 +131,7 @@ class Delivery:
         except Postponed as later:
             return later
         except JournalError as trouble:
-            return Postponed(UNRECORDED, str(trouble))
+            return Postponed(UNRECORDED, Cause.JOURNAL, str(trouble))
         except Failure as trouble:
             failure = trouble
         except TimeoutError:

@@ -9,7 +9,7 @@ What became of an attempt that is over, or that another process makes, is known 
 import asyncio
 from dataclasses import dataclass, field
 
-from mailq.core.failure import Postponed
+from mailq.core.failure import Cause, Postponed
 from mailq.core.job import Job
 from mailq.core.journal import EntryId, key_of
 from mailq.core.result import Result, Trail
@@ -41,7 +41,7 @@ class Flight:
     def begin(self) -> None:
         """Refuse to begin what could not be recorded now (see `ports.Claim`)."""
         if not (self.broker.alive and self.broker.recording):
-            raise Postponed(UNRECORDED, "the broker records no results at the moment")
+            raise Postponed(UNRECORDED, Cause.BROKER, "the broker records no results at the moment")
 
     def hand_over(self) -> None:
         """Note that the message is about to be handed over (see `ports.Claim`)."""

@@ -16,7 +16,7 @@ import orjson
 
 from mailq.core import letters
 from mailq.core.ending import ENDS, End
-from mailq.core.failure import Postponed
+from mailq.core.failure import Cause, Postponed
 from mailq.core.job import InvalidJobError, Job
 from mailq.core.journal import EntryId, JournalError, Standing, key_of
 from mailq.core.publication import Consumed
@@ -184,7 +184,7 @@ class Handling:
                 case.broker.ack(case.consumed.tag)
                 return End.REPEATED
             case Standing.UNDERWAY:
-                later = Postponed(ELSEWHERE, "another process is working on it")
+                later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "another process is working on it")
                 await self._settlement.postpone(case.broker, case.consumed, job, later)
                 case.broker.ack(case.consumed.tag)
                 return End.PARKED

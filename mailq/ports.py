@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from mailq.core.ending import End
+from mailq.core.failure import Cause
 from mailq.core.job import Job
 from mailq.core.journal import Entry, EntryId, JobKey, JournalStats
 from mailq.core.pace import Rate, Slot
@@ -211,8 +212,8 @@ class Observer(Protocol):
     def refused(self, result: Result) -> None:
         """A document that is no job was answered with a result of its own."""
 
-    def parked(self, job: Job, until: datetime) -> None:
-        """A job that was not due went back without an attempt."""
+    def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
+        """A job went back without an attempt."""
 
     def poisoned(self, reason: str) -> None:
         """A message that is no job went to the poison queue."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 from random import Random
 
 from mailq.core import letters
-from mailq.core.failure import Failure, Postponed
+from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.job import InvalidJobError, Job
 from mailq.core.letters import Names
 from mailq.core.meaning import Meaning
@@ -75,18 +75,18 @@ class Settlement:
             BrokerError: the job must not be acknowledged.
         """
         assert job.due is not None
-        self._observer.parked(job, job.due)
+        self._observer.parked(job, job.due, Cause.DUE, "not due yet")
         publication = letters.park(job, job.document, job.due, self._names, consumed, self._now())
         await self._publish(publisher, "delay", [publication])
 
     async def postpone(self, publisher: Publisher, consumed: Consumed, job: Job, later: Postponed) -> None:
-        """Send a job away for which the traffic limits have no room; it costs no attempt.
+        """Send a job away for which no attempt is made now; it costs none.
 
         Raises:
             BrokerError: the job must not be acknowledged.
         """
         until = self._now() + timedelta(seconds=later.wait)
-        self._observer.parked(job, until)
+        self._observer.parked(job, until, later.cause, later.reason)
         publication = letters.postpone(job, until, self._names, consumed, self._now())
         await self._publish(publisher, "delay", [publication])
 

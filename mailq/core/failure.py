@@ -1,4 +1,4 @@
-"""How an attempt ends badly: `Failure`, and the codes for endings that no server worded.
+"""How an attempt ends badly: `Failure`, and the codes for endings that no server worded; or is not made: `Postponed`.
 
 One table gives each (state, kind) without a reply its default code, enhanced status and
 description, so that result consumers always find numbers. The code's first digit is also the
@@ -8,7 +8,7 @@ default verdict (`core.verdict`): a 4 is tried again, a 5 is not.
 from typing import NamedTuple
 
 from mailq.core.reply import Reply
-from mailq.core.states import Kind, State
+from mailq.core.states import Kind, State, Word
 
 
 class Default(NamedTuple):
@@ -64,12 +64,32 @@ class Failure(Exception):  # noqa: N818 - the house word, see README
         return self.code // 100 == 5
 
 
-class Postponed(Exception):  # noqa: N818 - nothing went wrong
-    """No attempt is made now: the job is to come back in `wait` seconds, because of `reason`."""
+class Cause(Word):
+    """Why no attempt is made now."""
 
-    def __init__(self, wait: float, reason: str) -> None:
+    DUE = "due"
+    """Its time has not come, as the job itself says."""
+    CONNECTIONS = "connections"
+    """All connections allowed are in use."""
+    RATE = "rate"
+    """The rate allowed is used up."""
+    PAUSE = "pause"
+    """The destination is left alone."""
+    ELSEWHERE = "elsewhere"
+    """Another process has it, or a copy of it."""
+    JOURNAL = "journal"
+    """It could not be noted that it is handed over."""
+    BROKER = "broker"
+    """It could not be told what came of it."""
+
+
+class Postponed(Exception):  # noqa: N818 - nothing went wrong
+    """No attempt is made now: the job is to come back in `wait` seconds; `reason` says more of the cause."""
+
+    def __init__(self, wait: float, cause: Cause, reason: str) -> None:
         super().__init__(reason)
         self.wait = wait
+        self.cause = cause
         self.reason = reason
 
 

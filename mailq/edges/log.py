@@ -34,6 +34,7 @@ import structlog
 
 from mailq.config.operations import LogConfig
 from mailq.core.ending import End
+from mailq.core.failure import Cause
 from mailq.core.job import Job
 from mailq.core.journal import JournalStats
 from mailq.core.result import Result
@@ -228,9 +229,9 @@ class Log:
         line = {"state": result.state, "result": result.kind, "code": result.code, "status": result.status}
         self.logger.info("refused", **line, description=_free(result.description), pointer=_free(result.pointer or ""))
 
-    def parked(self, job: Job, until: datetime) -> None:
+    def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
         """Write the event `parked` at level debug."""
-        self.logger.debug("parked", id=job.identity, until=format_time(until))
+        self.logger.debug("parked", id=job.identity, until=format_time(until), cause=cause, reason=_free(reason))
 
     def poisoned(self, reason: str) -> None:
         """Write the event `poisoned`."""

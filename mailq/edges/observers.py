@@ -10,6 +10,7 @@ from datetime import datetime
 from types import TracebackType
 
 from mailq.core.ending import End
+from mailq.core.failure import Cause
 from mailq.core.job import Job
 from mailq.core.journal import JournalStats
 from mailq.core.result import Result
@@ -87,11 +88,11 @@ class Observers:
             with guard:
                 observer.refused(result)
 
-    def parked(self, job: Job, until: datetime) -> None:
-        """A job that was not due went back without an attempt."""
+    def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
+        """A job went back without an attempt."""
         for observer, guard in self._guarded:
             with guard:
-                observer.parked(job, until)
+                observer.parked(job, until, cause, reason)
 
     def poisoned(self, reason: str) -> None:
         """A message that is no job went to the poison queue."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeVar
 
-from mailq.core.failure import Postponed
+from mailq.core.failure import Cause, Postponed
 from mailq.core.limits import Allowance
 from mailq.core.pace import Rate
 from mailq.core.queueing import Line
@@ -161,7 +161,7 @@ class Pool:
         """
         slot = await self._limits.take(key, rate, patience=PATIENCE, returned=returned)
         if slot.away:
-            raise Postponed(slot.wait, "the rate allowed is used up")
+            raise Postponed(slot.wait, Cause.RATE, "the rate allowed is used up")
         if slot.wait > 0:
             await asyncio.sleep(slot.wait)
 
@@ -204,7 +204,7 @@ class Pool:
         if not line.waiting and await self._enter(allowance):
             return None
         if line.wait(monotonic()) > PATIENCE:
-            raise Postponed(line.send_away(monotonic()), REASON)
+            raise Postponed(line.send_away(monotonic()), Cause.CONNECTIONS, REASON)
         waiter = Waiter(route, allowance, asyncio.get_running_loop().create_future())
         line.join(waiter, monotonic())
         self._evict(self._idle_by_key.get(allowance.connections_key, ()))
@@ -228,7 +228,7 @@ class Pool:
                 while line.waiting and now - line.waiting[0].since > PATIENCE:
                     waiter = line.waiting.popleft()
                     if not waiter.answer.done():
-                        waiter.answer.set_exception(Postponed(line.send_away(now), REASON))
+                        waiter.answer.set_exception(Postponed(line.send_away(now), Cause.CONNECTIONS, REASON))
 
     async def _enter(self, allowance: Allowance) -> bool:
         """Take a place among the allowed connections, if this process may have one more at all."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from mailq.core.breaker import Breaker, counts, remembered
-from mailq.core.failure import Failure, Postponed
+from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.limits import Allowance, LimitRule, allowance
 from mailq.core.pause import Pause, paused
 from mailq.core.recent import Recent
@@ -55,7 +55,7 @@ class Governor:
         if free or not able:
             return free or sources
         first = min((pause for pause in pauses if pause is not None), key=lambda pause: pause.until)
-        raise Postponed(first.left(now), first.reason)
+        raise Postponed(first.left(now), Cause.PAUSE, first.reason)
 
     def pause(self, source: Source, hosts: tuple[str, ...], seconds: float, reason: str) -> None:
         """Leave a site alone from a source, or its whole pool, for about so many seconds (see `core.pause`)."""

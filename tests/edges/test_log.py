@@ -16,6 +16,7 @@ import pytest
 
 from mailq.config.operations import LogConfig
 from mailq.core.ending import End
+from mailq.core.failure import Cause
 from mailq.core.job import Job
 from mailq.core.journal import JournalStats
 from mailq.core.result import Result
@@ -132,7 +133,7 @@ def test_lines_below_the_level_are_not_written(written, format_):
     with written.log(level="warning", format=format_) as log:
         log.attempted(JOB, result(), Verdict(Outcome.SUCCESS))
         log.broker("connected", "")
-        log.parked(JOB, NOW)
+        log.parked(JOB, NOW, Cause.RATE, "too fast")
         log.broker("lost", "heartbeat")
 
     assert written.text.count("\n") == 1
@@ -142,7 +143,10 @@ def test_lines_below_the_level_are_not_written(written, format_):
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        (lambda log: log.parked(JOB, NOW), {"level": "debug", "event": "parked", "until": "2030-01-31 12:00:00"}),
+        (
+            lambda log: log.parked(JOB, NOW, Cause.RATE, "too fast"),
+            {"event": "parked", "until": "2030-01-31 12:00:00", "cause": "rate", "reason": "too fast"},
+        ),
         (lambda log: log.poisoned("no JSON"), {"level": "warning", "event": "poisoned", "reason": "no JSON"}),
         (
             lambda log: log.refused(result(State.PROCESS, Kind.INVALID, "no recipient", pointer="/recipient")),

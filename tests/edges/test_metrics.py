@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mailq.core.effects import FLAGS, Effects
 from mailq.core.ending import End
+from mailq.core.failure import Cause
 from mailq.core.hints import NO_FLAGS, Flags, infer
 from mailq.core.job import Job
 from mailq.core.journal import JournalStats
@@ -133,12 +134,12 @@ def test_a_refused_document_is_a_failure_with_a_state(metrics):
 
 
 def test_parked_poisoned_and_bugs_are_counted(metrics):
-    metrics.parked(job(), NOW)
+    metrics.parked(job(), NOW, Cause.RATE, "too fast")
     metrics.poisoned("not JSON")
     metrics.poisoned("no recipient")
     metrics.bug("settlement", ValueError("x"))
 
-    assert read(metrics, "parked_total") == 1
+    assert [read(metrics, "parked_total", cause=cause) for cause in Cause] == [cause is Cause.RATE for cause in Cause]
     assert read(metrics, "poisoned_total") == 2
     assert read(metrics, "bugs_total") == 1
 
@@ -300,7 +301,7 @@ def busy(times):
         metrics.attempted(job(), result(timing={State.EHLO: 1.0}), Verdict(Outcome.SUCCESS))
         odd = Verdict(Outcome.FAILURE, expired=True, flags=Flags(strange=True))
         metrics.attempted(job(), result(State.RCPTTO, Kind.ERROR), odd)
-        metrics.parked(job(), NOW)
+        metrics.parked(job(), NOW, Cause.DUE, "not due yet")
         metrics.poisoned("x")
         metrics.bug("x", ValueError())
         metrics.published("success", 3)

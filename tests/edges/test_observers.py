@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from mailq.core.failure import Cause
 from mailq.core.job import Job
 from mailq.core.result import Result
 from mailq.core.states import Kind, State
@@ -17,7 +18,7 @@ RESULT = Result(State.MESSAGE, Kind.ACCEPTED, NOW, 1, 250, "2.0.0", "ok", {}, {}
 CALLS = [
     ("attempted", (JOB, RESULT, Verdict(Outcome.SUCCESS)), {}),
     ("refused", (RESULT,), {}),
-    ("parked", (JOB, NOW), {}),
+    ("parked", (JOB, NOW, Cause.RATE, "too fast"), {}),
     ("poisoned", ("no recipient",), {}),
     ("published", ("success", 3), {}),
     ("bug", ("settlement", ValueError("x")), {}),

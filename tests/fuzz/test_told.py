@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fuzz import targets
 from mailq.config.operations import LogConfig
-from mailq.core.failure import Failure
+from mailq.core.failure import Cause, Failure
 from mailq.core.job import Job
 from mailq.core.reply import printable
 from mailq.core.result import Trail, accepted, failed
@@ -107,7 +107,7 @@ def test_every_other_event_is_one_line_too(format_, text):
         log.poisoned(text)
         log.published(text.replace("hunter2", ""), 1)
         log.broker("lost", text)
-        log.parked(job(text.replace("hunter2", "")), targets.NOW)
+        log.parked(job(text.replace("hunter2", "")), targets.NOW, Cause.PAUSE, text)
 
     lines = written(format_, call)
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from support.system import MIME, until
 
-from mailq.core.failure import Postponed
+from mailq.core.failure import Cause, Postponed
 from mailq.edges.amqp.publisher import Publisher
 from mailq.flights import Flight
 from mailq.lab.proxy import Proxy
@@ -331,7 +331,7 @@ async def test_a_message_refused_by_one_target_and_postponed_at_the_next_is_not_
     def postponing(self):
         asked.append(self)
         if len(asked) == 2:
-            raise Postponed(1, "as injected")
+            raise Postponed(1, Cause.BROKER, "as injected")
         begin(self)
 
     monkeypatch.setattr(Flight, "begin", postponing)

@@ -75,7 +75,7 @@ class Seen:
     def poisoned(self, reason):
         self.poison.append(reason)
 
-    def parked(self, job, until):
+    def parked(self, job, until, cause, reason):
         self.parks += 1
 
     def stalled(self, *, stalled):

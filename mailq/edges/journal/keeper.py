@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mailq.config.journal import JournalConfig
 from mailq.core import journal as codec
-from mailq.core.failure import Postponed
+from mailq.core.failure import Cause, Postponed
 from mailq.core.journal import (
     CLAIM_SIZE,
     END_SIZE,
@@ -280,7 +280,7 @@ class FileJournal:
         if reason is not None:
             self.withdrawn(entry)
             least, spread = APART
-            raise Postponed(least + spread * secrets.randbelow(1000) / 1000, reason)
+            raise Postponed(least + spread * secrets.randbelow(1000) / 1000, Cause.ELSEWHERE, reason)
 
     def _flush(self, volume: Volume, start: int, entry: EntryId) -> None:
         try:

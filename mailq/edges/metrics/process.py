@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from mailq.core.effects import FLAGS
 from mailq.core.ending import End
+from mailq.core.failure import Cause
 from mailq.core.hints import NO_FLAGS
 from mailq.core.job import Job
 from mailq.core.journal import JournalStats
@@ -123,7 +124,7 @@ class Metrics(Collector):
         self._journal = JournalStats()
         self._writable = True
         self._expired = 0
-        self._parked = 0
+        self._parked = dict.fromkeys(Cause, 0)
         self._poisoned = 0
         self._bugs = 0
         self._jobs = 0
@@ -172,9 +173,9 @@ class Metrics(Collector):
         """Note that the process is gone: what it had in flight is the broker's again."""
         self._ends[End.RETURNED] += self._consumed - sum(self._ends.values())
 
-    def parked(self, job: Job, until: datetime) -> None:  # noqa: ARG002 - the Observer port
+    def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:  # noqa: ARG002 - the Observer port
         """Count a job that went back without an attempt."""
-        self._parked += 1
+        self._parked[cause] += 1
 
     def poisoned(self, reason: str) -> None:  # noqa: ARG002 - the Observer port
         """Count a message that is no job."""
@@ -222,7 +223,7 @@ class Metrics(Collector):
         """Return everything counted so far."""
         return {
             "counters": [list(table.values()) for table in self._tables],
-            "singles": [self._expired, self._parked, self._poisoned, self._bugs, self._reconnects, self._consumed],
+            "singles": [self._expired, self._poisoned, self._bugs, self._reconnects, self._consumed],
             "journal": [self._journal.octets, self._journal.records, self._journal.corrupt],
             "durations": [[*durations.counts, durations.total] for durations in self._durations.values()],
             "amounts": [self._jobs, self._sessions, self._drift],
@@ -237,12 +238,11 @@ class Metrics(Collector):
         for durations, (*counts, total) in zip(self._durations.values(), snapshot["durations"], strict=True):
             durations.counts = [mine + other for mine, other in zip(durations.counts, counts, strict=True)]
             durations.total += total
-        expired, parked, poisoned, bugs, reconnects, consumed = snapshot["singles"]
+        expired, poisoned, bugs, reconnects, consumed = snapshot["singles"]
         self._consumed += consumed
         mine = (self._journal.octets, self._journal.records, self._journal.corrupt)
         self._journal = JournalStats(*(one + other for one, other in zip(mine, snapshot["journal"], strict=True)))
         self._expired += expired
-        self._parked += parked
         self._poisoned += poisoned
         self._bugs += bugs
         self._reconnects += reconnects
@@ -265,7 +265,7 @@ class Metrics(Collector):
         yield labelled("published", "Publications that the broker confirmed.", "key", self._published)
         yield labelled("broker_events", "What happened to the connection to the broker.", "event", self._events)
         yield counter("expired", "Jobs given up because their time or their attempts ran out.", self._expired)
-        yield counter("parked", "Jobs that were not due and went back without an attempt.", self._parked)
+        yield labelled("parked", "Jobs that went back without an attempt.", "cause", self._parked)
         yield counter("poisoned", "Messages put aside in the poison queue.", self._poisoned)
         yield counter("consumed", "Messages that came from the outbox.", self._consumed)
         yield labelled("ended", "Messages that came, by what became of them.", "end", self._ends)
@@ -281,7 +281,7 @@ class Metrics(Collector):
     @property
     def _tables(self) -> tuple[dict[Any, int], ...]:
         """The counters by label, in the order of a snapshot."""
-        return self._attempts, self._verdicts, self._published, self._events, self._ends, self._flags
+        return self._attempts, self._verdicts, self._published, self._events, self._ends, self._flags, self._parked
 
     def _attempts_family(self) -> Metric:
         family = CounterMetricFamily(
