@@ -20,6 +20,8 @@ _COLUMNS = {
 }
 """Figures of a tally, and the words above them."""
 
+_WIDTHS = {key: max(len(word), len("100,000")) + 2 for key, word in _COLUMNS.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -40,13 +42,12 @@ class Settings:
 
 def head(text: str) -> str:
     """Return the line above rows."""
-    return f"{text:<28}" + "".join(f"{word:>{len(word) + 2}}" for word in _COLUMNS.values())
+    return f"{text:<28}" + "".join(f"{word:>{_WIDTHS[key]}}" for key, word in _COLUMNS.items())
 
 
 def row(name: str, tally: Tally) -> str:
     """Return the figures of a tally under their words."""
-    figures = (f"{getattr(tally, key):{len(word) + 2},}" for key, word in _COLUMNS.items())
-    return f"{name:<28}" + "".join(figures)
+    return f"{name:<28}" + "".join(f"{getattr(tally, key):{_WIDTHS[key]},}" for key in _COLUMNS)
 
 
 def lines(books: Books, settings: Settings, all_kinds: tuple[str, ...]) -> Iterator[str]:
