@@ -16,8 +16,19 @@ import pytest
 
 from mailq.config.journal import JournalConfig
 from mailq.core.failure import Postponed
-from mailq.core.journal import MAX_ANSWER, EntryId, JobKey, JournalError, JournalStats, Standing
+from mailq.core.journal import (
+    ANSWER_BODY,
+    INTENT_SIZE,
+    MAX_ANSWER,
+    EntryId,
+    JobKey,
+    JournalError,
+    JournalStats,
+    Standing,
+    answer,
+)
 from mailq.edges.journal import FileJournal, NullJournal, keeper
+from mailq.edges.journal.shelf import LOOK
 
 SMALL = 256 * 1024
 PROCESS = """
@@ -193,6 +204,18 @@ def test_two_equal_jobs_are_two_messages(spawn, keep):
     for each in found:
         journal.settled(each.id)
     assert journal.take(twin).standing is Standing.UNKNOWN
+
+
+@pytest.mark.parametrize("ahead", range(5))
+def test_nothing_is_missed_where_a_read_ends_between_records_or_within_a_length(spawn, keep, ahead):
+    """The length of the last record, 256, has no bit set in its first octet: that is not the end of the file."""
+    process, journal = spawn(), keep()
+    filling = LOOK - 2 * INTENT_SIZE - len(answer(1, b"")) - ahead
+    process("give(1), globals().update(first=id), give(2)")
+    process(f"j.answered(first, b'x' * {filling}), j.answered(id, b'y' * {256 - ANSWER_BODY.size})")
+    process.kill()
+    assert journal.take(key(2)).record == b"y" * (256 - ANSWER_BODY.size)
+    assert journal.tend() == ()
 
 
 def test_an_answer_of_the_living_is_taken_where_it_cannot_be_an_equal_jobs(spawn, keep):

@@ -1,5 +1,6 @@
 """Worker processes that die at the worst moment, alone and by a job that kills whoever touches it."""
 
+import contextlib
 import os
 import signal
 from collections import Counter
@@ -20,8 +21,9 @@ def owner(pids, port):
         rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text("ascii").splitlines()[1:]]
         inodes = {row[9] for row in rows if int(row[1].partition(":")[2], 16) == port}
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            if any(str(descriptor.readlink()) == f"socket:[{inode}]" for inode in inodes):
-                return pid
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                if str(descriptor.readlink()) in {f"socket:[{inode}]" for inode in inodes}:
+                    return pid
     raise AssertionError(f"nobody has a connection from port {port}")
 
 

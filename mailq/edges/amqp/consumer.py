@@ -1,10 +1,11 @@
 """Consuming the outbox: deliveries in, acknowledgements out.
 
-Acknowledgements made at the same time leave together (`gathering`), and a run of them that
+Acknowledgements made within one turn of the event loop leave together, and a run of them that
 reaches back to the oldest open delivery as a single frame. A tag is settled once; settling it again
 is ignored, because RabbitMQ would close the channel for it and give all jobs out anew.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from pamqp import commands
@@ -12,15 +13,8 @@ from pamqp import commands
 from mailq.core.publication import Consumed
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.frames import Event, settle_frame
-from mailq.edges.amqp.gathering import Gathering
 from mailq.edges.amqp.methods import BasicConsume
 from mailq.ports import BrokerError
-
-CROWD = 8
-"""Acknowledgements made at once that mean load."""
-
-GATHER = 0.025
-"""Seconds for which they are gathered then: nobody waits for them, and the broker reads as many anew at once."""
 
 _TAG = "mailq"
 """The consumer's name: one per channel, so it may be the same everywhere."""
@@ -40,7 +34,7 @@ class Consumer:
         self._deliver = deliver
         self._open: dict[int, None] = {}
         self._acked: set[int] = set()
-        self._gathering = Gathering(self.flush, CROWD, GATHER)
+        self._loop = asyncio.get_running_loop()
         connection.receiver = self
 
     async def start(self) -> None:
@@ -66,7 +60,7 @@ class Consumer:
         if tag not in self._open or tag in self._acked:
             return
         if not self._acked:
-            self._gathering.begin()
+            self._loop.call_soon(self.flush)
         self._acked.add(tag)
 
     def requeue(self, tag: int) -> None:
@@ -78,8 +72,6 @@ class Consumer:
     def flush(self) -> None:
         """Send the acknowledgements that were made."""
         acked, self._acked = self._acked, set()
-        if acked:
-            self._gathering.ended(len(acked))
         last = 0
         for tag in self._open:
             if tag not in acked:

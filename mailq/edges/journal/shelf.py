@@ -65,7 +65,8 @@ class _Reader:
             bodies, used = decode(data)
             index.apply(self.header.writer, bodies)
             self.offset += used
-            if not any(data[used : used + 4]) or (size == CHUNK and not used):
+            ahead = data[used : used + 4]  # shorter where what was read ends between two records, or in a length
+            if len(data) < size or (len(ahead) == 4 and not any(ahead)) or (size == CHUNK and not used):
                 return
             size = CHUNK
 
