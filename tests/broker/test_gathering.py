@@ -2,6 +2,8 @@
 
 import asyncio
 
+from support.broker import Inbox
+
 from mailq.core.publication import Publication
 from mailq.edges.amqp.connection import CROWD
 from mailq.edges.amqp.gathering import Gathering
@@ -45,3 +47,16 @@ async def test_publications_being_gathered_are_sent_before_the_connection_ends(o
     await broker.close()
     await asyncio.gather(gathered, return_exceptions=True)  # whether it was confirmed by then is another matter
     await rabbit.wait_for_count("some", 2 * CROWD)
+
+
+async def test_acknowledgements_leave_at_once_however_many_there_are(open_broker, rabbit):
+    broker, inbox = await open_broker(prefetch=4 * CROWD), Inbox()
+    for number in range(4 * CROWD):
+        await rabbit.publish("outbox", b"%d" % number)
+    await broker.consume(inbox)
+    tags = [message.tag for message in await inbox.wait(4 * CROWD)]
+    for crowd in (tags[1::4], tags[2::4]):  # with gaps, so that each is a frame of its own
+        for tag in crowd:
+            broker.ack(tag)
+        await turns()
+        assert not broker._consuming._out

@@ -1,8 +1,8 @@
 """One AMQP connection with one channel: log in, keep alive, call, send, end (AMQP 0-9-1 section 2.2).
 
 It has one life. Whatever ends it (the peer, the network, silence, a broken protocol, ourselves)
-resolves one future, `closed`, with the reason. What is sent at the same time leaves in one segment
-(`gathering`). Methods that have an answer go through `call`; everything else that arrives is
+resolves one future, `closed`, with the reason. What is sent within one turn of the event loop leaves
+in one segment. Methods that have an answer go through `call`; everything else that arrives is
 handed to the `receiver`, a consumer or a publisher.
 """
 
@@ -131,13 +131,13 @@ class Connection(asyncio.Protocol):
         return await self._exchange(method, *answers)
 
     def send(self, data: bytes) -> None:
-        """Send octets with others that come at the same time; nothing happens once closed."""
+        """Send octets with the others of this turn of the event loop; nothing happens once closed."""
         if not self._out:
-            self._gathering.begin()
+            self._loop.call_soon(self.flush)
         self._out.append(data)
 
     def send_all(self, parts: Sequence[bytes]) -> None:
-        """Send several parts, as `send`."""
+        """Send several parts, under load a little later with more of them (`gathering`)."""
         if not self._out:
             self._gathering.begin()
         self._out += parts

@@ -2,7 +2,8 @@
 
 What is sent costs us, the kernel and above all the broker less the more of it comes at once; a message that comes
 alone must not wait for others. So the last time decides: if many came together, there is much to do, and
-a few milliseconds are nothing to a message in a long queue.
+a few milliseconds are nothing to a message in a long queue. Acknowledgements are not gathered: who dies before
+one leaves gets the job again.
 """
 
 import asyncio
