@@ -26,14 +26,7 @@ from pydantic import (
 from mailq.core.address import Address, AddressError, parse_address
 from mailq.core.times import parse_time
 
-NOT_BUILT = (
-    "data",
-    "key",
-    "dkim",
-    "inlinecss",
-    "headers",
-    "security",
-)
+NOT_BUILT = ("data", "key", "dkim", "inlinecss", "headers", "security")
 """Properties that are understood but not acted on yet: a job that asks for one is refused."""
 
 
@@ -258,7 +251,7 @@ class Job(_Asked):
         return job
 
     def _refuse_not_built(self) -> None:
-        asked = [name for name in NOT_BUILT if _asks(getattr(self, name))]
+        asked = [name for name in NOT_BUILT if name in self.document and _asks(self.document[name])]
         if isinstance(self.mime, dict):
             asked.append("mime")
         if asked:
@@ -289,10 +282,18 @@ def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, An
         raise InvalidJobError(f"body is not JSON: {trouble}") from None
     if not isinstance(document, dict):
         raise InvalidJobError("body is JSON but not an object")
-    nested = [value for value in document.values() if isinstance(value, dict | list)]
+    nested = [value for value in document.values() if type(value) in _CONTAINERS and _holds_others(value)]
     if nested and body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _check_depth(nested)
     return document
+
+
+_CONTAINERS = (dict, list)
+
+
+def _holds_others(container: dict[str, Any] | list[Any]) -> bool:
+    """Tell whether an object or array holds another one: few do, and only in these things can be nested deeply."""
+    return any(type(value) in _CONTAINERS for value in (container if type(container) is list else container.values()))
 
 
 def _check_depth(nested: list[Any]) -> None:

@@ -105,18 +105,19 @@ def extract(content: bytes) -> dict[str, Any]:
     the field is repeated. What the message does not have is absent. Never raises.
     """
     fields = _fields(content)
+    headers = {
+        name: decode(values[0]) if len(values) == 1 else [decode(value) for value in values]
+        for name, values in fields.items()
+    }
     found: dict[str, Any] = {}
-    if senders := addresses(fields.get("from", [""])[0]):
+    if senders := addresses(fields.get("from", ("",))[0]):
         found["from"] = senders[0]
     if receivers := [address for value in fields.get("to", ()) for address in addresses(value)]:
         found["to"] = receivers
-    if subject := fields.get("subject"):
-        found["subject"] = decode(subject[0])
-    if fields:
-        found["headers"] = {
-            name: decode(values[0]) if len(values) == 1 else [decode(value) for value in values]
-            for name, values in fields.items()
-        }
+    if "subject" in headers:
+        found["subject"] = headers["subject"] if len(fields["subject"]) == 1 else headers["subject"][0]
+    if headers:
+        found["headers"] = headers
     return found
 
 
@@ -154,7 +155,9 @@ def _fields(content: bytes) -> dict[str, list[str]]:
     return fields
 
 
-_SIMPLE = re.compile(r'(?:[^\s"(),:;<>@\\\[][^"(),:;<>@\\\[]*)?<([^\s"(),:;<>@\\]+@[^\s"(),:;<>@\\]+)>')
+_WHOLE = r'[^\s"(),:;<>@\\\[\]]+@[^\s"(),:;<>@\\\[\]]+'
+_SIMPLE = re.compile(rf'({_WHOLE})|(?:[^\s"(),:;<>@\\\[][^"(),:;<>@\\\[]*)?<({_WHOLE})>')
+"""One mailbox without anything odd, with or without a name."""
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"|\[[^\[\]\\]*+\]|\\.|[()<>,:;]|[^"\\()<>,:;\[]+|.', re.DOTALL)
 _MAILBOX = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^\s"@]++)@[^\s"@]++', re.DOTALL)
 
@@ -162,7 +165,7 @@ _MAILBOX = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^\s"@]++)@[^\s"@]++', re.DOTALL)
 def addresses(value: str) -> list[str]:
     """Return the bare addresses in an address list (RFC 5322 section 3.4): no names, comments, groups."""
     if simple := _SIMPLE.fullmatch(value):
-        return [simple[1]]
+        return [simple[1] or simple[2]]
     found: list[str] = []
     text: list[str] = []
     angle = ""
