@@ -110,7 +110,7 @@ class Delivery:
         self._rng = rng
         self._clock = Clock(policy.attempt_timeout)
         self._routes: Recent[tuple[str | None, str, str, str, int], Route] = Recent()
-        self._destinations: Recent[tuple[str, int], tuple[float, Destination | None]] = Recent()
+        self._destinations: Recent[tuple[str, int | None], tuple[float, Destination | None]] = Recent()
 
     @property
     def pool(self) -> Pool:
@@ -162,10 +162,12 @@ class Delivery:
         """Find out where the message is to go, from which sources it may go there now, and wait for its turn."""
         errand.trail.enter(State.DNS)
         errand.smarthost = smarthost
-        errand.hosts, errand.targets = await self._resolve(errand.job, smarthost, errand.trail)
+        found = self._known(errand.destination, smarthost, errand.trail)
+        errand.hosts, errand.targets = found or await self._resolve(errand.destination, smarthost, errand.trail)
         errand.trail.hosts = errand.hosts
         errand.sources = self._governor.unpaused(errand.sources, errand.hosts, errand.targets)
-        await self._pace(errand)
+        if self._governor.paces:
+            await self._pace(errand)
 
     async def _reach(self, errand: _Errand) -> Reply:
         """Try target after target, and after the last the smarthost that is there for it, if there is one."""
@@ -295,22 +297,26 @@ class Delivery:
         if allowance.message_rate:
             await self._pool.pace(allowance.message_rate_key, allowance.message_rate, returned=errand.returned)
 
-    async def _resolve(self, job: Job, smarthost: Smarthost | None, trail: Trail) -> Destination:
-        """Return the site and the targets in try order; within a second all jobs for a domain share the answer."""
-        key = (smarthost.hostname, smarthost.port) if smarthost else (job.recipient.domain, 0)
-        until, known = self._destinations.get(key, (0.0, None))
+    def _known(self, name: str, smarthost: Smarthost | None, trail: Trail) -> Destination | None:
+        """Return what was found of a destination within the last second: all jobs for it share that."""
+        until, known = self._destinations.get((name, smarthost.port if smarthost else None), (0.0, None))
+        if known is None or monotonic() >= until:
+            return None
+        trail.spent(State.DNS, 0.0)
+        return known
+
+    async def _resolve(self, name: str, smarthost: Smarthost | None, trail: Trail) -> Destination:
+        """Return the site and the targets in try order."""
+        port = smarthost.port if smarthost else None
         now = monotonic()
-        if known is not None and now < until:
-            trail.spent(State.DNS, 0.0)
-            return known
         try:
             async with asyncio.timeout(self._policy.dns_timeout):
-                found = await self._look_up(*key) if smarthost else await self._look_up(job.recipient.domain, None)
+                found = await self._look_up(name, port)
         except TimeoutError:
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:
             trail.spent(State.DNS, monotonic() - now)
-        self._destinations.remember(key, (monotonic() + SHARED, found))
+        self._destinations.remember((name, port), (monotonic() + SHARED, found))
         return found
 
     async def _look_up(self, name: str, port: int | None) -> Destination:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
+from typing import Any
 
 import orjson
 
 from mailq.core import letters
 from mailq.core.ending import ENDS, End
 from mailq.core.failure import Cause, Postponed
-from mailq.core.job import InvalidJobError, Job
+from mailq.core.job import InvalidJobError, Job, Queues
 from mailq.core.journal import EntryId, JournalError, Standing, key_of
 from mailq.core.publication import Consumed
 from mailq.core.result import Result, pack, unpack, vanished
@@ -135,7 +136,8 @@ class Handling:
 
     async def _process(self, case: Case) -> End:
         if case.consumed.delivery_count < self._bounds.poison_after:
-            await self._suspects.calm()
+            if self._suspects.trying:
+                await self._suspects.calm()
             return await self._work(case)
         deaths = self._suspects.deaths(case.consumed)
         if deaths >= DEADLY:
@@ -154,7 +156,8 @@ class Handling:
                 named=letters.UNNAMED not in consumed.headers,
                 limit=self._bounds.body,
             )
-            await _check_queues(job, broker)
+            if job.queues is not None:
+                await _check_queues(job.queues, job.document, broker)
         except InvalidJobError as error:
             await self._settlement.refuse(broker, consumed, error)
             broker.ack(consumed.tag)
@@ -297,12 +300,10 @@ def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Con
     return consumed._replace(body=gzip.compress(body, 1) if consumed.content_encoding == "gzip" else body)
 
 
-async def _check_queues(job: Job, broker: Broker) -> None:
+async def _check_queues(queues: Queues, document: dict[str, Any], broker: Broker) -> None:
     """Refuse a job whose own result queues cannot be published to, before anything is sent."""
-    if job.queues is None:
-        return
     for name in ("results", "success", "failure", "retry"):
-        queue = getattr(job.queues, name)
+        queue = getattr(queues, name)
         if queue is not None and not await broker.ensure_queue(queue):
             reason = f"queue {queue!r} does not exist; create it or leave the property out"
-            raise InvalidJobError(reason, f"/queues/{name}", job.document)
+            raise InvalidJobError(reason, f"/queues/{name}", document)

@@ -33,10 +33,14 @@ class Suspects:
         self._calm = asyncio.Event()
         self._calm.set()
 
+    @property
+    def trying(self) -> bool:
+        """Tell whether something is tried just now."""
+        return not self._calm.is_set()
+
     async def calm(self) -> None:
         """Wait while something is tried."""
-        if not self._calm.is_set():
-            await self._calm.wait()
+        await self._calm.wait()
 
     def deaths(self, consumed: Consumed) -> int:
         """Return how many processes died in a trial of the message.

@@ -282,18 +282,16 @@ def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, An
         raise InvalidJobError(f"body is not JSON: {trouble}") from None
     if not isinstance(document, dict):
         raise InvalidJobError("body is JSON but not an object")
-    nested = [value for value in document.values() if type(value) in _CONTAINERS and _holds_others(value)]
+    nested = [value for value in document.values() if isinstance(value, dict | list) and _holds_others(value)]
     if nested and body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _check_depth(nested)
     return document
 
 
-_CONTAINERS = (dict, list)
-
-
 def _holds_others(container: dict[str, Any] | list[Any]) -> bool:
     """Tell whether an object or array holds another one: few do, and only in these things can be nested deeply."""
-    return any(type(value) in _CONTAINERS for value in (container if type(container) is list else container.values()))
+    values = container.values() if isinstance(container, dict) else container
+    return any(isinstance(value, dict | list) for value in values)
 
 
 def _check_depth(nested: list[Any]) -> None:

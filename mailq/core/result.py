@@ -138,6 +138,9 @@ def _shortened(facts: dict[str, Any], certificates: Certificates) -> dict[str, A
     return {**facts, "certificate": short}
 
 
+EXTRACTED = Result._fields.index("extracted")
+
+
 def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int, state: State = State.MESSAGE) -> Result:
     """Return the result of a message that the receiver took with `reply`; of a dry run, that it took the recipient."""
     return Result(
@@ -198,7 +201,7 @@ def pack(result: Result) -> bytes:
     """Return what the journal keeps of a result: all but what can be had from the job again."""
     if len(result.description) > MAX_PACKED:
         result = result._replace(description=result.description[:MAX_PACKED])
-    return orjson.dumps(tuple(result._replace(extracted=None)))
+    return orjson.dumps((*result[:EXTRACTED], None, *result[EXTRACTED + 1 :]))
 
 
 def unpack(record: bytes | None, job: Job, now: datetime) -> Result:

@@ -23,6 +23,7 @@ from mailq.core.hints import NO_FLAGS, Flags, retry_hint
 from mailq.core.job import Job
 from mailq.core.result import Result
 from mailq.core.retry import LATE_SECONDS, LATE_SHARE, next_attempt
+from mailq.core.states import Kind
 
 GREYLIST_ATTEMPTS = 3
 """Attempts after which greylisting is waited for as for anything else: time alone does not cure it."""
@@ -110,6 +111,9 @@ class RetryPolicy(Protocol):
         """Most seconds that are waited where the server names a time; 0: what it names is not looked at."""
 
 
+_SUCCESS = Verdict(Outcome.SUCCESS)
+
+
 def deadline(job: Job, policy: RetryPolicy, now: datetime) -> datetime:
     """Return the moment after which the job is given up."""
     end = job.maxdelivertime or (job.seen or now) + timedelta(seconds=policy.max_deliver_time)
@@ -119,7 +123,10 @@ def deadline(job: Job, policy: RetryPolicy, now: datetime) -> datetime:
 def expired(job: Job, policy: RetryPolicy, now: datetime) -> bool:
     """Tell whether no further attempt may be made at `now`."""
     limit = job.maxattempts if job.maxattempts is not None else policy.max_attempts
-    return now > deadline(job, policy, now) or bool(limit and job.attempt > limit)
+    if limit and job.attempt > limit:
+        return True
+    new = job.seen is None and job.maxdelivertime is None and job.useful_until is None
+    return not new and now > deadline(job, policy, now)
 
 
 def judge(
@@ -136,8 +143,8 @@ def judge(
     `flags` are those inferred from the result (`hints.infer`); None: nothing is read into its words, only the code and
     the schedule count. `effects` are those of the patterns that match it.
     """
-    if result.accepted:
-        return Verdict(Outcome.SUCCESS)
+    if result.kind is Kind.ACCEPTED:
+        return _SUCCESS
     known = effects.over(flags or Flags(fatal=result.code // 100 == 5))
     if result.in_doubt and (job.on_doubt or policy.on_doubt) == "fail":
         return Verdict(Outcome.FAILURE, flags=known, why="on_doubt", effects=effects)

@@ -116,7 +116,8 @@ class Session:
         trail.facts.update(self._facts, messages=self.messages)
         if not trail.said:
             trail.said.append(f"session {self._facts['session']}, message {self.messages}")
-        await self._listen(trail)
+        if not self.wire.alive:
+            await self._listen(trail)
         if self._open:
             await self._reset(trail)
 
@@ -261,8 +262,6 @@ class Session:
 
     async def _listen(self, trail: Trail) -> None:
         """Hear what the server said out of turn before anything is sent: 421, its good-bye, or nonsense."""
-        if self.wire.alive:
-            return
         reply = await self.answer(trail, State.MAILFROM)
         self.retire()
         if reply.closing:

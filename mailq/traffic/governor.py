@@ -24,6 +24,8 @@ class Governor:
 
     def __init__(self, rules: Sequence[LimitRule]) -> None:
         self._rules = tuple(rules)
+        self.paces = any(rule.message_rate for rule in rules)
+        """Whether messages a second are limited anywhere."""
         self._allowances: Recent[tuple[str | None, str | None, str, tuple[str, ...]], Allowance] = Recent()
         self._breakers: Recent[tuple[str | None, str, int], Breaker] = Recent()
         self._plaintext: Recent[tuple[str, int], float] = Recent()
