@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import orjson
 import uvloop
 
-from bench import BenchError, report
+from bench import BenchError, classify, report
 from bench.measure import Figures, Measurement
 from bench.options import Options, parse
 from bench.postfix import Postfix
@@ -55,12 +55,13 @@ def _bench(options: Options, home: Path) -> None:
     postfix = Postfix(options, home, say) if options.versus else None
     figures = _mailq(options, home, say)
     peers = postfix.run() if postfix else {}
-    report.show(options, figures, peers)
+    rules = classify.measure()
+    report.show(options, figures, peers, rules)
     if options.profile:
         report.show_profile(profile_file(home))
     if options.keep:
         say(f"files are in {home}")
-    report.print_json(options, figures, peers)
+    report.print_json(options, figures, peers, rules)
 
 
 def _soak(options: Options, home: Path) -> None:

@@ -22,7 +22,7 @@ _ROLES = ("worker", "postfix", "broker", "sink", "relay", "bench")
 Peers = Mapping[Variant, Phase]
 
 
-def show(options: Options, figures: Figures, peers: Peers) -> None:
+def show(options: Options, figures: Figures, peers: Peers, rules: Mapping[str, float]) -> None:
     """Print the tables."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
     phases = list(_phases(figures, peers))
@@ -38,6 +38,10 @@ def show(options: Options, figures: Figures, peers: Peers) -> None:
     latency = ", ".join(f"p{share * 100:g} {figures.percentile(share):.1f} ms" for share in (0.5, 0.9, 0.99, 1))
     console.print(f"latency from publication to result at {figures.pace:,.0f}/s: {latency}")
     console.print(f"peak memory of the largest worker process: {figures.peak_rss_mb:.0f} MB")
+    console.print(
+        f"classification of a failed attempt: {rules['known_us']:.0f} µs for a kind of reply seen before,"
+        f" {rules['unlike_us']:.0f} µs for another"
+    )
     if figures.round_trips_per_message is not None:
         console.print(f"round trips per message: {figures.round_trips_per_message:.2f}")
     if peers:
@@ -53,7 +57,7 @@ def show_profile(file: Path) -> None:
     sys.stdout.write(text.getvalue())
 
 
-def print_json(options: Options, figures: Figures, peers: Peers) -> None:
+def print_json(options: Options, figures: Figures, peers: Peers, rules: Mapping[str, float]) -> None:
     """Print the last line; what was not measured is absent."""
     drain, live = figures.drain, figures.live
     record: dict[str, object] = {
@@ -62,6 +66,8 @@ def print_json(options: Options, figures: Figures, peers: Peers) -> None:
         "p50_ms": round(figures.percentile(0.5), 2),
         "p99_ms": round(figures.percentile(0.99), 2),
         "peak_rss_mb": round(figures.peak_rss_mb, 1),
+        "classify_known_us": rules["known_us"],
+        "classify_unlike_us": rules["unlike_us"],
         "jobs": options.jobs,
         "delivered": drain.jobs,
         "processes": options.processes,

@@ -17,7 +17,10 @@ from mailq.core.mime import normalize
 
 ROOT = Path(__file__).parents[2]
 
-FIGURES = ("rate", "worker_cpu_per_1000", "broker_cpu_per_1000", "sink_cpu_per_1000", "p50_ms", "p99_ms", "peak_rss_mb")
+FIGURES = (
+    *("rate", "worker_cpu_per_1000", "broker_cpu_per_1000", "sink_cpu_per_1000", "p50_ms", "p99_ms", "peak_rss_mb"),
+    *("classify_known_us", "classify_unlike_us"),
+)
 
 
 def bench(tmp_path, *arguments):
