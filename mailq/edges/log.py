@@ -247,7 +247,7 @@ class Log:
 
     def broker(self, event: str, detail: str) -> None:
         """Write the event `broker`; only good news is below a warning."""
-        level = logging.INFO if event in ("connected", "unblocked") else logging.WARNING
+        level = logging.INFO if event in ("connected", "unblocked", "taken") else logging.WARNING
         self.logger.log(level, "broker", change=_free(event), detail=_free(detail))
 
     def flight(self, jobs: int, sessions: int) -> None:

@@ -8,6 +8,8 @@ import pytest
 from support.broker import DEADLINE, until
 
 from mailq.core.publication import Publication
+from mailq.edges.amqp import insistence
+from mailq.edges.amqp.publisher import NackedError
 from mailq.ports import BrokerError, UnroutableError
 
 BROKERS_OWN = {"x-delivery-count": 0}
@@ -120,13 +122,51 @@ async def test_routing_key_without_a_binding_is_unroutable_unless_optional(open_
     await broker.publish([Publication("mailq", "odd.one", b"{}", mandatory=False)])
 
 
-async def test_a_refused_publication_is_an_error(open_broker, rabbit):
+async def test_a_refused_publication_is_an_error_of_the_publisher_that_names_what_is_refused(open_broker, rabbit):
     broker = await open_broker()
     await rabbit.declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     await broker.publish([to_queue("full")])
-    with pytest.raises(BrokerError, match="RabbitMQ refused a publication to queue 'full'"):
-        await broker.publish([to_queue("full"), to_queue("results")])
-    await broker.publish([to_queue("results")])
+    with pytest.raises(NackedError, match="RabbitMQ refused a publication to queue 'full'") as refusal:
+        await broker._publisher.publish([to_queue("full"), to_queue("results")])
+    assert [each.routing_key for each in refusal.value.refused] == ["full"]
+    assert broker.recording
+
+
+async def test_only_what_is_refused_is_offered_again_by_one_caller_at_a_time(
+    open_broker, rabbit, observer, monkeypatch
+):
+    monkeypatch.setattr(insistence, "FIRST_PAUSE", 0.05)
+    broker = await open_broker()
+    await rabbit.declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    await broker.publish([to_queue("full", b"first")])
+    offers = []
+    send = broker._publisher._send
+    monkeypatch.setattr(broker._publisher, "_send", lambda what, frames: [offers.append(what), send(what, frames)][1])
+    callers = [
+        asyncio.create_task(broker.publish([to_queue("full", b"%d" % number), to_queue("results")]))
+        for number in range(5)
+    ]
+    await until(lambda: len(offers) == len(callers) + 2)  # each once, and one of them twice more
+    assert not broker.recording
+    assert [event for event, _ in observer.events] == ["nacked"]
+    assert "queue 'full'" in observer.events[0][1]
+    for _ in range(len(callers) + 1):
+        await rabbit.get("full")
+    await asyncio.gather(*callers)
+    assert broker.recording
+    assert [event for event, _ in observer.events] == ["nacked", "taken"]
+    assert await rabbit.count("results") == len(callers)
+
+
+async def test_who_insists_hears_that_the_connection_is_lost(open_broker, rabbit, observer):
+    broker = await open_broker()
+    await rabbit.declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    await broker.publish([to_queue("full")])
+    callers = [asyncio.create_task(broker.publish([to_queue("full")])) for _ in range(3)]
+    await until(lambda: not broker.recording)
+    broker.fail(BrokerError("enough"))
+    assert {str(each) for each in await asyncio.gather(*callers, return_exceptions=True)} == {"enough"}
+    assert [event for event, _ in observer.events] == ["nacked"]
 
 
 async def test_a_missing_exchange_ends_the_connection(open_broker):

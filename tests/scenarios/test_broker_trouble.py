@@ -13,6 +13,7 @@ import pytest
 from support.broker import Remembering
 from support.system import MIME, until
 
+from mailq.edges.amqp import insistence
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.frames import settle_frame
 from mailq.edges.metrics import Metrics
@@ -138,20 +139,41 @@ async def test_deleted_result_queues_are_there_again_for_the_result(system, sink
     await all_told(rabbit, receiver, ["a@a.test"])
 
 
-async def test_a_result_that_the_broker_refuses_is_told_when_it_takes_it(system, sink, rabbit):
+async def test_a_result_that_the_broker_refuses_is_told_when_it_takes_it(system, sink, rabbit, monkeypatch):
+    monkeypatch.setattr(insistence, "FIRST_PAUSE", 0.1)
     receiver = await sink()
-    mail = await system(receiver, rabbitmq={"url": rabbit.url, "reconnect_delay": 0.1, "delivery_limit": 1000})
+    mail = await system(receiver)
     full = '{"max-length": 1, "overflow": "reject-publish"}'
     await asyncio.to_thread(
         rabbit.server.ctl, "set_policy", "-p", rabbit.vhost, "full", "^success$", full, "--apply-to", "queues"
     )
     recipients = []
     async with asyncio.timeout(20):
-        while not happened(mail, "nacked", "unsettled", "lost"):  # a quorum queue is not exact about its length
+        while not happened(mail, "nacked"):  # a quorum queue is not exact about its length
             recipients += await publish(rabbit, 1, f"accept+{len(recipients)}")
             await asyncio.sleep(0.05)
+    recipients += await publish(rabbit, 20, "later")
+    # Nothing is sent of which nothing could be told.
+    await never(lambda: any(each.recipients[0].address.startswith("later") for each in receiver.messages))
     await asyncio.to_thread(rabbit.server.ctl, "clear_policy", "-p", rabbit.vhost, "full")
     await all_told(rabbit, receiver, recipients)
+    assert mail.seen.broker_events == ["connected", "nacked", "taken"]  # and no delivery was spent on it
+
+
+async def test_a_worker_stops_while_a_result_is_refused(system, sink, rabbit):
+    receiver = await sink()
+    mail = await system(receiver, worker={"drain_timeout": 1})
+    await rabbit.declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    await rabbit.publish("full", b"")
+    job = {"recipient": "a@a.test", "mime": MIME, "id": "1", "queues": {"results": "full", "success": None}}
+    await rabbit.publish("outbox", orjson.dumps(job))
+    await until(lambda: happened(mail, "connected", "nacked"))
+    await mail.stop(15)
+    await rabbit.get("full")
+    await system(receiver)
+    told = await rabbit.get("full")
+    assert orjson.loads(told.body)["results"][-1]["redelivered"] is True
+    assert len(receiver.messages) == 1
 
 
 async def test_confirms_that_never_come_count_as_a_lost_broker(system, sink, rabbit):

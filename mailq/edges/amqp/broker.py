@@ -19,7 +19,8 @@ from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.consumer import Consumer, ConsumingEndedError
 from mailq.edges.amqp.fields import MAX_SHORT
-from mailq.edges.amqp.publisher import NackedError, Publisher, UnconfirmedError
+from mailq.edges.amqp.insistence import Insistence
+from mailq.edges.amqp.publisher import Publisher, UnconfirmedError
 from mailq.ports import BrokerError, Observer, UnroutableError
 
 T = TypeVar("T")
@@ -29,7 +30,6 @@ KNOWN_QUEUES = 1000
 
 TROUBLES: dict[type[BrokerError], str] = {
     UnroutableError: "returned",
-    NackedError: "nacked",
     UnconfirmedError: "unconfirmed",
     ConsumingEndedError: "cancelled",
     RefusedError: "refused",
@@ -57,6 +57,7 @@ class Broker:
         self._consuming = consuming
         self._publishing = publishing
         self._publisher = Publisher(publishing, config.confirm_timeout, self._blocked_changed)
+        self._insistence = Insistence(self._publisher, self._refused_changed)
         self._consumer: Consumer | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._receiving = self._full = False
@@ -135,15 +136,15 @@ class Broker:
             self._consumer.requeue(tag)
 
     async def publish(self, publications: Sequence[Publication]) -> None:
-        """Publish all and return when the broker has confirmed every one; waits while it is blocked.
+        """Publish all and return when the broker has confirmed every one; waits while it is blocked or refuses one.
 
         Raises:
             UnroutableError: no queue takes one of them.
-            BrokerError: connection lost, or a publication refused.
+            BrokerError: connection lost, or a publication that cannot be encoded.
         """
         try:
-            await self._publisher.publish(publications)
-        except (UnroutableError, NackedError) as trouble:
+            await self._insistence.publish(publications)
+        except UnroutableError as trouble:
             _tell(self._observer, trouble)
             raise
 
@@ -200,7 +201,7 @@ class Broker:
     @property
     def recording(self) -> bool:
         """Tell whether results get recorded at the moment; while they do not, nothing new may be sent."""
-        return self._publisher.is_recording
+        return self._publisher.is_recording and not self._insistence.waiting
 
     async def closed(self) -> BrokerError:
         """Wait until any of the connections is over and return why."""
@@ -225,9 +226,15 @@ class Broker:
         self._observer.broker("unblocked" if reason is None else "blocked", reason or "")
         self._hold()
 
+    def _refused_changed(self, reason: str | None) -> None:
+        if self.alive:
+            self._observer.broker("taken" if reason is None else "nacked", reason or "")
+        self._hold()
+
     def _hold(self) -> None:
-        """Receive nothing while memory is full or nothing can be published; answers to calls are received."""
-        self._consuming.hold(held=self._receiving and (self._full or self._publisher.is_blocked))
+        """Receive nothing while memory is full or results are not taken; answers to calls are received."""
+        untold = self._publisher.is_blocked or self._insistence.waiting
+        self._consuming.hold(held=self._receiving and (self._full or untold))
 
     async def _receive_all(self) -> None:
         """Hold no more, and begin no more: what is awaited now is the end."""
@@ -242,7 +249,7 @@ class Broker:
         if not self._ended and not closed.cancelled():
             self._ended = True
             trouble = closed.result()
-            if not isinstance(trouble, (UnroutableError, NackedError)):  # these were told when they came
+            if not isinstance(trouble, UnroutableError):  # that was told when it came
                 _tell(self._observer, trouble)
 
     async def _ensure(self, name: str) -> bool:

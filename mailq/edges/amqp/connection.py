@@ -130,6 +130,15 @@ class Connection(asyncio.Protocol):
             self._channel_open = True
         return await self._exchange(method, *answers)
 
+    async def reopen(self) -> None:
+        """Close the channel, so that the next call opens a new one.
+
+        Raises:
+            BrokerError: the connection is lost, or no answer came in time.
+        """
+        await self._exchange(commands.Channel.Close(200, "to be opened anew", 0, 0), commands.Channel.CloseOk)
+        self._channel_open = False
+
     def send(self, data: bytes) -> None:
         """Send octets with the others of this turn of the event loop; nothing happens once closed."""
         if not self._out:

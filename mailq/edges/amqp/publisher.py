@@ -24,7 +24,11 @@ LATE = 5.0
 
 
 class NackedError(BrokerError):
-    """The broker refused a publication: the queue is full, or it cannot be written."""
+    """The broker refused publications, these: a queue is full, or it cannot be written."""
+
+    def __init__(self, refused: Sequence[Publication]) -> None:
+        super().__init__(f"RabbitMQ refused a publication to {_target(refused[0])}")
+        self.refused = refused
 
 
 class UnconfirmedError(BrokerError):
@@ -32,21 +36,22 @@ class UnconfirmedError(BrokerError):
 
 
 class _Batch:
-    """What one caller waits for: so many confirms, and the first trouble among them."""
+    """What one caller waits for: so many confirms; what the broker refused, or worse trouble."""
 
-    __slots__ = ("done", "missing", "since", "trouble")
+    __slots__ = ("done", "missing", "refused", "since", "trouble")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, missing: int) -> None:
         self.done: asyncio.Future[None] = loop.create_future()
         self.missing = missing
         self.since = loop.time()
+        self.refused: list[Publication] = []
         self.trouble: BrokerError | None = None
 
     def settle(self) -> None:
         """Count one confirm; the last one wakes the caller."""
         self.missing -= 1
         if not self.missing:
-            self.end(self.trouble)
+            self.end(self.trouble or (NackedError(self.refused) if self.refused else None))
 
     def end(self, trouble: BrokerError | None) -> None:
         """Wake the caller, unless that has happened or it has gone away."""
@@ -71,6 +76,8 @@ class Publisher:
         self._loop = asyncio.get_running_loop()
         self._unblocked = asyncio.Event()
         self._unblocked.set()
+        self._open = asyncio.Event()
+        self._open.set()
         self._clock_from = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._next_tag = 1
@@ -100,9 +107,10 @@ class Publisher:
         if not publications:
             return
         frames = [part for publication in publications for part in self._encode(publication)]
-        while not (self._unblocked.is_set() and self._connection.writable.is_set()):
-            await self._unblocked.wait()
-            await self._connection.writable.wait()
+        gates = (self._unblocked, self._connection.writable, self._open)
+        while not all(gate.is_set() for gate in gates):
+            for gate in gates:
+                await gate.wait()
         if self._connection.closed.done():
             raise _again(self._connection.closed.result())
         await self._send(publications, frames).done
@@ -123,6 +131,34 @@ class Publisher:
             asked.cancel()
         if not asked.cancelled():
             asked.result()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long.
+
+        Raises:
+            BrokerError: the connection is lost, or was.
+        """
+        await asyncio.wait({self._connection.closed}, timeout=seconds)
+        if self._connection.closed.done():
+            raise _again(self._connection.closed.result())
+
+    async def renew(self) -> None:
+        """Open the channel anew, unless confirms are due on it or the broker reads nothing.
+
+        To a channel that was refused once a quorum queue may go on to refuse, though its limit was raised meanwhile.
+
+        Raises:
+            BrokerError: the connection is lost.
+        """
+        if self._pending or self.is_blocked or not self._open.is_set():
+            return
+        self._open.clear()
+        try:
+            await self._connection.reopen()
+            self._next_tag = self._oldest = 1
+            await self.start()
+        finally:
+            self._open.set()
 
     async def unblocked(self) -> None:
         """Return when the broker is not blocked, or is lost."""
@@ -203,8 +239,8 @@ class Publisher:
             if entry is None:
                 continue
             batch, publication = entry
-            if not confirm.ack and batch.trouble is None:
-                batch.trouble = NackedError(f"RabbitMQ refused a publication to {_target(publication)}")
+            if not confirm.ack:
+                batch.refused.append(publication)
             batch.settle()
         if confirm.multiple:
             self._oldest = confirm.tag + 1
