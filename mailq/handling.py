@@ -52,10 +52,11 @@ class Bounds:
 
 @dataclass(slots=True, eq=False)
 class Case:
-    """One message being handled: its attempt, if it has come so far, and how it ended."""
+    """One message being handled: the octets it takes, its attempt, if it has come so far, and how it ended."""
 
     broker: Broker
     consumed: Consumed
+    octets: int
     flight: Flight | None = None
     end: End = End.RETURNED
 
@@ -87,12 +88,12 @@ class Handling:
     def take(self, broker: Broker, consumed: Consumed) -> None:
         """Begin to handle a message, and receive no more where memory is full."""
         self.last_delivery = monotonic()
-        self.in_memory += len(consumed.body)
+        case = Case(broker, consumed, consumed.octets)
+        self.in_memory += case.octets
         if self.in_memory > self._bounds.in_memory:
             broker.hold(held=True)
         self._consumed += 1
         self._observer.consumed()
-        case = Case(broker, consumed)
         task = asyncio.create_task(self._handle(case))
         self.cases[task] = case
         task.add_done_callback(partial(self._done, case))
@@ -114,7 +115,7 @@ class Handling:
         del self.cases[task]
         self._ended += 1
         self._observer.ended(case.end)
-        self.in_memory -= len(case.consumed.body)
+        self.in_memory -= case.octets
         if self.in_memory <= self._bounds.in_memory:
             case.broker.hold(held=False)
 

@@ -15,7 +15,9 @@ class WorkerConfig(Section):
     )
     prefetch: int = Field(500, ge=1, le=65535, description="Jobs taken from the outbox and not yet settled.")
     max_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Octets of jobs in memory; above that no more are received for a while."
+        256 * 1024 * 1024,
+        ge=1,
+        description="Octets of jobs in memory, gzip undone; above that no more are received for a while.",
     )
     sessions: int = Field(1000, ge=1, description="SMTP connections open at once, idle ones among them.")
     drain_timeout: float = Field(30, ge=0, description="Seconds that SIGTERM gives to what is on the wire.")

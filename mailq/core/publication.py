@@ -22,6 +22,13 @@ class Consumed(NamedTuple):
     headers: Mapping[str, Any] = _NONE
 
     @property
+    def octets(self) -> int:
+        """Size of the body in memory, gzip undone: as its last octets say (RFC 1952 section 2.3.1)."""
+        if self.content_encoding != "gzip":
+            return len(self.body)
+        return max(len(self.body), int.from_bytes(self.body[-4:], "little"))
+
+    @property
     def delivery_count(self) -> int:
         """How often a quorum queue has already tried to deliver it (`x-delivery-count`)."""
         count = self.headers.get("x-delivery-count", 0)

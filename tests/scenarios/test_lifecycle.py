@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gzip
 import os
 import signal
 import sys
 import urllib.request
 from collections import Counter
+from random import Random
 
 import orjson
 import pytest
@@ -190,7 +192,8 @@ async def test_a_second_sigterm_makes_haste(worker_process, sink, rabbit):
     await rabbit.wait_for_count("outbox", 1)
 
 
-async def test_large_jobs_in_memory_are_bounded(system, sink):
+@pytest.mark.parametrize("content_encoding", [None, "gzip"])
+async def test_large_jobs_in_memory_are_bounded(system, sink, rabbit, content_encoding):
     receiver = await sink()
     mail = await system(receiver, worker={"max_bytes": 2_000_000, "drain_timeout": 5}, limits=[{"connections": 1}])
     most = 0
@@ -202,9 +205,11 @@ async def test_large_jobs_in_memory_are_bounded(system, sink):
             await asyncio.sleep(0.001)
 
     watching = asyncio.create_task(watch())
-    await asyncio.gather(
-        *(mail.send(recipient=f"slow-5+{number}@a.test", mime="Subject: x\n\n" + "x" * 500_000) for number in range(40))
-    )
+    text = Random(1).randbytes(250_000).hex()  # takes half of its size when zipped
+    for number in range(40):
+        body = orjson.dumps({"recipient": f"slow-5+{number}@a.test", "mime": f"Subject: x\n\n{text}"})
+        zipped = gzip.compress(body) if content_encoding else body
+        await rabbit.publish("outbox", zipped, content_encoding=content_encoding)
     await rabbit_count(mail, 40)
     watching.cancel()
 
