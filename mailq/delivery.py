@@ -226,6 +226,8 @@ class Delivery:
         errand.source = None
         source = errand.source = bind.choose(errand.sources, target, self._rng, pinned)
         trail.pool = source.pool
+        if source.ip is not None:
+            trail.facts["from"] = source.ip
         route = self._route(source, target, errand.smarthost)
         allowance = self._governor.allowance(source, errand.destination, errand.hosts)
         while True:
@@ -273,15 +275,16 @@ class Delivery:
             return await self._open(trail, replace(route, tls=Tls.NONE), allowance)
 
     async def _open(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
-        self._governor.check(route)
+        self._spare(trail, route)
         found = await self._pool.find(route, allowance)
         if found is not None:
             return found
         try:
-            self._governor.probe(route)
+            self._spare(trail, route)  # another one may have found out meanwhile
         except Failure:
             self._pool.vacate(allowance)
             raise
+        self._governor.probe(route)
         try:
             held = await self._pool.open(trail, route, allowance)
         except Failure as failure:
@@ -289,6 +292,15 @@ class Delivery:
             raise
         self._governor.connected(route)
         return held
+
+    def _spare(self, trail: Trail, route: Route) -> None:
+        """Spare the job the wait for a target that takes no connections: it is told what others have found."""
+        spared = self._governor.spared(route)
+        if spared is not None:
+            failure, seconds = spared
+            trail.facts["untried"] = round(seconds, 3)
+            trail.said.append(f"not tried again; next probe in {seconds:.0f} s")
+            raise failure
 
     async def _pace(self, errand: _Errand) -> None:
         """Wait for this message's turn where messages a second are limited."""

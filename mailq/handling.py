@@ -164,9 +164,7 @@ class Handling:
             broker.ack(consumed.tag)
             return End.POISONED if error.document is None else End.FAILURE
         if job.due is not None and job.due > datetime.now(UTC):
-            await self._settlement.park(broker, consumed, job)
-            broker.ack(consumed.tag)
-            return End.PARKED
+            return await self._park(case, job, None)
         again = consumed.redelivered or job.attempt > 1 or not AGAIN.isdisjoint(consumed.headers)
         flight = self._flights.adopt(job, broker) if consumed.redelivered else None
         if flight is None and again and (end := await self._repeat(case, job)) is not None:
@@ -189,9 +187,7 @@ class Handling:
                 return End.REPEATED
             case Standing.UNDERWAY:
                 later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "another process is working on it")
-                await self._settlement.postpone(case.broker, case.consumed, job, later)
-                case.broker.ack(case.consumed.tag)
-                return End.PARKED
+                return await self._park(case, job, later)
             case Standing.ANSWERED:
                 result = unpack(entry.record, job, datetime.now(UTC))
             case Standing.DOUBT:
@@ -253,10 +249,15 @@ class Handling:
                 self._journal.released(flight.entry)
             return End.RETURNED
         if isinstance(ending, Postponed):
-            await self._settlement.postpone(case.broker, case.consumed, job, ending)
-            case.broker.ack(case.consumed.tag)
-            return End.PARKED
+            return await self._park(case, job, ending)
         return await self._settle(case, job, ending, flight.entry)
+
+    async def _park(self, case: Case, job: Job, later: Postponed | None) -> End:
+        """Send a job away that is postponed, or not due; one that would come back to no use expires now."""
+        if not await self._settlement.park(case.broker, case.consumed, job, later):
+            return await self._settle(case, job, self._settlement.expire(job), None)
+        case.broker.ack(case.consumed.tag)
+        return End.PARKED
 
     async def _settle(self, case: Case, job: Job, made: tuple[Result, Verdict], entry: EntryId | None) -> End:
         """Publish what an attempt came to, and acknowledge the job; or leave that to whoever gets it again."""

@@ -17,7 +17,7 @@ from mailq.core.meaning import Meaning
 from mailq.core.publication import Consumed, Publication
 from mailq.core.result import Certificates, Result, Trail, failed
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, RetryPolicy, Verdict, judge
+from mailq.core.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
 from mailq.ports import Now, Observer, Publisher
 
 
@@ -68,27 +68,34 @@ class Settlement:
         )
         await self._publish(publisher, str(verdict.outcome), publications)
 
-    async def park(self, publisher: Publisher, consumed: Consumed, job: Job) -> None:
-        """Send a job that is not due back without an attempt.
+    def expire(self, job: Job) -> tuple[Result, Verdict]:
+        """Return the result of a job whose use has ended, or will have before it could be tried, and what it means."""
+        result = failed(Trail(), expiry(job), time=self._now(), attempt=job.attempt)
+        return result, self.judge(job, result)
+
+    async def park(self, publisher: Publisher, consumed: Consumed, job: Job, later: Postponed | None) -> bool:
+        """Send a job back without an attempt, which costs none: `later`, or because it is not due.
+
+        False: it would come back to no use, and nothing is done. Of one that another process has, that process tells.
 
         Raises:
             BrokerError: the job must not be acknowledged.
         """
-        assert job.due is not None
-        self._observer.parked(job, job.due, Cause.DUE, "not due yet")
-        publication = letters.park(job, job.document, job.due, self._names, consumed, self._now())
-        await self._publish(publisher, "delay", [publication])
-
-    async def postpone(self, publisher: Publisher, consumed: Consumed, job: Job, later: Postponed) -> None:
-        """Send a job away for which no attempt is made now; it costs none.
-
-        Raises:
-            BrokerError: the job must not be acknowledged.
-        """
-        until = self._now() + timedelta(seconds=later.wait)
-        self._observer.parked(job, until, later.cause, later.reason)
-        publication = letters.postpone(job, until, self._names, consumed, self._now())
-        await self._publish(publisher, "delay", [publication])
+        now = self._now()
+        due = job.due if later is None else now + timedelta(seconds=later.wait)
+        assert due is not None
+        elsewhere = later is not None and later.cause is Cause.ELSEWHERE
+        until = due if elsewhere else back_at(job, self._policy, due, now)
+        if until is None:
+            return False
+        if later is None:
+            self._observer.parked(job, until, Cause.DUE, "not due yet")
+            letter = letters.park(job, job.document, until, self._names, consumed, now)
+        else:
+            self._observer.parked(job, until, later.cause, later.reason)
+            letter = letters.postpone(job, until, self._names, consumed, now)
+        await self._publish(publisher, "delay", [letter])
+        return True
 
     async def refuse(self, publisher: Publisher, consumed: Consumed, error: InvalidJobError) -> None:
         """Tell that a message cannot be processed: as a result where it is a document, else to the poison queue.

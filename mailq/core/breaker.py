@@ -58,7 +58,7 @@ def counts(failure: Failure) -> bool:
     return failure.state is State.INTRO and (failure.kind is not Kind.ERROR or closing)
 
 
-def remembered(failure: Failure, seconds: float) -> Failure:
-    """Return the failure for a job that did not try, with the real reason and when the next one will."""
-    text = f"{failure.text} (not tried again; next probe in {max(seconds, 0):.0f} s)"
-    return Failure(failure.state, failure.kind, text, code=failure.code, status=failure.status)
+def remembered(failure: Failure) -> Failure:
+    """Return the failure anew, for a job that did not try: one that is raised often would collect tracebacks."""
+    reply, code, status = failure.reply, failure.code, failure.status
+    return Failure(failure.state, failure.kind, failure.text, reply=reply, code=code, status=status)

@@ -97,6 +97,13 @@ class ResultRecord(_Record):
     status: str = Field(
         pattern=r"^[245]\.\d{1,3}\.\d{1,3}$", description="Enhanced status (RFC 3463).", examples=["2.0.0"]
     )
+    untried: float | None = Field(
+        None,
+        ge=0,
+        description="The target was not tried, for it took no connections lately: this is what others were told, and"
+        " one is tried again in so many seconds.",
+        examples=[27.5],
+    )
     description: str = Field(description="Text of the answer, or mailq's own; lines joined by newlines.")
     class_: int | None = Field(
         None, alias="class", ge=1, le=100, description="Bounce class, SparkPost's number.", examples=[10]

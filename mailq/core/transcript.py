@@ -5,7 +5,7 @@ nothing else. `lines` makes the transcript of an attempt that failed: the newest
 What is secret is never noted: whoever sends credentials notes them `masked`, and of a message its size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mailq.core.reply import Reply
 
@@ -34,6 +34,13 @@ def masked(line: str, command: str) -> str:
     if line == command:
         return line
     return f"{command} {MASK}" if line.startswith(f"{command} ") else MASK
+
+
+def without(secrets: Iterable[str], text: str) -> str:
+    """Return a text in which no secret stands; of two that share their beginning the longer one comes first."""
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return text
 
 
 def lines(said: Sequence[Said]) -> tuple[str, ...]:

@@ -19,17 +19,22 @@ from typing import NamedTuple, Protocol
 
 from mailq.core.classify import Classification
 from mailq.core.effects import NOTHING, Effects
+from mailq.core.failure import Failure
 from mailq.core.hints import NO_FLAGS, Flags, retry_hint
 from mailq.core.job import Job
+from mailq.core.reply import printable
 from mailq.core.result import Result
 from mailq.core.retry import LATE_SECONDS, LATE_SHARE, next_attempt
-from mailq.core.states import Kind
+from mailq.core.states import Kind, State
 
 GREYLIST_ATTEMPTS = 3
 """Attempts after which greylisting is waited for as for anything else: time alone does not cure it."""
 
 LAST_MARGIN = 10.0
 """Seconds before `useful_until` at which the last attempt begins at the latest."""
+
+LEAST_ABSENCE = 1.0
+"""Seconds that a job goes away at least."""
 
 LAST_WAIT = 60.0
 LAST_SHARE = 0.1
@@ -129,6 +134,28 @@ def expired(job: Job, policy: RetryPolicy, now: datetime) -> bool:
     return not new and now > deadline(job, policy, now)
 
 
+def expiry(job: Job) -> Failure:
+    """Return the ending of a job whose time is over, with the last answer a server gave; it came through strangers."""
+    last = job.results[-1] if job.results else {}
+    words = printable(" ".join(str(last[name]) for name in ("code", "status", "description") if name in last).encode())
+    text = f"message expired (last failure: {words})" if words else "message expired"
+    return Failure(State.PROCESS, Kind.TIMEOUT, text)
+
+
+def back_at(job: Job, policy: RetryPolicy, until: datetime, now: datetime) -> datetime | None:
+    """Return when a job that is sent away without an attempt is to come back: at `until`, or before its use ends.
+
+    None: its use would have ended by then, or is just about to.
+    """
+    if job.useful_until is None:
+        return until
+    longest = _longest(deadline(job, policy, now), now)
+    if until <= now + timedelta(seconds=longest):
+        return until
+    early = job.due is not None and job.due > now  # not before that, says the producer
+    return None if early or longest < LEAST_ABSENCE else now + timedelta(seconds=longest)
+
+
 def judge(
     job: Job,
     result: Result,
@@ -193,12 +220,17 @@ def _planned(at: datetime, wait: _Wait, end: datetime, now: datetime, job: Job) 
     """
     if job.useful_until is None:
         return at if at <= end else None
-    remaining = (end - now).total_seconds() - LAST_MARGIN
-    longest = min(remaining / (1 + LATE_SHARE), remaining - LATE_SECONDS)
-    if at <= now + timedelta(seconds=max(longest, 0)):
+    latest = now + timedelta(seconds=_longest(end, now))
+    if at <= latest:
         return at
-    last = (now + timedelta(seconds=max(longest, 0))).replace(microsecond=0)
+    last = latest.replace(microsecond=0)
     return last if (last - now).total_seconds() >= wait.least else None
+
+
+def _longest(end: datetime, now: datetime) -> float:
+    """Return how many seconds a job may go away, if it is to be back in time for an attempt that ends before `end`."""
+    remaining = (end - now).total_seconds() - LAST_MARGIN
+    return max(min(remaining / (1 + LATE_SHARE), remaining - LATE_SECONDS), 0.0)
 
 
 def _pattern(effects: Effects) -> str:

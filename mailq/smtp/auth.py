@@ -46,6 +46,16 @@ MECHANISMS: dict[str, Callable[[Login], Dialogue]] = {"PLAIN": plain, "LOGIN": l
 """By preference inside TLS; without TLS a mechanism that hides the password comes first."""
 
 
+def secrets(login: Login) -> tuple[str, ...]:
+    """Return what of a login must not be told, plain and as it is sent, the longest first.
+
+    CRAM-MD5's digest is not among them: it depends on the challenge and is good for nothing else.
+    """
+    sent = (f"\0{login.username}\0{login.password}", login.password)
+    words = {*sent, *map(_encode, sent)} - {""}
+    return tuple(sorted(words, key=len, reverse=True))
+
+
 def choose(offered: Collection[str], *, encrypted: bool) -> str:
     """Return the mechanism to use of those that the server offers.
 

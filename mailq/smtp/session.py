@@ -19,7 +19,7 @@ from mailq.core.reply import Reply
 from mailq.core.result import Trail
 from mailq.core.routing import Login, Route, Tls
 from mailq.core.states import Kind, State
-from mailq.core.transcript import masked
+from mailq.core.transcript import masked, without
 from mailq.ports import Claim, Wire
 from mailq.smtp import auth
 from mailq.smtp.envelope import Extensions
@@ -34,7 +34,18 @@ BLOCK = 256 * 1024
 class Session:
     """An SMTP session over one wire; opened once, then good for messages until it is retired."""
 
-    __slots__ = ("_facts", "_offered", "_open", "_retired", "messages", "quit_timeout", "route", "timeouts", "wire")
+    __slots__ = (
+        "_facts",
+        "_offered",
+        "_open",
+        "_retired",
+        "_secrets",
+        "messages",
+        "quit_timeout",
+        "route",
+        "timeouts",
+        "wire",
+    )
 
     def __init__(self, wire: Wire, route: Route, timeouts: Mapping[State, float], quit_timeout: float) -> None:
         self.wire = wire
@@ -44,6 +55,7 @@ class Session:
         self.messages = 0
         self._offered: Extensions = {}
         self._facts: dict[str, Any] = {}
+        self._secrets: tuple[str, ...] = ()
         self._open = False
         self._retired = False
 
@@ -140,7 +152,7 @@ class Session:
 
     async def ask(self, trail: Trail, state: State, exchange: Awaitable[Reply]) -> Reply:
         """Do a step that is answered; the answer must be the one this state hopes for."""
-        reply = await self.step(trail, state, exchange)
+        reply = self._discreet(await self.step(trail, state, exchange))
         trail.heard(reply)
         trouble = check(state, reply)
         if trouble:
@@ -155,6 +167,7 @@ class Session:
         else:
             trail.enter(state)
             trail.spent(state, 0.0)
+        reply = self._discreet(reply)
         trail.heard(reply)
         return reply
 
@@ -169,7 +182,7 @@ class Session:
                 return await exchange
         except Trouble as trouble:
             self.retire()
-            raise Failure(state, trouble.kind, trouble.text) from trouble
+            raise Failure(state, trouble.kind, without(self._secrets, trouble.text)) from trouble
         except TimeoutError:
             self.retire()
             raise Failure(state, Kind.TIMEOUT) from None
@@ -215,9 +228,13 @@ class Session:
         """Send a line; of one that belongs to a `command` with secrets nothing else may be told."""
         trail.facts["command"] = command or line
         trail.said.append((masked(line, command) if command else line,))
-        reply = await self.step(trail, state, self.wire.command(line))
+        reply = self._discreet(await self.step(trail, state, self.wire.command(line)))
         trail.heard(reply)
         return reply
+
+    def _discreet(self, reply: Reply) -> Reply:
+        """Return a reply without what was sent as a secret: some servers repeat what they do not like."""
+        return reply._replace(text=without(self._secrets, reply.text)) if self._secrets else reply
 
     async def _hello(self, trail: Trail) -> None:
         name = self.route.source.ehlo
@@ -247,6 +264,7 @@ class Session:
             raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
         mechanism = auth.choose(self._offered.get("auth", "").upper().split(), encrypted=encrypted)
         self._learn(trail, {"authentication": mechanism})
+        self._secrets = auth.secrets(login)
         dialogue = auth.MECHANISMS[mechanism](login)
         state, line = next(dialogue)
         reply = await self._command(trail, state, line, f"AUTH {mechanism}")

@@ -6,10 +6,9 @@ from datetime import datetime
 
 from mailq.core.failure import Failure
 from mailq.core.job import Job
-from mailq.core.reply import printable
 from mailq.core.routing import Source
 from mailq.core.states import Kind, State
-from mailq.core.verdict import RetryPolicy, expired
+from mailq.core.verdict import RetryPolicy, expired, expiry
 from mailq.ports import Sources
 
 
@@ -21,7 +20,7 @@ def sources(job: Job, policy: RetryPolicy, usable: Sources, now: datetime) -> Se
             this host may be used.
     """
     if expired(job, policy, now):
-        raise Failure(State.PROCESS, Kind.TIMEOUT, _expiry(job))
+        raise expiry(job)
     for place, ip in enumerate(job.ips or ()):
         if not _is_address(ip):
             raise Failure(State.PROCESS, Kind.INVALID, "is not an IP address", pointer=f"/ips/{place}")
@@ -34,13 +33,6 @@ def sources(job: Job, policy: RetryPolicy, usable: Sources, now: datetime) -> Se
         pointer = "/ips" if job.ips is not None else "/pool" if job.pool is not None else None
         raise Failure(State.PROCESS, Kind.ERROR, "none of the source addresses exists on this host", pointer=pointer)
     return found
-
-
-def _expiry(job: Job) -> str:
-    """Return why the job is over, with the last answer a server gave, which came back through strangers."""
-    last = job.results[-1] if job.results else {}
-    words = printable(" ".join(str(last[name]) for name in ("code", "status", "description") if name in last).encode())
-    return f"message expired (last failure: {words})" if words else "message expired"
 
 
 def _is_address(text: str) -> bool:

@@ -64,24 +64,15 @@ class Governor:
         key = _towards(source, hosts)
         self._pauses.remember(key, paused(self._pauses.get(key), seconds, reason, monotonic()))
 
-    def check(self, route: Route) -> None:
-        """Spare a job the wait for a target that takes no connections.
-
-        Raises:
-            Failure: the one remembered.
-        """
+    def spared(self, route: Route) -> tuple[Failure, float] | None:
+        """Return what a target that takes no connections would come to, and the seconds until one is tried again."""
         breaker = self._breakers.get(_target(route))
-        now = monotonic()
-        if breaker is not None and breaker.reason is not None and breaker.is_open(now):
-            raise remembered(breaker.reason, breaker.until - now)
+        if breaker is None or breaker.reason is None or not breaker.is_open(now := monotonic()):
+            return None
+        return remembered(breaker.reason), breaker.until - now
 
     def probe(self, route: Route) -> None:
-        """Let a job connect, and if it is the first after a pause, let the others wait for what it finds.
-
-        Raises:
-            Failure: another one was first.
-        """
-        self.check(route)
+        """Let a job connect that is not `spared`: after a pause the first, for whose finding the others wait."""
         breaker = self._breakers.get(_target(route))
         if breaker is not None:
             self._breakers.remember(_target(route), breaker.probing(monotonic()))

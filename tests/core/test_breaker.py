@@ -61,8 +61,12 @@ def test_only_trouble_with_getting_a_conversation_counts(failure, expected):
     assert counts(failure) is expected
 
 
-def test_who_did_not_try_gets_the_real_reason():
-    told = remembered(REFUSED, 12.3)
+BUSY = Failure(State.INTRO, Kind.ERROR, reply=Reply(421, "4.3.2", "busy"))
 
-    assert (told.state, told.kind, told.code) == (REFUSED.state, REFUSED.kind, REFUSED.code)
-    assert told.text == "Connection refused (not tried again; next probe in 12 s)"
+
+@pytest.mark.parametrize("known", [REFUSED, BUSY])
+def test_who_did_not_try_gets_the_real_reason(known):
+    told = remembered(known)
+
+    assert told is not known
+    assert vars(told) == vars(known)

@@ -18,7 +18,7 @@ from mailq.core.reply import Reply
 from mailq.core.result import Trail, accepted, failed
 from mailq.core.states import Kind, State
 from mailq.core.times import format_time
-from mailq.core.verdict import Outcome, Verdict, deadline, expired, judge
+from mailq.core.verdict import Outcome, Verdict, back_at, deadline, expired, judge
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 ENDINGS = [(state, kind) for state, kind in product(State, Kind) if kind is not Kind.ACCEPTED]
@@ -356,6 +356,28 @@ def test_useful_until_ends_a_job_that_waits():
     assert not expired(useful(NOW), Policy(), NOW)
     assert deadline(useful(NOW + timedelta(hours=1)), Policy(), NOW) == NOW + timedelta(hours=1)
     assert deadline(useful(NOW + timedelta(days=9)), Policy(), NOW) == NOW + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("away", "until", "seconds"),
+    [
+        (3600, None, 3600),
+        (60, 90, 60),  # in time
+        (3600, 90, 76),  # as late as it may be: room for the attempt, and for queues that are late
+        (3600, 11, None),
+        (3600, -5, None),
+    ],
+)
+def test_a_job_that_is_sent_away_comes_back_while_it_is_of_use(away, until, seconds):
+    of = useful(until and NOW + timedelta(seconds=until))
+    back = back_at(of, Policy(), NOW + timedelta(seconds=away), NOW)
+    assert (back and int((back - NOW).total_seconds())) == seconds
+
+
+@pytest.mark.parametrize(("due", "back"), [(60, True), (3600, False)])
+def test_a_job_that_is_of_no_use_when_it_is_due_is_not_sent_away(due, back):
+    of = job(nextattempt={"time": in_(seconds=due)}).model_copy(update={"useful_until": NOW + timedelta(seconds=90)})
+    assert back_at(of, Policy(), of.due, NOW) == (of.due if back else None)
 
 
 UNTIL = st.integers(-100, 100_000)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 from support.system import until
 
@@ -181,6 +182,46 @@ async def test_a_job_fails_early_when_no_useful_attempt_is_left(system, sink):
 
     result = (await mail.get("failures"))["results"][0]
     assert (result["code"], result["expired"]) == (450, True)
+
+
+async def test_a_job_that_is_due_when_it_is_of_no_use_fails_at_once(system, sink):
+    mail = await system(await sink())
+    now = datetime.now(UTC)
+    times = {"nextattempt": {"time": format_time(now + timedelta(hours=1))}}
+
+    await mail.send(recipient="accept@a.test", useful_until=format_time(now + timedelta(seconds=90)), **times)
+
+    result = (await mail.get("failures"))["results"][0]
+    assert (result["state"], result["result"], result["code"]) == ("process", "timeout", 554)
+    assert mail.seen.parks == 0
+
+
+async def test_a_job_that_limits_send_away_comes_back_while_it_is_of_use(system, sink, rabbit):
+    mail = await system(await sink(), limits=[{"message_rate": 1 / 3600}])
+    until = (datetime.now(UTC) + timedelta(seconds=90)).replace(microsecond=0)
+    await mail.send(recipient="accept+1@a.test")
+    await mail.get("success")
+
+    await mail.send(recipient="accept+2@a.test", useful_until=format_time(until))
+    parked = orjson.loads((await rabbit.get("outbox.delay.1m")).body)
+    await mail.send(recipient="accept+3@a.test", useful_until=format_time(datetime.now(UTC) + timedelta(seconds=8)))
+
+    assert until - timedelta(seconds=30) < parse_time(parked["nextattempt"]["time"]) < until
+    assert (await mail.get("failures"))["results"][0]["code"] == 554
+
+
+@pytest.mark.parametrize("target", ["refuses", "is left alone"])
+async def test_a_source_triggers_patterns_before_there_is_a_connection(system, sink, target):
+    sources = [{"ip": "127.0.0.11", "pool": "p"}]
+    patterns = pattern(sources=["127.0.0.11"], pools=["p"], states=["connect"], add_tags=["x"])
+    mail = await system(await sink(host="127.0.0.3"), sources=sources, patterns=patterns)
+    for number in range(5 if target == "is left alone" else 1):
+        await mail.send(recipient=f"accept+{number}@c.test", retries=[3600])
+        document = await mail.get("retry")
+
+    assert document["tags"] == ["x"]
+    assert document["results"][0]["from"] == "127.0.0.11"
+    assert ("untried" in document["results"][0]) is (target == "is left alone")
 
 
 async def test_doubt_is_a_failure_where_the_job_says_so(system, sink):

@@ -183,9 +183,28 @@ async def test_a_destination_that_refuses_connections_is_left_alone(system, sink
 
     results = [document["results"][0] for document in await documents(mail, "retry", 20)]
     assert {(result["state"], result["result"]) for result in results} == {("connect", "error")}
-    untried = [result for result in results if "not tried again" in result["description"]]
+    untried = [result for result in results if "untried" in result]
     assert len(untried) == 17
-    assert all("Connection refused" in result["description"] for result in results)
+    assert all(0 < result["untried"] <= 30 for result in untried)
+    assert {result["description"] for result in results} == {"Connection refused"}
+    assert all(result["transcript"][-2].startswith("* not tried again; next probe in ") for result in untried)
+
+
+async def test_who_did_not_try_gets_what_the_server_said_to_others(system, sink):
+    """Patterns, classification and events take it for the server's words, which they are."""
+    words = "as asked for at intro"
+    receiver = await sink(faults=["intro=421"])
+    patterns = [{"id": "busy", "exact": words, "add_tags": ["busy"]}]
+    mail = await system(receiver, limits=[{"connections": 1}], patterns=patterns)
+
+    await publish(mail, [f"accept+{number}@c.test" for number in range(5)], retries=[3600])
+
+    done = await documents(mail, "retry", 5)
+    results = [document["results"][0] for document in done]
+    assert sum("untried" in result for result in results) == 2
+    assert {(result["code"], result["description"]) for result in results} == {(421, words)}
+    assert len({result["rule"] for result in results}) == 1
+    assert all(document["tags"] == ["busy"] for document in done)
 
 
 async def test_an_idle_session_makes_room_for_one_that_is_needed(system, sink):
