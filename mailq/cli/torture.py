@@ -81,7 +81,9 @@ def torture(
         _print(line)
     if json:
         _print(orjson.dumps(report.record(books, settings, time.monotonic() - began)).decode())
-    raise typer.Exit(0 if books.total().holds else 1)
+    if show.trouble is not None:
+        complain(f"the torture ended early: {show.trouble}")
+    raise typer.Exit(0 if books.total().holds and show.trouble is None else 1)
 
 
 torture.__doc__ = _HELP.format(kinds="\n".join(f"  {kind.name:<22} {kind.about}" for kind in KINDS.values()))

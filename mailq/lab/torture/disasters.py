@@ -225,17 +225,19 @@ async def _disk_full(world: World, disaster: Disaster) -> None:
     await world.fleet.settle()  # a worker of a `mailq run` that is being replaced would have no successor
     try:
         await _kill_at(world, disaster, "before-data", world.journal.fill)
-        await _told(world, "a worker to say that it cannot write its journal", RESTART, unwritable=True)
+        await _told(world, "a worker to say that it cannot write its journal", RESTART, world.journal.fill)
     finally:
         world.journal.free()
-    await _told(world, "all workers to write their journals again", PATIENCE, unwritable=False)
+    await _told(world, "all workers to write their journals again", PATIENCE)
 
 
-async def _told(world: World, what: str, seconds: float, *, unwritable: bool) -> None:
-    """Return when the workers say that, together."""
+async def _told(world: World, what: str, seconds: float, fill: Callable[[], None] | None = None) -> None:
+    """Return when the workers say that, together; with `fill` that one cannot write, for they may give room back."""
     try:
         async with asyncio.timeout(seconds):
-            while await world.fleet.unwritable() is not unwritable:  # noqa: ASYNC110 - a page is to be asked for
+            while await world.fleet.unwritable() is not (fill is not None):
+                if fill is not None:
+                    fill()
                 await asyncio.sleep(LOOK)
     except TimeoutError:
         raise TortureError(f"waited {seconds:g} s for {what}") from None

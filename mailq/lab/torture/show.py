@@ -46,6 +46,8 @@ class Show:
         self._stuck = 0
         self._calm = False
         self.doing = "the servers to start"
+        self.trouble: TortureError | None = None
+        """Why there were no more disasters, if they ended early; the books are those of the others."""
 
     async def run(self, limit: float) -> Books:
         """Do it all within `limit` seconds and return the books.
@@ -62,7 +64,12 @@ class Show:
                     if self._stuck >= ENOUGH:
                         self._say("jobs are stuck again and again: no more disasters")
                         break
-                    await self._play(world, disaster)
+                    try:
+                        await self._play(world, disaster)
+                    except TortureError as trouble:
+                        self.trouble = trouble
+                        self._say(f"no more disasters: {trouble}")
+                        break
                 await self._through(world, 0)
                 await self._run_dry(world)
                 return self._books(world, self._played, world.receiver.taken())
