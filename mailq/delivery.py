@@ -40,6 +40,9 @@ SHARED = 1.0
 UNRECORDED = 5.0
 """Seconds for which a job goes away whose handing over could not be recorded."""
 
+UNANSWERED = 5.0
+"""Seconds for which a job goes away that waited for the DNS in vain, so that silence does not fill the window."""
+
 Destination = tuple[tuple[str, ...], Sequence[Target]]
 """The site (sorted MX hosts) and the targets in try order."""
 
@@ -319,12 +322,16 @@ class Delivery:
 
     async def _resolve(self, name: str, smarthost: Smarthost | None, trail: Trail) -> Destination:
         """Return the site and the targets in try order."""
-        port = smarthost.port if smarthost else None
+        port, policy = smarthost.port if smarthost else None, self._policy
         now = monotonic()
         try:
-            async with asyncio.timeout(self._policy.dns_timeout):
+            async with asyncio.timeout(min(policy.dns_timeout, policy.dns_patience)):
                 found = await self._look_up(name, port)
         except TimeoutError:
+            if (
+                policy.dns_patience < policy.dns_timeout
+            ):  # the question goes on, and its answer is there for who asks again
+                raise Postponed(UNANSWERED, Cause.DNS, "the DNS takes its time") from None
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:
             trail.spent(State.DNS, monotonic() - now)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
-from typing import Any
 
 import orjson
 
@@ -21,7 +20,7 @@ from mailq.core.failure import Cause, Postponed
 from mailq.core.job import InvalidJobError, Job, Queues
 from mailq.core.journal import EntryId, JournalError, Standing, key_of
 from mailq.core.publication import Consumed
-from mailq.core.result import Result, pack, unpack, vanished
+from mailq.core.result import Result, pack, unpack
 from mailq.core.states import ORDER, State
 from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
@@ -69,6 +68,7 @@ class Handling:
     ) -> None:
         self.cases: dict[asyncio.Task[None], Case] = {}
         self.in_memory = 0
+        self._held: set[Broker] = set()
         self.closing = False
         self.last_delivery = monotonic()
         self._consumed = self._ended = 0
@@ -92,6 +92,7 @@ class Handling:
         self.in_memory += case.octets
         if self.in_memory > self._bounds.in_memory:
             broker.hold(held=True)
+            self._held.add(broker)
         self._consumed += 1
         self._observer.consumed()
         task = asyncio.create_task(self._handle(case))
@@ -116,8 +117,11 @@ class Handling:
         self._ended += 1
         self._observer.ended(case.end)
         self.in_memory -= case.octets
-        if self.in_memory <= self._bounds.in_memory:
-            case.broker.hold(held=False)
+        if self._held and self.in_memory <= self._bounds.in_memory:
+            # All of them: what filled the memory may have come over a connection that is lost.
+            for broker in self._held:
+                broker.hold(held=False)
+            self._held.clear()
 
     async def _handle(self, case: Case) -> None:
         try:
@@ -137,7 +141,7 @@ class Handling:
 
     async def _process(self, case: Case) -> End:
         if case.consumed.delivery_count < self._bounds.poison_after:
-            if self._suspects.trying:
+            while self._suspects.trying:
                 await self._suspects.calm()
             return await self._work(case)
         deaths = self._suspects.deaths(case.consumed)
@@ -157,24 +161,33 @@ class Handling:
                 named=letters.UNNAMED not in consumed.headers,
                 limit=self._bounds.body,
             )
-            if job.queues is not None:
-                await _check_queues(job.queues, job.document, broker)
         except InvalidJobError as error:
-            await self._settlement.refuse(broker, consumed, error)
-            broker.ack(consumed.tag)
-            return End.POISONED if error.document is None else End.FAILURE
+            return await self._refuse(case, error)
+        missing = None if job.queues is None else await _missing(job.queues, broker)
         if job.due is not None and job.due > datetime.now(UTC):
             return await self._park(case, job, None)
         again = consumed.redelivered or job.attempt > 1 or not AGAIN.isdisjoint(consumed.headers)
         flight = self._flights.adopt(job, broker) if consumed.redelivered else None
-        if flight is None and again and (end := await self._repeat(case, job)) is not None:
-            return end
+        if flight is None and again:
+            # What was answered is told, if not on the queue that was asked for, since that is gone.
+            end = await self._repeat(case, job if missing is None else job.model_copy(update={"queues": None}))
+            if end is not None:
+                return end
+        if missing is not None:
+            name, queue = missing
+            reason = f"queue {queue!r} does not exist; create it or leave the property out"
+            return await self._refuse(case, InvalidJobError(reason, f"/queues/{name}", job.document))
         if flight is not None:
             case.flight = flight
         else:
             flight = case.flight = self._flights.begin(job, broker, again=again)
             await self._fly(flight, returned=letters.RETURNED in consumed.headers)
         return await self._land(case, job, flight)
+
+    async def _refuse(self, case: Case, error: InvalidJobError) -> End:
+        await self._settlement.refuse(case.broker, case.consumed, error)
+        case.broker.ack(case.consumed.tag)
+        return End.POISONED if error.document is None else End.FAILURE
 
     async def _repeat(self, case: Case, job: Job) -> End | None:
         """Do for a job that comes again what is left to be done, if it was attempted before; else return None."""
@@ -188,12 +201,14 @@ class Handling:
             case Standing.UNDERWAY:
                 later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "another process is working on it")
                 return await self._park(case, job, later)
-            case Standing.ANSWERED:
-                result = unpack(entry.record, job, datetime.now(UTC))
-            case Standing.DOUBT:
-                result = vanished(job, datetime.now(UTC))
         assert entry.id is not None
-        return await self._settle(case, job, (result, self._settlement.judge(job, result)), entry.id)
+        try:
+            result = unpack(entry.record, job, datetime.now(UTC))
+            made = result, self._settlement.judge(job, result)
+        except BaseException:
+            self._journal.released(entry.id)  # or nobody else could settle it
+            raise
+        return await self._settle(case, job, made, entry.id)
 
     async def _fly(self, flight: Flight, *, returned: bool) -> None:
         """Make the attempt and leave its ending in the flight and in the journal; cancels that if none is made."""
@@ -302,10 +317,10 @@ def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Con
     return consumed._replace(body=gzip.compress(body, 1) if consumed.content_encoding == "gzip" else body)
 
 
-async def _check_queues(queues: Queues, document: dict[str, Any], broker: Broker) -> None:
-    """Refuse a job whose own result queues cannot be published to, before anything is sent."""
+async def _missing(queues: Queues, broker: Broker) -> tuple[str, str] | None:
+    """Return the first of a job's own result queues that cannot be published to, by property and name."""
     for name in ("results", "success", "failure", "retry"):
         queue = getattr(queues, name)
         if queue is not None and not await broker.ensure_queue(queue):
-            reason = f"queue {queue!r} does not exist; create it or leave the property out"
-            raise InvalidJobError(reason, f"/queues/{name}", document)
+            return name, queue
+    return None

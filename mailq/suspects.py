@@ -30,6 +30,7 @@ class Suspects:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._turn = asyncio.Lock()
+        self._waiting = 0
         self._calm = asyncio.Event()
         self._calm.set()
 
@@ -58,7 +59,16 @@ class Suspects:
             JournalError: it cannot be noted.
         """
         digest = _digest(consumed)
-        await self._turn.acquire()
+        self._waiting += 1
+        self._calm.clear()  # from now on: who begins while this one waits could be what the one before it is blamed for
+        try:
+            await self._turn.acquire()
+        except asyncio.CancelledError:
+            if self._waiting == 1 and not self._turn.locked():
+                self._calm.set()
+            raise
+        finally:
+            self._waiting -= 1
         alone = True
 
         def over() -> None:
@@ -66,10 +76,10 @@ class Suspects:
             if alone:
                 alone = False
                 self._journal.tried(digest)  # what kills the process from now on may be another one
-                self._calm.set()
+                if not self._waiting:
+                    self._calm.set()
                 self._turn.release()
 
-        self._calm.clear()
         timer = asyncio.get_running_loop().call_later(min(ALONE * 2 ** min(earlier, 10), LONGEST), over)
         try:
             self._journal.trial(digest)

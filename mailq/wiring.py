@@ -19,7 +19,7 @@ from mailq.core.meaning import Meaning
 from mailq.core.policy import Policy
 from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
-from mailq.delivery import Delivery
+from mailq.delivery import UNANSWERED, Delivery
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.control import Order, Place, Status, WorkerEnd
 from mailq.edges.http import HttpServer
@@ -40,6 +40,9 @@ from mailq.smtp.pool import Pool
 from mailq.stages.dns import parse_endpoint
 from mailq.traffic.governor import Governor
 from mailq.worker import Worker
+
+DNS_PATIENCE = 2.0
+"""Seconds that a job waits in memory for the DNS."""
 
 BODY_FACTOR = 2
 """A job may be so many times larger than its message: JSON escapes and the other properties."""
@@ -194,6 +197,8 @@ def policy_of(config: Config) -> Policy:
         hint_max=delivery.hint_max,
         attempt_timeout=delivery.attempt_timeout,
         dns_timeout=config.timeouts.dns,
+        # Who comes back must find the answer, silence too; where that is hardly remembered, all wait for it.
+        dns_patience=DNS_PATIENCE if config.dns.trouble_ttl > UNANSWERED + DNS_PATIENCE else config.timeouts.dns,
         tls=Tls(config.tls.mode),
         retry_plaintext=config.tls.retry_plaintext,
         plaintext_auth=smarthost.plaintext_auth,

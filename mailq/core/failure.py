@@ -73,6 +73,8 @@ class Cause(Word):
     """All connections allowed are in use."""
     RATE = "rate"
     """The rate allowed is used up."""
+    DNS = "dns"
+    """The DNS takes its time."""
     PAUSE = "pause"
     """The destination is left alone."""
     ELSEWHERE = "elsewhere"

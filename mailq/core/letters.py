@@ -145,7 +145,7 @@ UNNAMED = "x-mailq-unnamed"
 
 
 REQUEUED = "x-mailq-requeued"
-"""AMQP header of a job that somebody put back from the poison queue: it may have been handed over before."""
+"""AMQP header of a job that may have been handed over before: it is back from poison, or came again and was parked."""
 
 
 def postpone(job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
@@ -173,6 +173,7 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
         priority=consumed.priority if job.priority is None else job.priority,
         headers=_passed_on(consumed.headers)
         | ({RETURNED: 1} if RETURNED in consumed.headers else {})
+        | ({REQUEUED: 1} if consumed.redelivered or REQUEUED in consumed.headers else {})
         | ({} if job.identified else {UNNAMED: 1}),
     )
 

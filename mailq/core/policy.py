@@ -15,6 +15,7 @@ IMPLICIT_TLS_PORT = 465
 class Policy:
     """The tables `delivery`, `tls`, `smarthost` and `dns.overrides` as the flow uses them; times in seconds.
 
+    A job that has waited for the DNS for `dns_patience` is postponed, unless that is not less than `dns_timeout`.
     `smarthost` takes everything, `fallback` what no MX target of the recipient's could be given.
     """
 
@@ -32,6 +33,7 @@ class Policy:
     hint_max: int = 7200
     attempt_timeout: float = 1500
     dns_timeout: float = 60
+    dns_patience: float = 60
     tls: Tls = Tls.OPPORTUNISTIC
     retry_plaintext: bool = True
     plaintext_auth: bool = False

@@ -43,8 +43,11 @@ MAX_NAME = 253
 """Characters of a name without its final dot: 255 octets on the wire (RFC 1035 section 2.3.4)."""
 
 MAX_QUESTIONS = 200
-"""Questions under way at once: each has a socket of its own (RFC 5452 section 9.2), and a burst of
+"""Questions begun at once: each has a socket of its own (RFC 5452 section 9.2), and a burst of
 some 280 overflows the usual receive buffer (208 KiB) of a name server on the same host."""
+
+BURST = 1.0
+"""Seconds after which a question is silence and no longer part of a burst: it takes no other one's place then."""
 
 MAX_NEGATIVE_TTL = 10_800
 """Seconds that "does not exist" is believed at most (RFC 2308 section 5: one to three hours)."""
@@ -145,7 +148,13 @@ class DnsResolver:
 
     async def _find(self, question: _Question) -> _Answer:
         async with self._slots:
-            answer = await self._query(*question)
+            asked = asyncio.create_task(self._query(*question))
+            try:
+                await asyncio.wait({asked}, timeout=BURST)
+            except asyncio.CancelledError:
+                asked.cancel()
+                raise
+        answer = await asked
         self._cache.pop(question, None)
         if answer.ttl > 0:
             self._cache[question] = time.monotonic() + answer.ttl, answer

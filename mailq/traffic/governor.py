@@ -14,6 +14,7 @@ from mailq.core.limits import Allowance, LimitRule, allowance
 from mailq.core.pause import Pause, paused
 from mailq.core.recent import Recent
 from mailq.core.routing import Route, Source, Target
+from mailq.core.states import ORDER, State
 
 PLAINTEXT_MEMORY = 600.0
 """Seconds for which a target whose TLS handshake failed is spoken to without."""
@@ -83,9 +84,11 @@ class Governor:
 
     def failed(self, route: Route, failure: Failure) -> None:
         """Note that none came about."""
+        key = _target(route)
         if counts(failure):
-            key = _target(route)
             self._breakers.remember(key, self._breakers.get(key, Breaker()).failed(failure, monotonic()))
+        elif ORDER[failure.state] > ORDER[State.CONNECT]:
+            self._breakers.pop(key, None)  # it takes connections, though it has no good answer
 
     def without_tls(self, route: Route) -> bool:
         """Tell whether a handshake with this target failed lately."""

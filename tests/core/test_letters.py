@@ -10,7 +10,7 @@ from mailq.core.classify import Classification
 from mailq.core.failure import Failure
 from mailq.core.hints import Flags
 from mailq.core.job import Job
-from mailq.core.letters import RETURNED, UNNAMED, Names, park, poison, postpone, public, settle, with_result
+from mailq.core.letters import REQUEUED, RETURNED, UNNAMED, Names, park, poison, postpone, public, settle, with_result
 from mailq.core.publication import Consumed
 from mailq.core.reply import Reply
 from mailq.core.result import Trail, accepted, failed
@@ -262,3 +262,13 @@ def test_poison_says_what_the_exception_was_and_is_not_long_about_it():
     assert letter.headers["x-mailq-state"] == "mailfrom"
     assert letter.headers["x-mailq-exception"].startswith("KeyError: xxx")
     assert {len(letter.headers[name]) for name in ("x-mailq-reason", "x-mailq-exception")} == {500}
+
+
+def test_a_job_that_came_again_and_is_sent_away_is_known_by_that_when_it_is_back():
+    parsed, consumed = job()
+
+    first = park(parsed, parsed.document, NOW, NAMES, consumed._replace(redelivered=True), NOW)
+    second = park(parsed, parsed.document, NOW, NAMES, consumed._replace(headers=first.headers), NOW)
+
+    assert first.headers[REQUEUED] == second.headers[REQUEUED] == 1
+    assert REQUEUED not in park(parsed, parsed.document, NOW, NAMES, consumed, NOW).headers

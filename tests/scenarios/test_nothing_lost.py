@@ -353,3 +353,19 @@ def handed_over(mail):
     """Tell whether a message was handed over whose answer is not there."""
     flights = [case.flight for case in mail.worker._handling.cases.values()]
     return any(flight is not None and flight.entry is not None for flight in flights)
+
+
+async def test_what_was_sent_is_told_though_the_queue_that_was_asked_for_is_gone(system, sink, rabbit):
+    receiver = await sink()
+    await (await system(receiver)).stop()  # the topology
+    await rabbit.declare("own")
+    mail = await system(receiver, rabbitmq={"url": rabbit.url, "reconnect_delay": 0.1, "declare": False})
+    await mail.send(recipient="slow-300@a.test", id="1", queues={"results": "own", "success": "own"})
+    await until(lambda: receiver.connections > 0)
+    await rabbit.delete("own")
+
+    result = last(await mail.get("success"))
+
+    assert (result["result"], result["redelivered"]) == ("accepted", True)
+    assert taken(receiver) == {"slow-300@a.test": 1}
+    assert await rabbit.count("failures") == 0

@@ -8,6 +8,9 @@ from collections import Counter
 import orjson
 from support.system import MIME, until
 
+from mailq.core.states import Kind
+from mailq.edges.resolver import DnsResolver
+
 
 async def publish(mail, recipients, **properties):
     async def one(recipient):
@@ -221,3 +224,24 @@ async def test_an_idle_session_makes_room_for_one_that_is_needed(system, sink):
     assert mail.seen.parks == 0
     assert receiver.most_sessions == 1
     assert [message.session.user for message in receiver.messages] == ["bert", "anna", "bert", "anna"]
+
+
+async def test_silent_name_servers_of_many_domains_keep_nobody_else_waiting(system, sink, knot, monkeypatch):
+    query = DnsResolver._query
+
+    async def silent(self, name, rdtype):
+        if not name.endswith(".silent.test"):
+            return await query(self, name, rdtype)
+        await asyncio.sleep(self._config.lifetime)
+        return self._trouble(Kind.TIMEOUT, "no answer")
+
+    monkeypatch.setattr(DnsResolver, "_query", silent)
+    mail = await system(await sink(), worker={"prefetch": 20}, dns={"servers": [knot.server], "lifetime": 12})
+    began = time.monotonic()
+    await publish(mail, [f"accept@d{number}.silent.test" for number in range(60)], retries=[3600])
+    await publish(mail, ["accept@a.test"])
+
+    await documents(mail, "success", 1)
+    assert time.monotonic() - began < 12  # none of the questions has ended
+    results = [document["results"][0] for document in await documents(mail, "retry", 60)]
+    assert {(result["state"], result["result"], result["attempt"]) for result in results} == {("dns", "timeout", 1)}

@@ -2,9 +2,11 @@
 
 import pytest
 
-from mailq.core.failure import Postponed
+from mailq.core.failure import Failure, Postponed
 from mailq.core.pause import LEAST, MOST, Pause, paused
-from mailq.core.routing import Source, Target
+from mailq.core.reply import Reply
+from mailq.core.routing import Route, Source, Target, Tls
+from mailq.core.states import Kind, State
 from mailq.traffic import governor
 from mailq.traffic.governor import Governor
 
@@ -66,3 +68,29 @@ def test_a_free_source_of_the_wrong_family_is_no_way_out():
     with pytest.raises(Postponed):
         mine.unpaused([ALONE, SIX], SITE, TARGETS)
     assert mine.unpaused([SIX], SITE, TARGETS) == [SIX]  # that it reaches nothing is told by state bind
+
+
+@pytest.mark.parametrize(
+    ("ending", "spared"),
+    [
+        (Failure(State.EHLO, Kind.ERROR, reply=Reply(550, None, "not you")), False),  # it takes connections
+        (Failure(State.INTRO, Kind.ERROR, reply=Reply(554, None, "no")), False),
+        (Failure(State.INTRO, Kind.TIMEOUT), True),
+        (Failure(State.CONNECT, Kind.TIMEOUT), True),
+        (Failure(State.BIND, Kind.ERROR), True),  # that says nothing of the target
+    ],
+)
+def test_a_probe_that_gets_a_conversation_ends_the_pause_though_it_is_refused_later(clock, ending, spared):
+    mine, route = Governor([]), Route(ALONE, TARGETS[0], Tls.NONE)
+    for _ in range(3):
+        mine.failed(route, Failure(State.CONNECT, Kind.ERROR, "Connection refused"))
+    known, seconds = mine.spared(route)
+    assert (known.text, seconds) == ("Connection refused", 30)
+    clock[0] += 31
+    assert mine.spared(route) is None
+    mine.probe(route)
+    assert mine.spared(route) is not None
+
+    mine.failed(route, ending)
+
+    assert (mine.spared(route) is not None) is spared
