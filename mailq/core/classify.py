@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from mailq.core.reply import Reply
 from mailq.core.rules import CLASSES, About, Category, Rule, RulesError, compiled, inner_status, read, read_reply
-from mailq.core.states import AUTH_STATES, ORDER, WIRE_STATES, Kind, State
+from mailq.core.states import AUTH_STATES, LOCAL_STATES, ORDER, WIRE_STATES, Kind, State
 
 MAX_TEXT = 1000
 """Characters of a reply that are looked at."""
@@ -42,8 +42,16 @@ class _Ending:
     about: About
 
 
+_OURS: dict[Kind, _Ending] = {
+    Kind.TIMEOUT: _Ending(24, About.US),
+    Kind.LOST: _Ending(70, About.US),
+    Kind.INVALID: _Ending(25, About.US),
+    Kind.ERROR: _Ending(25, About.US),
+}
+"""For the states in which no other host has a part: what goes wrong there is the doing of the job or of this host."""
+
 _ENDINGS: dict[tuple[State, Kind, str], _Ending] = {
-    (State.PROCESS, Kind.TIMEOUT, ""): _Ending(24, About.US),
+    **{(state, kind, ""): ending for state in LOCAL_STATES for kind, ending in _OURS.items()},
     (State.PROCESS, Kind.INVALID, "5.3.4"): _Ending(23, About.MESSAGE),
     (State.SUPPRESSION, Kind.ERROR, ""): _Ending(25, About.RECIPIENT),
     (State.STORAGE, Kind.ERROR, ""): _Ending(25, About.MESSAGE),
@@ -71,7 +79,7 @@ _ENDINGS_BY_KIND: dict[Kind, _Ending] = {
     Kind.INVALID: _Ending(70, About.RELAY),
     Kind.ERROR: _Ending(25, About.US),
 }
-"""For what the table above does not name; before the wire, all is ours."""
+"""For what the table above does not name."""
 
 _ABOUT: dict[State, About] = {
     State.MAILFROM: About.SENDER,
@@ -163,7 +171,9 @@ class Ruleset:
         elif from_peer is False or kind is not Kind.ERROR or state not in WIRE_STATES:
             ending = _ending(state, kind, status)
             if ending is not None:
-                return _answer(ending.number, ending.about, _ending_id(state, kind, status))
+                # What is given up is not transient: who decided that without an answer was on our side.
+                number = 25 if ending.number == 70 and code // 100 == 5 else ending.number
+                return _answer(number, ending.about, _ending_id(state, kind, status))
         found = next(self._fitting(code, status, text, hosts), _NOTHING)
         return _answer(found.number, found.about or CLASSES[found.number].about or _about(state), found.id)
 

@@ -58,5 +58,8 @@ ORDER: dict[State, int] = {state: place for place, state in enumerate(State)}
 AUTH_STATES = frozenset(state for state in State if state.startswith("auth"))
 """The states of an SMTP AUTH exchange (RFC 4954), one per line that the client sends."""
 
+LOCAL_STATES = frozenset(state for state in State if ORDER[state] < ORDER[State.DNS]) | {State.BIND}
+"""The states in which no other host has a part."""
+
 WIRE_STATES = frozenset(state for state in State if ORDER[state] >= ORDER[State.INTRO])
 """The states in which an SMTP server is expected to answer."""

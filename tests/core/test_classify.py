@@ -3,6 +3,7 @@
 import random
 import re
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from mailq.cli.classify import measure
 from mailq.core.classify import Ruleset, problems, tie
 from mailq.core.failure import DEFAULTS, Failure
 from mailq.core.rules import CLASSES, About, Category, RulesError, compiled, read_reply
-from mailq.core.states import WIRE_STATES, Kind, State
+from mailq.core.states import LOCAL_STATES, WIRE_STATES, Kind, State
 from mailq.data import bounces
 
 CORPUS = Path(__file__).parent.parent / "data" / "replies.toml"
@@ -237,7 +238,11 @@ def test_every_ending_has_a_class():
         (State.AUTHPLAIN, Kind.ERROR, "4.7.0", 25, About.US, "authplain/error"),
         (State.PROCESS, Kind.ERROR, "", 25, About.US, "process/error"),
         (State.PROCESS, Kind.TIMEOUT, "", 24, About.US, "process/timeout"),
+        (State.PROCESS, Kind.INVALID, "", 25, About.US, "process/invalid"),
         (State.PROCESS, Kind.INVALID, "5.3.4", 23, About.MESSAGE, "process/invalid/5.3.4"),
+        (State.STORAGE, Kind.TIMEOUT, "", 24, About.US, "storage/timeout"),
+        (State.BIND, Kind.ERROR, "", 25, About.US, "bind/error"),
+        (State.BIND, Kind.TIMEOUT, "", 24, About.US, "bind/timeout"),
         (State.STORAGE, Kind.ERROR, "", 25, About.MESSAGE, "storage/error"),
         (State.MAILFROM, Kind.ERROR, "5.3.4", 23, About.MESSAGE, "mailfrom/error/5.3.4"),
         (State.MAILFROM, Kind.ERROR, "5.6.7", 40, About.RELAY, "mailfrom/error/5.6.7"),
@@ -248,6 +253,20 @@ def test_endings_without_a_reply(state, kind, status, number, about, rule):
     found = end(state, kind, status)
 
     assert (found.number, found.about, found.rule) == (number, about, rule)
+
+
+def test_nothing_that_ends_before_another_host_has_a_part_is_told_of_one():
+    for state, kind in product(LOCAL_STATES, set(Kind) - {Kind.ACCEPTED}):
+        found = end(state, kind)
+        assert found.about in {About.US, About.MESSAGE, About.RECIPIENT}, (state, kind)
+        assert (found.number, found.about) != (70, About.RELAY), (state, kind)
+
+
+def test_what_is_given_up_without_an_answer_is_not_transient():
+    for (state, kind), permanent in product(product(State, set(Kind) - {Kind.ACCEPTED}), ("5.0.0", "5.4.1", "5.3.0")):
+        if kind is not Kind.ERROR or state not in WIRE_STATES:
+            assert end(state, kind, permanent, 550).number != 70, (state, kind)
+    assert [pair for pair, default in DEFAULTS.items() if default.code > 499 and end(*pair).number == 70] == []
 
 
 def test_the_default_endings_are_hard_only_where_the_address_is_to_blame():
