@@ -165,10 +165,7 @@ class Ruleset:
         `hosts` are the names of the server spoken to (MX host, name in its greeting). `from_peer` tells
         whether the server worded it; None where that is not known.
         """
-        if state is State.PROCESS and kind is Kind.TIMEOUT and (last := _last_failure(text)):
-            code, status, text = last.code, last.status or "", last.text
-            state = State.CONNECT  # where it came from is not told; some server it was
-        elif from_peer is False or kind is not Kind.ERROR or state not in WIRE_STATES:
+        if from_peer is False or kind is not Kind.ERROR or state not in WIRE_STATES:
             ending = _ending(state, kind, status)
             if ending is not None:
                 # What is given up is not transient: who decided that without an answer was on our side.
@@ -294,15 +291,6 @@ def _patterns(status: str) -> tuple[str, ...]:
     """Return all forms in which a rule may name an enhanced status code."""
     kind, subject, detail = (*status.split("."), "", "")[:3]
     return tuple(f"{first}.{rest}" for first in (kind, "x") for rest in (f"{subject}.{detail}", f"{subject}.x", "x.x"))
-
-
-def _last_failure(text: str) -> Reply | None:
-    """Return the last transient reply that the description of an expired job keeps."""
-    _, found, last = text.partition("(last failure: ")
-    try:
-        return read_reply(last.removesuffix(")")) if found else None
-    except ValueError:
-        return None
 
 
 def _ending(state: State, kind: Kind, status: str) -> _Ending | None:

@@ -6,15 +6,17 @@ files), the flags that any ending infers (`core.hints`), and the operator's resp
 replaced while the worker runs; whoever reads takes them as they stand.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mailq.core.classify import Classification, Ruleset
+from mailq.core.earlier import Classified, last_class
 from mailq.core.effects import Effects
 from mailq.core.failure import Failure
 from mailq.core.hints import Flags, infer
 from mailq.core.job import Job
 from mailq.core.patterns import Facts, Patterns
 from mailq.core.result import Result, Trail
+from mailq.core.states import Kind, State
 
 
 class Reading(NamedTuple):
@@ -24,6 +26,20 @@ class Reading(NamedTuple):
     ruleset: str
     flags: Flags
     effects: Effects
+
+
+class _Known(NamedTuple):
+    """What is known of an ending, be it a result or only a failure so far."""
+
+    state: State
+    kind: Kind
+    code: int
+    status: str
+    text: str
+    from_peer: bool
+    facts: dict[str, Any]
+    hosts: tuple[str, ...]
+    pool: str | None
 
 
 class Meaning:
@@ -39,53 +55,69 @@ class Meaning:
         self.patterns = other.patterns
 
     def of(self, job: Job, result: Result) -> Reading:
-        """Return what an unsuccessful result means."""
+        """Return what an unsuccessful result means; that of an expired job what the one before it meant."""
         ruleset = self.ruleset
-        classification = ruleset.classify(
-            state=result.state,
-            kind=result.kind,
-            code=result.code,
-            status=result.status,
-            text=result.description,
-            hosts=_names(result.hosts, result.facts.get("mta")),
-            from_peer=result.from_peer,
-        )
-        facts = Facts(
+        known = _Known(
             result.state,
             result.kind,
             result.code,
             result.status,
             result.description,
-            classification.number,
-            result.facts.get("from"),
-            result.pool,
-            job.recipient.domain,
+            result.from_peer,
+            result.facts,
             result.hosts,
-            job.tags,
+            result.pool,
         )
-        flags = infer(facts.state, facts.kind, facts.code, facts.status, facts.text, facts.number)
-        return Reading(classification, ruleset.version, flags, self.patterns.match(facts))
+        expired = known.state is State.PROCESS and known.kind is Kind.TIMEOUT and job.results
+        last = last_class(job.results[-1], ruleset) if expired else None
+        classification, version = last or Classified(_classified(ruleset, known), ruleset.version)
+        flags = infer(known.state, known.kind, known.code, known.status, known.text, classification.number)
+        effects = self.patterns.match(_facts(job, known, classification.number))
+        return Reading(classification, version, flags, effects)
 
     def falls_back(self, job: Job, failure: Failure, trail: Trail) -> bool:
         """Tell whether the next target may take what this one did not; never what may have been taken."""
         if trail.in_doubt and failure.reply is None:
             return False
-        facts = Facts(
+        known = _Known(
             failure.state,
             failure.kind,
             failure.code,
             failure.status,
             failure.text,
-            None,
-            trail.facts.get("from"),
-            trail.pool,
-            job.recipient.domain,
+            failure.reply is not None,
+            trail.facts,
             trail.hosts,
-            job.tags,
+            trail.pool,
         )
-        flags = infer(facts.state, facts.kind, facts.code, facts.status, facts.text)
-        return self.patterns.match(facts).over(flags).fallback
+        flags = infer(known.state, known.kind, known.code, known.status, known.text)
+        return self.patterns.match(_facts(job, known, None)).over(flags).fallback
 
 
-def _names(hosts: tuple[str, ...], mta: object) -> tuple[str, ...]:
-    return (*hosts, mta) if isinstance(mta, str) else hosts
+def _classified(ruleset: Ruleset, known: _Known) -> Classification:
+    mta = known.facts.get("mta")
+    return ruleset.classify(
+        state=known.state,
+        kind=known.kind,
+        code=known.code,
+        status=known.status,
+        text=known.text,
+        hosts=(*known.hosts, mta) if isinstance(mta, str) else known.hosts,
+        from_peer=known.from_peer,
+    )
+
+
+def _facts(job: Job, known: _Known, number: int | None) -> Facts:
+    return Facts(
+        known.state,
+        known.kind,
+        known.code,
+        known.status,
+        known.text,
+        number,
+        known.facts.get("from"),
+        known.pool,
+        job.recipient.domain,
+        known.hosts,
+        job.tags,
+    )

@@ -281,16 +281,6 @@ def test_a_reply_that_the_breaker_remembers_is_classified_by_its_words():
     assert end(State.INTRO, Kind.ERROR, "4.7.0", 421, text).rule == "too-many-connections"
 
 
-def test_an_expired_job_is_classified_by_its_last_transient_reply():
-    text = "message expired (last failure: 452 4.2.2 The email account that you tried to reach is over quota)"
-    found = end(State.PROCESS, Kind.TIMEOUT, text=text)
-
-    assert (found.number, found.rule) == (22, "over-quota")
-    assert end(State.PROCESS, Kind.TIMEOUT, text="message expired (last failure: 451 4.4.1 no answer)").number == 70
-    assert end(State.PROCESS, Kind.TIMEOUT, text="message expired (last failure: 451 busy)").about is About.RELAY
-    assert end(State.PROCESS, Kind.TIMEOUT, text="message expired (last failure: none").rule == "process/timeout"
-
-
 @pytest.mark.parametrize(
     ("expression", "text", "fits"),
     [

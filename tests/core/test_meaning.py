@@ -1,27 +1,140 @@
-"""What endings mean for those who read them: the smarthost or next target, and rules replaced while running."""
+"""What endings mean for those who read them: expiry, the smarthost or next target, rules replaced while running."""
 
+import tomllib
+from pathlib import Path
+
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailq.config.classify import ruleset_of
 from mailq.config.patterns import PatternConfig, patterns_of
 from mailq.core.failure import Failure
 from mailq.core.job import Job
+from mailq.core.letters import with_result
 from mailq.core.meaning import Meaning
 from mailq.core.reply import Reply
 from mailq.core.result import Trail, failed
+from mailq.core.rules import CLASSES, About, Category, read_reply
 from mailq.core.states import Kind, State
 from mailq.core.times import parse_time
+from mailq.core.verdict import Outcome, Verdict
 
 JOB = Job.parse(b'{"recipient": "b@b.test", "mime": "x"}', limit=1000)
 NOW = parse_time("2030-01-01 00:00:00")
+RULES = ruleset_of(())
+CORPUS = Path(__file__).parent.parent / "data" / "replies.toml"
+EXPIRED = Failure(State.PROCESS, Kind.TIMEOUT)
+OVER_QUOTA = {"state": "rcptto", "result": "error", "code": 452, "status": "4.2.2", "description": "over quota"}
+TOLD = {"class": 51, "category": "block", "about": "sender", "rule": "own-rule", "ruleset": "own.1+2030.1"}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
 
 
 def meaning(**keys):
-    return Meaning(ruleset_of(()), patterns_of([PatternConfig.model_validate({"id": "mine", **keys})] if keys else ()))
+    return Meaning(RULES, patterns_of([PatternConfig.model_validate({"id": "mine", **keys})] if keys else ()))
 
 
 def refused(state, code):
     return Failure(state, Kind.ERROR, reply=Reply(code, None, "no"))
+
+
+def after(*results):
+    """Return the job with these results, back from the delay queue."""
+    return Job.parse(orjson.dumps({"recipient": "b@b.test", "mime": "x", "results": results}), limit=100_000)
+
+
+def reading(job, failure, trail=None, by=None):
+    return (by or meaning()).of(job, failed(trail or Trail(), failure, time=NOW, attempt=job.attempt))
+
+
+def transient():
+    """Yield the transient replies of the corpus, each with a host that says so."""
+    for page in tomllib.loads(CORPUS.read_text("utf-8"))["page"]:
+        for _, _, text in page.get("replies", []) + page.get("held_out", []):
+            if (reply := read_reply(text)).code // 100 == 4:
+                yield reply, RULES.host_of(page.get("provider", ""))
+
+
+def expiry(failure, trail):
+    """Return what an attempt was taken for, and what the job that then expired was."""
+    result = failed(trail, failure, time=NOW, attempt=1)
+    live = meaning().of(JOB, result)
+    verdict = Verdict(Outcome.RETRY, NOW, classification=live.classification, ruleset=live.ruleset)
+    job = Job.parse(orjson.dumps(with_result(JOB.document, result, verdict)), limit=100_000)
+    last = job.results[-1]
+    expired = reading(job, EXPIRED)
+    assert expired.ruleset == last["ruleset"]
+    return live.classification, expired.classification
+
+
+def test_an_expired_job_has_the_class_of_its_last_result():
+    seen = 0
+    for seen, (reply, hosts) in enumerate(transient(), 1):  # noqa: B007
+        live, expired = expiry(Failure(State.RCPTTO, Kind.ERROR, reply=reply), Trail(hosts=hosts))
+        assert (expired.number, expired.about, expired.rule) == (live.number, live.about, live.rule), reply
+    assert seen > 100
+
+
+@pytest.mark.parametrize("kind", [Kind.TIMEOUT, Kind.LOST, Kind.INVALID, Kind.ERROR])
+@pytest.mark.parametrize("state", [State.DNS, State.BIND, State.CONNECT, State.STARTTLS, State.DATA])
+def test_an_expired_job_that_no_server_answered_has_the_class_of_its_last_result(state, kind):
+    live, expired = expiry(Failure(state, kind), Trail())
+
+    assert expired == live
+
+
+@pytest.mark.parametrize(
+    ("last", "number", "about", "rule"),
+    [
+        (OVER_QUOTA | TOLD, 51, About.SENDER, "own-rule"),
+        (OVER_QUOTA, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | {"mta": "smtp-in.orange.fr", "description": "ofr_999"}, 51, About.SOURCE, "orange-blocked"),
+        ({"state": "connect", "result": "timeout", "code": 451}, 24, About.RELAY, "connect/timeout"),
+        ({"state": "process", "result": "timeout", "code": 554, "description": "expired"}, 24, About.US, None),
+        ({"state": "dns", "result": "error", "code": 451, "status": "5.1.2"}, 21, About.DOMAIN, "dns/error"),
+        ({"code": 451, "description": "busy"}, 70, About.RELAY, "code-transient"),
+        (OVER_QUOTA | TOLD | {"class": 11}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"class": True}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"class": "51"}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"class": [51]}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"category": "soft"}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"category": {}}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"about": "nobody"}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"rule": "x\nlevel=error"}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"ruleset": "\x1b[0m"}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"class": 10, "category": "hard"}, 22, About.RECIPIENT, "over-quota"),
+        (OVER_QUOTA | TOLD | {"class": 10, "category": "hard", "code": 550}, 10, About.SENDER, "own-rule"),
+        (OVER_QUOTA | {"code": 250}, 24, About.US, "process/timeout"),
+        (OVER_QUOTA | {"state": "somewhere"}, 24, About.US, "process/timeout"),
+        ({}, 24, About.US, "process/timeout"),
+    ],
+)
+def test_what_earlier_results_tell_is_looked_at(last, number, about, rule):
+    found = reading(after({"code": 451, "class": 70}, last), EXPIRED).classification
+
+    assert (found.number, found.about, found.rule) == (number, about, rule or "process/timeout")
+    assert (found.name, found.category) == CLASSES[number][:2]
+
+
+def test_only_expiry_looks_at_earlier_results():
+    invalid = reading(after(OVER_QUOTA | TOLD), Failure(State.PROCESS, Kind.INVALID))
+
+    assert invalid.classification.rule == "process/invalid"
+    assert reading(JOB, EXPIRED).classification.rule == "process/timeout"
+
+
+@given(st.dictionaries(st.sampled_from([*OVER_QUOTA, *TOLD, "mta"]), JSON))
+def test_any_earlier_result_is_borne(odd):
+    found = reading(after(OVER_QUOTA | TOLD | odd), EXPIRED).classification
+
+    assert found.category is CLASSES[found.number].category
+    assert found.rule.isprintable()
+    assert found.category is not Category.HARD or odd.get("code")
 
 
 @pytest.mark.parametrize(
