@@ -90,8 +90,9 @@ class Meaning:
             trail.hosts,
             trail.pool,
         )
+        number = _classified(self.ruleset, known).number if self.patterns.fall_back_by_class else None
         flags = infer(known.state, known.kind, known.code, known.status, known.text)
-        return self.patterns.match(_facts(job, known, None)).over(flags).fallback
+        return self.patterns.match(_facts(job, known, number)).over(flags).fallback
 
 
 def _classified(ruleset: Ruleset, known: _Known) -> Classification:

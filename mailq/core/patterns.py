@@ -109,6 +109,9 @@ class Patterns:
         """
         self._patterns = tuple(sorted(patterns, key=lambda pattern: -pattern.priority))
         self._pauses = any(pattern.effects.individual is False for pattern in self._patterns)
+        self._by_class = any(pattern.classes for pattern in self._patterns) and any(
+            pattern.effects.fallback is not None for pattern in self._patterns
+        )
         self._texts = re2.Set.SearchSet(_options())
         self._places: dict[str, int] = {}
         for pattern in self._patterns:
@@ -129,6 +132,11 @@ class Patterns:
     def pauses(self) -> bool:
         """Tell whether any of them says that an ending is about the whole destination."""
         return self._pauses
+
+    @property
+    def fall_back_by_class(self) -> bool:
+        """Tell whether it may hang on an ending's class what they say of the next target."""
+        return self._by_class
 
     def match(self, facts: Facts) -> Effects:
         """Return what the patterns that match an ending ask for together."""

@@ -149,10 +149,37 @@ def test_any_earlier_result_is_borne(odd):
         (refused(State.RCPTTO, 550), {}, False),
         (refused(State.RCPTTO, 550), {"codes": [550], "fallback": True}, True),
         (refused(State.RCPTTO, 550), {"domains": ["a.test"], "fallback": True}, False),
+        (refused(State.RCPTTO, 450), {"classes": [70], "fallback": True}, True),
+        (refused(State.RCPTTO, 450), {"classes": [51], "fallback": True}, False),
+        (Failure(State.CONNECT, Kind.TIMEOUT), {"classes": [24], "fallback": False}, False),
     ],
 )
 def test_what_falls_back(failure, keys, falls):
     assert meaning(**keys).falls_back(JOB, failure, Trail()) is falls
+
+
+def test_what_falls_back_by_class_is_told_so():
+    reply = read_reply("554 5.7.1 IP=192.0.2.1 (BL)")
+    mine = meaning(classes=[51], fallback=True)
+    failure, trail = Failure(State.RCPTTO, Kind.ERROR, reply=reply), Trail(facts={"mta": "mx00.t-online.de"})
+
+    assert mine.falls_back(JOB, failure, trail)
+    assert reading(JOB, failure, trail, mine).effects.patterns == ("mine",)
+
+
+def test_what_is_final_by_class_keeps_others_from_falling_back():
+    keys = [{"id": "a", "classes": [70], "final": True, "priority": 1}, {"id": "b", "codes": ["4xx"], "fallback": True}]
+    mine = Meaning(RULES, patterns_of([PatternConfig.model_validate(each) for each in keys]))
+
+    assert not mine.falls_back(JOB, refused(State.RCPTTO, 450), Trail())
+    assert mine.falls_back(JOB, Failure(State.RCPTTO, Kind.ERROR, reply=Reply(452, "4.2.2", "over quota")), Trail())
+
+
+def test_only_patterns_that_fall_back_by_class_are_told_it():
+    assert not meaning().patterns.fall_back_by_class
+    assert not meaning(codes=[450], fallback=True).patterns.fall_back_by_class
+    assert not meaning(classes=[70], retry=5).patterns.fall_back_by_class
+    assert meaning(classes=[70], fallback=True).patterns.fall_back_by_class
 
 
 def test_doubt_never_falls_back_but_an_answer_ends_it():
