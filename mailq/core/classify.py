@@ -25,13 +25,14 @@ MAX_TEXT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What an attempt's ending is taken for; `rule` is the id of what decided."""
+    """What an attempt's ending is taken for; `rule` is the id of what decided, which may be about greylisting."""
 
     number: int
     name: str
     category: Category
     about: About
     rule: str
+    greylisting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,8 @@ class Ruleset:
                 number = 25 if ending.number == 70 and code // 100 == 5 else ending.number
                 return _answer(number, ending.about, _ending_id(state, kind, status))
         found = next(self._fitting(code, status, text, hosts), _NOTHING)
-        return _answer(found.number, found.about or CLASSES[found.number].about or _about(state), found.id)
+        about = found.about or CLASSES[found.number].about or _about(state)
+        return _answer(found.number, about, found.id, greylisting=found.greylisting)
 
     def matching(self, reply: Reply, hosts: Sequence[str] = ()) -> list[Rule]:
         """Return every rule that a reply fits, the one that decides first."""
@@ -310,6 +312,6 @@ def _about(state: State) -> About:
     return _ABOUT.get(state, About.RELAY if ORDER[state] > ORDER[State.BIND] else About.US)
 
 
-def _answer(number: int, about: About, rule: str) -> Classification:
+def _answer(number: int, about: About, rule: str, *, greylisting: bool = False) -> Classification:
     known = CLASSES[number]
-    return Classification(number, known.name, known.category, about, rule)
+    return Classification(number, known.name, known.category, about, rule, greylisting)

@@ -7,8 +7,8 @@ individual   Nobody but this message is concerned, see below. Where a pattern sa
              goes on, its whole destination is left alone meanwhile (`core.pause`); inference stops nobody.
 strange      No valid SMTP answer, a code that no RFC gives, or an enhanced status (RFC 3463) of another class
              than the code. It changes nothing for the job: the log tells it, for people to look at.
-greylisted   The server answered 4yz in the words of a greylisting program (RFC 6647). The next attempt is made
-             soon and from the same source.
+greylisted   The server answered 4yz, and the rule that decided on its class is one about greylisting (RFC 6647). The
+             next attempt is made soon and from the same source.
 fallback     Trouble from bind on without an answer, 421, or a refusal before MAIL FROM that is not about the
              login; also DNS trouble that may pass. Next target, and after the last one the smarthost that is
              there for it, now; never when the message may have been taken.
@@ -18,8 +18,7 @@ fallback     Trouble from bind on without an answer, 421, or a refusal before MA
 `_COMMON`); by the subject of the enhanced status (addresses, mailboxes, content and sizes: yes; system, network,
 protocol, policy: no); else yes.
 
-Wordings are facts from the programs' and receivers' documentation. Regular expressions are matched in linear time,
-in the first 500 characters.
+How long to wait is read from the first 500 characters of the words, in linear time.
 """
 
 import re
@@ -66,23 +65,16 @@ _SUBJECTS = {"1": True, "2": True, "3": False, "4": False, "5": False, "6": True
 _STATUSES = {"1.2": False, "1.8": False, "1.10": False, "2.4": True, "3.4": True, "5.3": True}
 """Exceptions: unknown domains and null MX concern all; a message too big for the system or too many recipients, one."""
 
-_GREYLISTED = (
-    r"gr[ae]y[- ]?list",  # postgrey, milter-greylist, sqlgrey, gld, Exim recipes, rspamd, cPanel, MDaemon, Kerio
-    r"liste? grise?|grau[- ]?list",
-    r"intentional policy rejection, please try again later",
-    r"policy rejection[- ]+please try later",  # policyd
-    r"\bGL - temporary problem",  # qmail-spp greylisting
-    r"server busy\. please try again later from",  # Exchange Online, towards addresses it does not know yet
-    r"internal resources? (?:is |are )?temporarily unavailable.*mimecast",
-    r"(?:unknown|new|first[- ]time) (?:sender/recipient |mail )?triplet",
-    r"(?:retr(?:y|ied|ying)|try(?:ing)? again|came back) too (?:soon|early|quickly|fast)",
-)
 
+def infer(
+    state: State, kind: Kind, code: int, status: str, number: int | None = None, *, greylisting: bool = False
+) -> Flags:
+    """Return the flags of a failed attempt by the table above.
 
-def infer(state: State, kind: Kind, code: int, status: str, text: str, number: int | None = None) -> Flags:
-    """Return the flags of a failed attempt by the table above; `number` is its bounce class, None if not known."""
+    `number` is its bounce class, None if not known; `greylisting` tells that the rule that decided is about that.
+    """
     answered = kind is Kind.ERROR and ORDER[state] >= ORDER[State.INTRO]
-    greylisted = answered and code // 100 == 4 and _GREYLISTING.search(_clean(text)) is not None
+    greylisted = greylisting and answered and code // 100 == 4
     return Flags(
         fatal=code // 100 == 5,
         individual=_individual(state, code, status, number, answered=answered, greylisted=greylisted),
@@ -176,7 +168,6 @@ _HINTS = (
 
 _OPTIONS = re2.Options()
 _OPTIONS.case_sensitive = False
-_GREYLISTING = re2.compile("|".join(_GREYLISTED), _OPTIONS)
 _HINT = re2.compile("|".join(_HINTS), _OPTIONS)
 _TERMS = re.compile(rf"(\d+(?:[.,]\d+)?[ -]?|(?:{'|'.join(_NUMBERS)}) )(st|[smhdtj])[a-zéí]*")
 

@@ -71,7 +71,14 @@ class Meaning:
         expired = known.state is State.PROCESS and known.kind is Kind.TIMEOUT and job.results
         last = last_class(job.results[-1], ruleset) if expired else None
         classification, version = last or Classified(_classified(ruleset, known), ruleset.version)
-        flags = infer(known.state, known.kind, known.code, known.status, known.text, classification.number)
+        flags = infer(
+            known.state,
+            known.kind,
+            known.code,
+            known.status,
+            classification.number,
+            greylisting=classification.greylisting,
+        )
         effects = self.patterns.match(_facts(job, known, classification.number))
         return Reading(classification, version, flags, effects)
 
@@ -91,7 +98,7 @@ class Meaning:
             trail.pool,
         )
         number = _classified(self.ruleset, known).number if self.patterns.fall_back_by_class else None
-        flags = infer(known.state, known.kind, known.code, known.status, known.text)
+        flags = infer(known.state, known.kind, known.code, known.status)
         return self.patterns.match(_facts(job, known, number)).over(flags).fallback
 
 

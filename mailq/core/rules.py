@@ -12,10 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import re2  # type: ignore[import-untyped]  # it ships no types
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mailq.core.reply import Reply, make_reply
 
@@ -89,7 +97,8 @@ class Rule:
     """One rule; what is None or empty is not looked at.
 
     `vague` marks what by itself says little ("access denied", 5.7.1): every rule that is not vague
-    comes first. A rule that looks at a basic code alone, or at nothing, is always vague.
+    comes first. A rule that looks at a basic code alone, or at nothing, is always vague. `greylisting`
+    marks the words of a greylisting program (RFC 6647).
     """
 
     id: str
@@ -105,6 +114,7 @@ class Rule:
     counters: tuple[str, ...]
     source: str
     file: int
+    greylisting: bool = False
 
     @property
     def rank(self) -> tuple[int, ...]:
@@ -145,6 +155,7 @@ class _Rule(BaseModel):
     examples: tuple[_Line, ...] = ()
     counters: tuple[_Line, ...] = ()
     source: str = Field(min_length=3, max_length=300)
+    greylisting: bool = False
 
     @field_validator("number")
     @classmethod
@@ -152,6 +163,12 @@ class _Rule(BaseModel):
         if number not in CLASSES:
             raise ValueError(f"no such class; the classes are {', '.join(map(str, CLASSES))}")
         return number
+
+    @model_validator(mode="after")
+    def _passing(self) -> Self:
+        if self.greylisting and "4" not in (self.code[:1], self.status[:1]):
+            raise ValueError("greylisting passes: give it a code or a status that begins with 4")
+        return self
 
 
 class _File(BaseModel):

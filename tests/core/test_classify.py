@@ -399,6 +399,8 @@ def test_two_rules_of_one_rank_that_disagree_are_a_tie():
         (own("text = '[(]a)(b'"), ["own.toml: rule own: text:", "unexpected )"]),
         (own("text = 'a{5000}'"), ["own.toml: rule own: text:"]),
         (own("status = '6.1.1'"), ["rule own (number 1): status"]),
+        (own("greylisting = true"), ["rule own (number 1)", "greylisting passes", "begins with 4"]),
+        (own("code = '5xx'\ngreylisting = true"), ["rule own (number 1)", "begins with 4"]),
         (own("colour = 'red'"), ["rule own (number 1): colour: Extra inputs"]),
         (own("provider = 'nobody'"), ["rule own: name the provider nobody under [providers]"]),
         (own("text = 'a'", name="unknown-user"), ["bounces.toml: rule unknown-user: own.toml has the id already"]),

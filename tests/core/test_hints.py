@@ -72,24 +72,6 @@ HINTS = {
     "": None,
 }
 
-GREYLISTING = [
-    "<b@b.test>: Recipient address rejected: Greylisted, see http://postgrey.schweikert.ch/help/b.test.html",
-    "Greylisting in action, please come back later",
-    "Greylisted for 5 minutes",
-    "temporarily rejected: graylisted, try later",
-    "grey-listing, please retry",
-    "This message has been grey listed",
-    "Recipient address rejected: Intentional policy rejection, please try again later",
-    "Policy Rejection- Please try later.",
-    "GL - temporary problem. Try again later.",
-    "Server busy. Please try again later from [192.0.2.1]. (S77719)",
-    "Internal resources are temporarily unavailable - https://community.mimecast.com/docs/DOC-1369#451",
-    "new triplet, come back",
-    "you are retrying too soon",
-    "GREYLISTED",
-    "please wait,\nyou are grey\nlisted",
-]
-
 
 @pytest.mark.parametrize(("text", "seconds"), HINTS.items())
 def test_the_time_that_a_server_names(text, seconds):
@@ -104,7 +86,6 @@ def test_a_figure_far_into_a_reply_is_not_looked_for():
 @given(st.text(st.characters(exclude_categories=[]), max_size=700))
 def test_any_text_can_be_read(text):
     assert (retry_hint(text) or 1) >= 1
-    infer(State.RCPTTO, Kind.ERROR, 450, "4.0.0", text)
 
 
 @given(st.integers(1, 999_999), st.sampled_from([("seconds", 1), ("min", 60), ("hours", 3600), ("d", 86_400)]))
@@ -112,32 +93,24 @@ def test_every_figure_and_unit(number, unit):
     assert retry_hint(f"wait {number} {unit[0]}") == number * unit[1]
 
 
-@pytest.mark.parametrize("text", GREYLISTING)
-def test_greylisting_is_recognised(text):
-    for state in (State.INTRO, State.MAILFROM, State.RCPTTO, State.DATA, State.MESSAGE):
-        for code in (421, 450, 451):
-            assert infer(state, Kind.ERROR, code, "4.7.1", text).greylisted
-    assert not infer(State.RCPTTO, Kind.ERROR, 550, "5.7.1", text).greylisted
-    assert not infer(State.RCPTTO, Kind.TIMEOUT, 451, "4.7.1", text).greylisted
-    assert not infer(State.DNS, Kind.ERROR, 451, "4.7.1", text).greylisted
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["try again later", "Too many connections", "mailbox full", "Requested mail action aborted", "Access denied"],
-)
-def test_other_trouble_is_not_greylisting(text):
-    assert not infer(State.RCPTTO, Kind.ERROR, 451, "4.7.1", text).greylisted
+@pytest.mark.parametrize("state", [State.INTRO, State.MAILFROM, State.RCPTTO, State.DATA, State.MESSAGE])
+def test_greylisting_is_an_answer_that_passes(state):
+    for code in (421, 450, 451):
+        assert infer(state, Kind.ERROR, code, "4.7.1", greylisting=True).greylisted
+        assert not infer(state, Kind.ERROR, code, "4.7.1").greylisted
+    assert not infer(state, Kind.ERROR, 550, "5.7.1", greylisting=True).greylisted
+    assert not infer(state, Kind.TIMEOUT, 451, "4.7.1", greylisting=True).greylisted
+    assert not infer(State.DNS, Kind.ERROR, 451, "4.7.1", greylisting=True).greylisted
 
 
 def test_fatal_is_the_first_digit():
     for state, kind, code in product(State, KINDS, [250, 421, 450, 451, 499, 500, 550, 599]):
-        assert infer(state, kind, code, f"{code // 100}.0.0", "x").fatal is (code // 100 == 5)
+        assert infer(state, kind, code, f"{code // 100}.0.0").fatal is (code // 100 == 5)
 
 
 @pytest.mark.parametrize("code", [421, 450, 550])
 def test_trouble_of_the_dns_that_may_pass_leaves_the_smarthost(code):
-    assert infer(State.DNS, Kind.ERROR, code, f"{code // 100}.0.0", "x").fallback is (code != 550)
+    assert infer(State.DNS, Kind.ERROR, code, f"{code // 100}.0.0").fallback is (code != 550)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +141,11 @@ def test_trouble_of_the_dns_that_may_pass_leaves_the_smarthost(code):
     ],
 )
 def test_individual(state, kind, code, status, number, individual):
-    assert infer(state, kind, code, status, "x", number).individual is individual
+    assert infer(state, kind, code, status, number).individual is individual
 
 
 def test_greylisting_is_individual_whatever_its_status_and_class():
-    assert infer(State.RCPTTO, Kind.ERROR, 450, "4.7.1", "Greylisted", 51).individual
+    assert infer(State.RCPTTO, Kind.ERROR, 450, "4.7.1", 51, greylisting=True).individual
 
 
 @pytest.mark.parametrize(
@@ -190,7 +163,7 @@ def test_greylisting_is_individual_whatever_its_status_and_class():
     ],
 )
 def test_strange(kind, code, status, strange):
-    assert infer(State.DATA, kind, code, status, "x").strange is strange
+    assert infer(State.DATA, kind, code, status).strange is strange
 
 
 @given(
@@ -198,11 +171,11 @@ def test_strange(kind, code, status, strange):
     st.sampled_from(KINDS),
     st.integers(200, 599),
     st.sampled_from(["4.7.1", "5.1.1", "5.0.0", ""]),
-    st.text(),
     st.none() | st.integers(0, 200),
+    st.booleans(),
 )
-def test_flags_hold_together(state, kind, code, status, text, number):
-    flags = infer(state, kind, code, status, text, number)
+def test_flags_hold_together(state, kind, code, status, number, greylisting):
+    flags = infer(state, kind, code, status, number, greylisting=greylisting)
     assert isinstance(flags, Flags)
     assert not (flags.greylisted and flags.fatal)
     if ORDER[state] < ORDER[State.DNS]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mailq.config.classify import ruleset_of
 from mailq.config.patterns import PatternConfig, patterns_of
+from mailq.core.classify import Ruleset
 from mailq.core.failure import Failure
 from mailq.core.job import Job
 from mailq.core.letters import with_result
@@ -20,6 +21,7 @@ from mailq.core.rules import CLASSES, About, Category, read_reply
 from mailq.core.states import Kind, State
 from mailq.core.times import parse_time
 from mailq.core.verdict import Outcome, Verdict
+from mailq.data import bounces
 
 JOB = Job.parse(b'{"recipient": "b@b.test", "mime": "x"}', limit=1000)
 NOW = parse_time("2030-01-01 00:00:00")
@@ -33,6 +35,24 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=3,
 )
+
+GREYLISTING = [
+    "<b@b.test>: Recipient address rejected: Greylisted, see http://postgrey.schweikert.ch/help/b.test.html",
+    "Greylisting in action, please come back later",
+    "Greylisted for 5 minutes",
+    "temporarily rejected: graylisted, try later",
+    "grey-listing, please retry",
+    "This message has been grey listed",
+    "Recipient address rejected: Intentional policy rejection, please try again later",
+    "Policy Rejection- Please try later.",
+    "GL - temporary problem. Try again later.",
+    "Server busy. Please try again later from [192.0.2.1]. (S77719)",
+    "Internal resources are temporarily unavailable - https://community.mimecast.com/docs/DOC-1369#451",
+    "new triplet, come back",
+    "you are retrying too soon",
+    "GREYLISTED",
+    "please wait,\nyou are grey\nlisted",
+]
 
 
 def meaning(**keys):
@@ -50,6 +70,10 @@ def after(*results):
 
 def reading(job, failure, trail=None, by=None):
     return (by or meaning()).of(job, failed(trail or Trail(), failure, time=NOW, attempt=job.attempt))
+
+
+def answered(reply, hosts=(), *, state=State.RCPTTO, by=None):
+    return reading(JOB, Failure(state, Kind.ERROR, reply=reply), Trail(hosts=hosts), by)
 
 
 def transient():
@@ -180,6 +204,82 @@ def test_only_patterns_that_fall_back_by_class_are_told_it():
     assert not meaning(codes=[450], fallback=True).patterns.fall_back_by_class
     assert not meaning(classes=[70], retry=5).patterns.fall_back_by_class
     assert meaning(classes=[70], fallback=True).patterns.fall_back_by_class
+
+
+@pytest.mark.parametrize("text", GREYLISTING)
+def test_greylisting_is_recognised(text):
+    for state in (State.INTRO, State.MAILFROM, State.RCPTTO, State.DATA, State.MESSAGE):
+        for code in (421, 450, 451):
+            assert answered(Reply(code, "4.7.1", text), state=state).flags.greylisted
+    assert not answered(Reply(550, "5.7.1", text)).flags.greylisted
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["try again later", "Too many connections", "mailbox full", "Requested mail action aborted", "Access denied"],
+)
+def test_other_trouble_is_not_greylisting(text):
+    assert not answered(Reply(451, "4.7.1", text)).flags.greylisted
+
+
+def test_the_rules_about_greylisting_and_no_others_say_that_it_is():
+    for rule in RULES.rules:
+        hosts = RULES.host_of(rule.provider)
+        for text in rule.examples:
+            found = answered(read_reply(text), hosts)
+            assert found.flags.greylisted is found.classification.greylisting, text
+            assert found.flags.greylisted is rule.greylisting, text
+        for text in rule.counters if rule.greylisting else ():
+            assert not answered(read_reply(text), hosts).flags.greylisted, text
+    assert {rule.id for rule in RULES.rules if rule.greylisting} == {
+        "greylist", "mimecast-greylist", "exchange-greylist",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "451 4.3.2 Please try again in 300 seconds",
+        "450 Come back after 5 minutes",
+        "421 Too many connections, try again in 10 min.",
+        "451 4.7.1 Message temporarily delayed by policy",
+    ],
+)
+def test_a_time_to_come_back_is_not_greylisting(text):
+    found = answered(read_reply(text))
+
+    assert (found.flags.greylisted, found.classification.number) == (False, 70)
+    assert "greylist" not in found.classification.rule
+
+
+def test_greylisting_decides_whatever_else_is_said():
+    found = answered(read_reply("450 4.7.1 Greylisted: cannot find your reverse hostname; listed by dnsbl.example"))
+
+    assert (found.classification.rule, found.flags.greylisted) == ("greylist", True)
+
+
+def test_a_rule_of_ones_own_may_be_about_greylisting():
+    own = """
+version = "own.1"
+[[rule]]
+id = "own"
+class = 70
+code = "4xx"
+text = 'un autre fois'
+greylisting = {}
+source = "our own"
+"""
+    for greylisting in ("true", "false"):
+        mine = Meaning(Ruleset.load([own.format(greylisting), bounces()]), patterns_of(()))
+        found = answered(Reply(451, None, "un autre fois"), by=mine)
+        assert found.flags.greylisted is (greylisting == "true")
+
+
+def test_an_expired_job_is_not_greylisted():
+    greylisted = {"code": 451, "status": "4.7.1", "description": "Greylisted, come back later"}
+
+    assert reading(after(greylisted), EXPIRED).classification.rule == "greylist"
+    assert not reading(after(greylisted), EXPIRED).flags.greylisted
 
 
 def test_doubt_never_falls_back_but_an_answer_ends_it():

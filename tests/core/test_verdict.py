@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailq.config.classify import ruleset_of
 from mailq.core.effects import NOTHING, Effects
 from mailq.core.failure import Failure
-from mailq.core.hints import Flags, infer
+from mailq.core.hints import Flags
 from mailq.core.job import Job
+from mailq.core.meaning import Meaning
+from mailq.core.patterns import Patterns
 from mailq.core.reply import Reply
 from mailq.core.result import Trail, accepted, failed
 from mailq.core.states import Kind, State
@@ -21,6 +24,7 @@ from mailq.core.times import format_time
 from mailq.core.verdict import Outcome, Verdict, back_at, deadline, expired, judge
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
+MEANING = Meaning(ruleset_of(()), Patterns())
 ENDINGS = [(state, kind) for state, kind in product(State, Kind) if kind is not Kind.ACCEPTED]
 
 
@@ -55,7 +59,7 @@ def verdict(result, of=None, policy=None, now=NOW, effects=NOTHING, flags=None):
 def said(code, text, *, attempt=1, policy=None, effects=NOTHING, state=State.RCPTTO, until=None, **properties):
     """Judge an answer with the flags inferred from it."""
     result = failed(Trail(), Failure(state, Kind.ERROR, reply=Reply(code, None, text)), time=NOW, attempt=1)
-    flags = infer(state, Kind.ERROR, code, result.status, text)
+    flags = MEANING.of(job(), result).flags
     return verdict(result, useful(until, attempt=attempt, **properties), policy, effects=effects, flags=flags)
 
 

@@ -73,7 +73,7 @@ def test_an_attempt_is_counted_by_state_result_and_outcome(metrics):
 
 
 def test_flags_are_counted_whether_inferred_or_set_by_a_pattern(metrics):
-    inferred = infer(State.RCPTTO, Kind.ERROR, 499, "4.0.0", "what?")
+    inferred = infer(State.RCPTTO, Kind.ERROR, 499, "4.0.0")
     assert inferred.strange
     odd = result(State.RCPTTO, Kind.ERROR)
     metrics.attempted(job(), odd, Verdict(Outcome.RETRY, NOW, flags=inferred))
