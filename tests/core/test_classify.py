@@ -20,6 +20,18 @@ from mailq.data import bounces
 CORPUS = Path(__file__).parent.parent / "data" / "replies.toml"
 SHIPPED = Ruleset.load([bounces()])
 
+REGISTRY = {
+    "1": [(70, 40), (70, 10), (21, 10), (70, 10), (70, 10), (70, 40), (70, 10), (50, 50), (21, 21), (40, 40), (70, 10)],
+    "2": [(70, 40), (70, 10), (22, 22), (23, 23), (40, 40)],
+    "3": [(70, 40), (70, 70), (70, 70), (40, 40), (23, 23), (40, 40), (70, 40)],
+    "4": [(70, 40), (70, 70), (70, 70), (21, 21), (21, 21), (70, 70), (40, 40), (24, 24)],
+    "5": [(40, 40), (40, 40), (40, 40), (70, 70), (40, 40), (40, 40), (25, 25)],
+    "6": [(40, 40)] * 11,
+    "7": [(70, 50)] * 2 + [(50, 50)] + [(70, 50)] * 5 + [(25, 25)] * 7 + [(70, 50), (23, 23), (70, 10), (70, 10)]
+    + [(70, 50)] + [(50, 50)] * 8 + [(51, 51), (50, 50), (25, 25)],
+}  # fmt: skip
+"""All codes that IANA registers (updated 2024-12-06), by subject from detail 0 on: their classes as 4yz and 5yz."""
+
 OWN = """
 version = "own.1"
 [[rule]]
@@ -101,6 +113,53 @@ def test_an_address_that_is_a_word_of_a_rule_decides_nothing():
 def test_a_code_in_the_text_counts_where_there_is_no_other():
     assert ask(SHIPPED, "550 words of its own (#5.2.2)").rule == "status-mailbox-full"
     assert ask(SHIPPED, "550 5.1.1 words of its own (#5.2.2)").rule == "status-bad-mailbox"
+
+
+@pytest.mark.parametrize(
+    ("code", "number"),
+    [
+        (f"{basic} {basic[0]}.{subject}.{detail}", number)
+        for subject, details in REGISTRY.items()
+        for detail, numbers in enumerate(details)
+        for basic, number in zip(("451", "554"), numbers, strict=True)
+    ],
+)
+def test_every_registered_code_has_a_rule(code, number):
+    found = ask(SHIPPED, f"{code} bogus")
+
+    assert (found.number, found.rule.partition("-")[0]) == (number, "status")
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "about", "rule"),
+    [
+        ("500 5.5.6 Authentication Exchange line is too long", 25, About.US, "login-too-long"),
+        ("500 5.5.6 bogus", 25, About.US, "status-login-too-long"),
+        ("554 5.1.9 bogus", 40, About.RELAY, "status-relayed-beyond"),
+        ("550 5.1.0 Access denied", 50, About.POLICY, "policy"),
+        ("552 5.2.0 bogus", 22, About.RECIPIENT, "code-storage-exceeded"),
+        ("530 5.5.0 bogus", 25, About.US, "code-access-needs-login"),
+        ("552 5.7.0 bogus", 50, About.POLICY, "status-security-other"),
+        ("550 5.2.2 The user has exceeded their maximum storage limit", 22, About.RECIPIENT, "over-quota"),
+        ("550 The mailbox has exceeded the limit", 22, About.RECIPIENT, "over-quota"),
+        ("552 5.3.4 The message has exceeded the size limit", 23, About.MESSAGE, "too-large"),
+        (
+            "550 5.2.122 The recipient has exceeded their limit for the number of messages they can receive per hour",
+            70,
+            About.RECIPIENT,
+            "exchange-receive-limit",
+        ),
+    ],
+)
+def test_what_is_easily_mistaken(text, number, about, rule):
+    found = ask(SHIPPED, text)
+
+    assert (found.number, found.about, found.rule) == (number, about, rule)
+
+
+def test_what_is_about_an_address_is_about_the_one_that_was_told():
+    assert ask(SHIPPED, "550 5.1.0 bogus", state=State.MAILFROM).about is About.SENDER
+    assert ask(SHIPPED, "550 5.1.0 bogus", state=State.RCPTTO).about is About.RECIPIENT
 
 
 def test_the_basic_code_tells_whether_it_is_for_ever():
