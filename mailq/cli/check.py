@@ -20,6 +20,9 @@ from mailq.cli.findings import examine
 from mailq.cli.options import ConfigOption, load
 from mailq.config.load import find_file
 
+MOST = 5
+"""Lines of one finding in the table; how many more there are is said."""
+
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
@@ -35,7 +38,9 @@ def check(
     """Look at configuration, rules, journal, broker, queues, DNS, sources and webhooks.
 
     Changes nothing. Exit status 1 if something is missing without
-    which the worker cannot do its work; a warning alone is status 0.
+    which the worker cannot do its work, or a rule or pattern is wrong;
+    a warning alone is status 0. --json tells every problem, the table
+    the first five of a kind.
 
     [dim]mailq check -c mailq.toml
     mailq check --domain example.org --connect mx.example.org[/dim]
@@ -53,8 +58,14 @@ def check(
 def _print(findings: list[Finding]) -> None:
     table = Table("", "what", "seen", box=None, pad_edge=False)
     for finding in findings:
-        seen = Text(finding.seen)
+        seen = Text(_first_lines(finding.seen))
         if finding.advice:
             seen.append(f"\n{finding.advice}", style="italic")
         table.add_row(Text(finding.level.value, style=_COLOURS[finding.level]), Text(finding.what), seen)
     Console().print(table)
+
+
+def _first_lines(seen: str) -> str:
+    lines = seen.splitlines()
+    more = [f"and {len(lines) - MOST} more, which --json tells"] if len(lines) > MOST else []
+    return "\n".join([*lines[:MOST], *more])

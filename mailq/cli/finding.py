@@ -14,7 +14,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: what was seen, and what to do about it unless it is well."""
+    """One thing looked at: what was seen, a line for each problem, and what to do about it unless it is well."""
 
     level: Level
     what: str

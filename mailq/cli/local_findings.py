@@ -22,9 +22,6 @@ from mailq.core.journal import MAX_RECORD
 from mailq.core.rules import RulesError
 from mailq.supervisor import cores
 
-MOST = 5
-"""Problems told of one kind; how many more there are is said."""
-
 FILES = 2
 """Journal files that a process has at most at once."""
 
@@ -77,10 +74,7 @@ def meaning(config: Config) -> Iterator[Finding]:
 
 
 def _tried(what: str, problems: Sequence[str], well: str, advice: str) -> Finding:
-    if not problems:
-        return Finding(Level.OK, what, well)
-    more = [f"and {len(problems) - MOST} more"] if len(problems) > MOST else []
-    return Finding(Level.WARN, what, "\n".join([*problems[:MOST], *more]), advice)
+    return Finding(Level.FAIL, what, "\n".join(problems), advice) if problems else Finding(Level.OK, what, well)
 
 
 def webhooks(config: Config) -> Iterator[Finding]:

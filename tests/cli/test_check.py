@@ -326,9 +326,36 @@ def test_rules_of_ones_own_are_tried(local, tmp_path):
     own = tmp_path / "own.toml"
     own.write_text(RULES)
     found = local(f'[classification]\nrules = ["{own}"]')["rules"]
-    assert found["level"] == "warn"
+    assert found["level"] == "fail"
     assert "rule own-full: has no example" in found["seen"]
     assert "mailq classify" in found["advice"]
+
+
+GOOD_RULES = RULES + 'examples = ["552 no room at the inn"]\ncounters = ["552 no room in the spool"]\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ("text = 'no room at'\nweight = 1", "rule own-full: is shadowed by rule own-other"),
+        ("text = 'no room at'", "rule own-full: contradicts rule own-other"),
+        ("text = 'no room nowhere'", "rule own-other: does not fit its example"),
+    ],
+)
+def test_rules_of_ones_own_that_do_not_agree_are_a_failure(local, tmp_path, more, problem):
+    own = tmp_path / "own.toml"
+    both = 'examples = ["552 no room at the inn"]\ncounters = ["552 no room in the spool"]\nsource = "ours"\n'
+    own.write_text(f'{GOOD_RULES}[[rule]]\nid = "own-other"\nclass = 50\n{more}\n{both}')
+    found = local(f'[classification]\nrules = ["{own}"]')["rules"]
+    assert found["level"] == "fail"
+    assert problem in found["seen"]
+
+
+def test_a_rule_before_a_shipped_one_is_no_mistake(local, tmp_path):
+    own = tmp_path / "own.toml"
+    everything = 'id = "own-all"\nclass = 50\ncode = "5xx"\nexamples = ["550 5.1.1 no such user"]\n'
+    own.write_text(f'version = "1"\n[[rule]]\n{everything}counters = ["450 no such user"]\nsource = "ours"\n')
+    assert local(f'[classification]\nrules = ["{own}"]')["rules"]["level"] == "ok"
 
 
 @pytest.mark.parametrize("content", [None, b"[[rule]]\nid = 3", b"not toml", b"\xff\xfe"])
@@ -346,13 +373,24 @@ def test_patterns_are_tried_on_their_examples(local):
     well = local(good + 'counterexamples = ["451 4.3.0 now"]')["patterns"]
     assert (well["level"], well["seen"]) == ("ok", "1 tried")
     ill = local(good + 'counterexamples = ["451 4.3.0 much later"]')["patterns"]
-    assert (ill["level"], ill["seen"]) == ("warn", 'patterns.a: matches its counterexample "451 4.3.0 much later"')
+    assert (ill["level"], ill["seen"]) == ("fail", 'patterns.a: matches its counterexample "451 4.3.0 much later"')
 
 
-def test_of_many_problems_some_are_told_and_the_number_of_the_others(local):
+def test_of_many_problems_the_table_tells_some_and_the_number_of_the_others(local, capsys):
     found = local("".join(f'[[patterns]]\nid = "p{n}"\ncontains = "x"\nretry = 60\n' for n in range(5)))["patterns"]
-    assert len(found["seen"].splitlines()) == 6
-    assert found["seen"].endswith("\nand 5 more")
+    assert len(found["seen"].splitlines()) == 10
+    _print([Finding(Level(found["level"]), found["what"], found["seen"])])
+    shown = capsys.readouterr().out
+    assert shown.count("add a reply") == 5
+    assert "and 5 more, which --json tells" in shown
+
+
+async def test_a_dead_rule_ends_the_program_with_status_1(command, write, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text(RULES)
+    status, out = await command("--json", "--domain", "a.test", file=write(f'[classification]\nrules = ["{own}"]'))
+    assert status == 1
+    assert [finding["what"] for finding in json.loads(out) if finding["level"] == "fail"] == ["rules"]
 
 
 @pytest.mark.parametrize(
