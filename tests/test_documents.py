@@ -77,8 +77,9 @@ def test_tables_of_the_configuration_are_those_of_the_readme():
 
 def test_examples_of_configuration_can_be_used():
     rules, patterns = examples("answers.md")
-    assert list(rule_problems(Ruleset.load([rules, bounces()], ["answers.md", "bounces.toml"]))) == []
-    assert pattern_problems(Config(**tomllib.loads(patterns)).patterns) == []
+    ruleset = Ruleset.load([rules, bounces()], ["answers.md", "bounces.toml"])
+    assert list(rule_problems(ruleset)) == []
+    assert pattern_problems(Config(**tomllib.loads(patterns)).patterns, ruleset) == []
     (hooks,) = examples("webhooks.md")
     assert set(Config(**tomllib.loads(hooks)).webhooks.endpoints) == {"crm", "archive"}
 

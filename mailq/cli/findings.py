@@ -39,7 +39,8 @@ _NOT_YET = "not there yet; `mailq run` declares it"
 async def examine(config: Config, file: Path | None, domain: str, host: str | None) -> list[Finding]:
     """Return the findings about everything, in the order in which a delivery needs it."""
     local = local_findings
-    findings = [*local.configuration(config, file), *local.meaning(config), local.journal(config)]
+    findings = [*local.configuration(config, file), *local.meaning(config), *local.limits(config)]
+    findings.append(local.journal(config))
     findings += [finding async for finding in broker(config.rabbitmq)]
     findings += [await names(config, domain), *[finding async for finding in sources(config)]]
     if host:

@@ -7,7 +7,7 @@ that a journal can be kept is told from what the system says of its directory.
 import ipaddress
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from mailq.config.webhooks import EndpointConfig
 from mailq.core.classify import problems as rule_problems
 from mailq.core.journal import MAX_RECORD
 from mailq.core.rules import RulesError
+from mailq.edges.sources import exists
 from mailq.supervisor import cores
 
 FILES = 2
@@ -64,13 +65,45 @@ def meaning(config: Config) -> Iterator[Finding]:
         ruleset = ruleset_of(files)
     except (RulesError, OSError, UnicodeDecodeError) as trouble:
         yield Finding(Level.FAIL, "rules", str(trouble), "Mend the file, or take it out of classification.rules.")
+        ruleset = ruleset_of(())
     else:
         own = f", {len(files)} files before those that are shipped" if files else ""
         well = f"{len(ruleset.rules)} rules of version {ruleset.version}{own}"
         yield _tried("rules", rule_problems(ruleset), well, "Mend the rules; `mailq classify` tells what one decides.")
     if config.patterns:
         advice = "Mend the patterns, or their examples and counterexamples."
-        yield _tried("patterns", pattern_problems(config.patterns), f"{len(config.patterns)} tried", advice)
+        found = [*pattern_problems(config.patterns, ruleset), *_unknown_to_patterns(config)]
+        yield _tried("patterns", found, f"{len(config.patterns)} tried", advice)
+
+
+def limits(config: Config) -> Iterator[Finding]:
+    """Look whether each limit holds for pools and sources that there are."""
+    if config.limits:
+        found = [
+            line
+            for place, limit in enumerate(config.limits)
+            for line in _unknown(config, f"limits.{place}", filter(None, [limit.pool]), filter(None, [limit.source]))
+        ]
+        advice = "Name what is configured in [[sources]], or remove the limit: it never holds."
+        yield _tried("limits", found, f"{len(config.limits)} looked at", advice)
+
+
+def _unknown_to_patterns(config: Config) -> Iterator[str]:
+    for each in config.patterns:
+        pools = [*each.pools, *(value for place, value in each.set_message.items() if place == "/pool")]
+        yield from _unknown(config, f"patterns.{each.id}", pools, each.sources)
+
+
+def _unknown(config: Config, where: str, pools: Iterable[str], sources: Iterable[str]) -> Iterator[str]:
+    """Yield what says that nothing is sent from these; jobs may name any address of this host in `ips`."""
+    known = {source.pool for source in config.sources}
+    ips = {str(ipaddress.ip_address(source.ip)) for source in config.sources}
+    for pool in pools:
+        if pool not in known:
+            yield f'{where}: no address in [[sources]] has the pool "{pool}"'
+    for ip in sources:
+        if ip not in ips and not exists(ip):
+            yield f"{where}: {ip} is neither in [[sources]] nor an address of this host"
 
 
 def _tried(what: str, problems: Sequence[str], well: str, advice: str) -> Finding:

@@ -2,10 +2,11 @@
 
 Everything that can be wrong with a pattern alone is refused here, with the reason: an expression that RE2 does not
 have, a property that must not be set. `patterns_of` makes the tables into what `core.patterns` works with; `problems`
-tries each pattern on its own examples, for `mailq check`.
+tries each pattern on its own examples, for `mailq check`, and on what the rules of classification make of them.
 """
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Self
 
@@ -14,10 +15,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from mailq.config.base import Section
 from mailq.config.checks import Domain, Seconds
 from mailq.core import effects as core
-from mailq.core.effects import Edit, Effects, message_trouble, overlap, parse_pointer, result_trouble
+from mailq.core.classify import Ruleset
+from mailq.core.effects import Edit, Effects, disagreement, message_trouble, overlap, parse_pointer, result_trouble
 from mailq.core.patterns import Facts, Pattern, Patterns, containing, exactly, plain, regex_trouble, wildcard
 from mailq.core.reply import MalformedReplyError, Reply, ReplyReader
-from mailq.core.states import Kind, State
+from mailq.core.rules import CLASSES
+from mailq.core.states import WIRE_STATES, Kind, State
 
 _TEXTS: dict[str, Callable[[str], str]] = {"exact": exactly, "contains": containing, "wildcard": wildcard, "regex": str}
 
@@ -25,6 +28,19 @@ _TEXTS: dict[str, Callable[[str], str]] = {"exact": exactly, "contains": contain
 def _codes(value: object) -> object:
     """Allow a code to be written as a number."""
     return tuple(str(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def _code(value: str) -> str:
+    if not re.fullmatch("[45][0-9x][0-9x]", value):
+        raise ValueError(f'"{value}" is no code that an attempt fails with, such as "450", "45x" or "5xx"')
+    return value
+
+
+def _class(value: int) -> int:
+    if value not in CLASSES:
+        known = ", ".join(map(str, CLASSES))
+        raise ValueError(f"there is no bounce class {value}; docs/answers.md lists them: {known}")
+    return value
 
 
 def _regex(value: str) -> str:
@@ -45,7 +61,8 @@ def _together(patterns: tuple["PatternConfig", ...]) -> tuple["PatternConfig", .
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=1000, pattern=r"\S")]
 Regex = Annotated[Text, AfterValidator(_regex)]
-Code = Annotated[str, StringConstraints(pattern=r"^[2-5][0-9x][0-9x]$")]
+Code = Annotated[str, AfterValidator(_code)]
+Class = Annotated[int, AfterValidator(_class)]
 Status = Annotated[str, StringConstraints(pattern=r"^[245](\.\d{1,3}){0,2}$")]
 Ip = Annotated[str, AfterValidator(lambda value: str(ipaddress.ip_address(value)))]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
@@ -73,7 +90,7 @@ class PatternConfig(Section):
     statuses: tuple[Status, ...] = Field(
         (), description="Enhanced status, or its beginning.", examples=[["4.7", "5.7.1"]]
     )
-    classes: tuple[int, ...] = Field((), description="Number of the bounce class.", examples=[[51, 52]])
+    classes: tuple[Class, ...] = Field((), description="Number of the bounce class.", examples=[[51, 52]])
     sources: tuple[Ip, ...] = Field((), description="Address it was sent from.", examples=[["192.0.2.1"]])
     pools: tuple[Text, ...] = Field((), description="Pool it was sent from.", examples=[["bulk"]])
     domains: tuple[Domain, ...] = Field((), description="Domain of the recipient.", examples=[["example.com"]])
@@ -139,7 +156,7 @@ class PatternConfig(Section):
                 yield f'has "{both[0]}" in remove_{name} and in add_{name} or set_{name}'
         for reply in (*self.examples, *self.counterexamples):
             if _reply(reply) is None:
-                yield f'"{reply[:60]}" is no reply such as "550 5.1.1 no such user"'
+                yield f'"{reply[:60]}" is no reply that refuses, such as "550 5.1.1 no such user"'
 
     def _tags(self) -> Edit:
         return Edit(self.set_tags, self.add_tags, self.remove_tags)
@@ -174,19 +191,23 @@ class PatternConfig(Section):
             final=self.final,
         )
 
-    def facts(self, reply: Reply) -> Facts:
-        """Return an ending with this reply in which all other triggers hold."""
+    def facts(self, reply: Reply, ruleset: Ruleset) -> Facts:
+        """Return an ending with this reply, of the class that the rules give it, in which all other triggers hold."""
+        state = next((state for state in self.states if state in WIRE_STATES), next(iter(self.states), State.RCPTTO))
+        kind = Kind.ERROR if Kind.ERROR in self.kinds else next(iter(self.kinds), Kind.ERROR)
+        status, hosts = reply.status or f"{reply.code // 100}.0.0", self.mx[:1]
+        found = ruleset.classify(state=state, kind=kind, code=reply.code, status=status, text=reply.text, hosts=hosts)
         return Facts(
-            state=next(iter(self.states), State.RCPTTO),
-            kind=next(iter(self.kinds), Kind.ERROR),
+            state=state,
+            kind=kind,
             code=reply.code,
-            status=reply.status or f"{reply.code // 100}.0.0",
+            status=status,
             text=reply.text,
-            number=next(iter(self.classes), None),
+            number=found.number,
             source=next(iter(self.sources), None),
             pool=next(iter(self.pools), None),
             domain=next(iter(self.domains), ""),
-            hosts=self.mx[:1],
+            hosts=hosts,
             tags=self.tags[:1],
         )
 
@@ -199,29 +220,49 @@ def patterns_of(configs: Iterable[PatternConfig]) -> Patterns:
     return Patterns(config.pattern() for config in configs)
 
 
-def problems(configs: Sequence[PatternConfig]) -> list[str]:
+def problems(configs: Sequence[PatternConfig], ruleset: Ruleset) -> list[str]:
     """Return what is wrong with patterns when they are tried on their examples, a line for each."""
     patterns = patterns_of(configs)
-    return [line for config in configs for line in _problems(config, patterns)]
+    alone = [line for config in configs for line in _problems(config, patterns, ruleset)]
+    return [*alone, *_quarrels(configs, patterns, ruleset)]
 
 
-def _problems(config: PatternConfig, patterns: Patterns) -> Iterator[str]:
+def _problems(config: PatternConfig, patterns: Patterns, ruleset: Ruleset) -> Iterator[str]:
     alone = patterns_of([config])
     if any((*(getattr(config, name) for name in _TEXTS), config.codes, config.statuses)):
         for name, replies in (("example", config.examples), ("counterexample", config.counterexamples)):
             if not replies:
                 yield f"patterns.{config.id}: has no {name}; add a reply"
     for text in config.examples:
-        facts = config.facts(_parsed(text))
+        facts = config.facts(_parsed(text), ruleset)
         if not alone.match(facts).patterns:
-            yield f'patterns.{config.id}: does not match its example "{plain(text)[:60]}"'
+            yield f'patterns.{config.id}: does not match its example "{plain(text)[:60]}" of class {facts.number}'
         elif config.id not in (matched := patterns.match(facts).patterns):
             yield f'patterns.{config.id}: never gets its example "{plain(text)[:60]}": "{matched[-1]}" comes first'
     for text in config.counterexamples:
-        if alone.match(config.facts(_parsed(text))).patterns:
+        if alone.match(config.facts(_parsed(text), ruleset)).patterns:
             yield f'patterns.{config.id}: matches its counterexample "{plain(text)[:60]}"'
     if config.pattern().effects == Effects() and not config.final:
-        yield f"patterns.{config.id}: does nothing but be told in results"
+        yield f"patterns.{config.id}: does nothing but be told in results; give it an effect"
+
+
+def _quarrels(configs: Sequence[PatternConfig], patterns: Patterns, ruleset: Ruleset) -> Iterator[str]:
+    """Yield what says that two patterns of one priority match one example and disagree, once for each two."""
+    effects = {config.id: config.pattern().effects for config in configs}
+    priorities = {config.id: config.priority for config in configs}
+    told: set[frozenset[str]] = set()
+    for config in configs:
+        for text in config.examples:
+            matched = patterns.match(config.facts(_parsed(text), ruleset)).patterns
+            for other in matched if config.id in matched else ():
+                first, second = sorted((config.id, other), key=matched.index)
+                effect = disagreement(effects[first], effects[second])
+                if effect and priorities[first] == priorities[second] and {first, second} not in told:
+                    told.add(frozenset((first, second)))
+                    yield (
+                        f'patterns.{second}: disagrees about {effect} with "{first}", which stands first and wins, on'
+                        f' "{plain(text)[:60]}"; give one of them a higher priority'
+                    )
 
 
 def _edits(name: str, edits: dict[str, Any], trouble: Callable[[core.Path, object], str | None]) -> Iterator[str]:
@@ -244,12 +285,12 @@ def _read(edits: dict[str, Any]) -> tuple[tuple[core.Path, Any], ...]:
 
 
 def _reply(text: str) -> Reply | None:
-    """Return a reply written as servers send it, all its lines."""
+    """Return a reply that an attempt fails with, written as servers send it, all its lines."""
     try:
         replies = ReplyReader().feed("".join(f"{line}\r\n" for line in text.strip().splitlines()).encode())
     except (MalformedReplyError, UnicodeEncodeError):
         return None
-    return replies[0] if len(replies) == 1 else None
+    return replies[0] if len(replies) == 1 and replies[0].code // 100 in (4, 5) else None
 
 
 def _parsed(text: str) -> Reply:

@@ -132,6 +132,22 @@ def _joined(first: tuple[tuple[Path, Any], ...], later: tuple[tuple[Path, Any], 
     return (*first, *((path, value) for path, value in later if not any(overlap(path, other) for other, _ in first)))
 
 
+def disagreement(one: Effects, other: Effects) -> str | None:
+    """Return what two patterns ask for so differently that the first one decides; None where the order is all one."""
+    first, second = _unordered(one.then(other)), _unordered(other.then(one))
+    return next((name for name, value in first.items() if value != second[name]), None)
+
+
+def _unordered(effects: Effects) -> Document:
+    """Return what is asked for, by name, without the order in which it was said."""
+    edits = {
+        name: (None if edit.set is None else frozenset(edit.set), frozenset(edit.add), frozenset(edit.remove))
+        for name, edit in (("tags", effects.tags), ("ips", effects.ips))
+    }
+    decided = {name: getattr(effects, name) for name in (*FLAGS, "retry", "fail")}
+    return {**decided, "set_message": dict(effects.message), "set_result": dict(effects.result), **edits}
+
+
 def overlap(one: Path, other: Path) -> bool:
     """Tell whether one of two places is the other or within it."""
     shared = min(len(one), len(other))

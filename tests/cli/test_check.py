@@ -309,7 +309,8 @@ def local(tmp_path):
         file = tmp_path / "local.toml"
         file.write_text(text)
         config = load(file, {"MAILQ_WORKER__JOURNAL_DIR": str(tmp_path / "new" / "journal")} | environ)
-        findings = [*local_findings.meaning(config), local_findings.journal(config, mounts)]
+        findings = [*local_findings.meaning(config), *local_findings.limits(config)]
+        findings.append(local_findings.journal(config, mounts))
         findings += local_findings.webhooks(config)
         return {finding.what: finding.as_json() for finding in findings}
 
@@ -374,6 +375,37 @@ def test_patterns_are_tried_on_their_examples(local):
     assert (well["level"], well["seen"]) == ("ok", "1 tried")
     ill = local(good + 'counterexamples = ["451 4.3.0 much later"]')["patterns"]
     assert (ill["level"], ill["seen"]) == ("fail", 'patterns.a: matches its counterexample "451 4.3.0 much later"')
+
+
+PLACES = '[[sources]]\nip = "2001:db8::1"\npool = "bulk"\n'
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "what"),
+    [("[[patterns]]\nid = 'a'\nretry = 60\n", "{}s = [{!r}]", "patterns"), ("[[limits]]\n", "{} = {!r}", "limits")],
+)
+def test_pools_and_sources_that_are_not_there_are_a_failure(local, table, key, what):
+    for name, value in (("pool", "bulk"), ("source", "2001:db8:0::1"), ("source", "127.0.0.1")):
+        assert local(PLACES + table + key.format(name, value))[what]["level"] == "ok"
+    for name, value, reason in (
+        ("pool", "blk", 'no address in [[sources]] has the pool "blk"'),
+        ("source", "192.0.2.9", "192.0.2.9 is neither in [[sources]] nor an address of this host"),
+    ):
+        found = local(PLACES + table + key.format(name, value))[what]
+        assert found["level"] == "fail"
+        assert found["seen"].endswith(reason)
+
+
+def test_a_pool_that_a_pattern_gives_to_jobs_is_looked_for_too(local):
+    pattern = "[[patterns]]\nid = 'a'\nretry = 60\nset_message = {'/pool' = 'blk'}\n"
+    assert local(PLACES + pattern)["patterns"]["level"] == "fail"
+    assert local(PLACES + pattern.replace("blk", "bulk"))["patterns"]["level"] == "ok"
+
+
+def test_patterns_are_tried_where_the_rules_cannot_be_used(local):
+    pattern = "[[patterns]]\nid = 'a'\ncodes = [450]\nretry = 60\n"
+    found = local(f"[classification]\nrules = ['/nonexistent.toml']\n{pattern}")
+    assert (found["rules"]["level"], found["patterns"]["level"]) == ("fail", "fail")
 
 
 def test_of_many_problems_the_table_tells_some_and_the_number_of_the_others(local, capsys):

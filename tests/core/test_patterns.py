@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from mailq.config.classify import ruleset_of
 from mailq.config.patterns import PatternConfig, PatternTables, patterns_of, problems
 from mailq.core.effects import (
     FLAGS,
@@ -25,6 +26,8 @@ from mailq.core.hints import Flags
 from mailq.core.job import Job
 from mailq.core.patterns import Facts, Pattern, PatternError, Patterns, containing, exactly, wildcard
 from mailq.core.states import Kind, State
+
+RULES = ruleset_of(())
 
 FACTS = {
     "state": State.RCPTTO,
@@ -356,8 +359,8 @@ def refused(**keys):
         ({"exact": ""}, "pattern"),
         ({"regex": "x" * 1001}, "at most 1000"),
         ({"exact": "a", "regex": "b"}, "more than one of exact"),
-        ({"codes": ["6xx"]}, "pattern"),
-        ({"codes": [45]}, "pattern"),
+        ({"codes": ["6xx"]}, "is no code"),
+        ({"codes": [45]}, "is no code"),
         ({"states": ["rcpt"]}, "Input should be"),
         ({"sources": ["localhost"]}, "does not appear to be an IPv4 or IPv6"),
         ({"retry": 60, "fail": True}, "has retry and fail: to go on and to give up"),
@@ -389,8 +392,13 @@ def refused(**keys):
         ({"set_result": {"/from": "x"}}, "says what happened"),
         ({"set_result": {"/class": 10}}, "says what happened"),
         ({"set_result": {"/fatal": True}}, "use fatal = true or false"),
-        ({"examples": ["no such user"]}, 'is no reply such as "550'),
-        ({"examples": ["550 a\n551 b"]}, "is no reply such as"),
+        ({"examples": ["no such user"]}, 'is no reply that refuses, such as "550'),
+        ({"examples": ["550 a\n551 b"]}, "is no reply that refuses"),
+        ({"counterexamples": ["250 ok"]}, "is no reply that refuses"),
+        ({"codes": ["250"]}, '"250" is no code that an attempt fails with'),
+        ({"codes": [354]}, '"354" is no code that an attempt fails with'),
+        ({"codes": ["55"]}, '"55" is no code that an attempt fails with'),
+        ({"classes": [10, 99]}, "there is no bounce class 99; docs/answers.md lists them: 1, 10, 20,"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_reason(keys, reason):
@@ -460,8 +468,8 @@ GOOD = {
 
 
 def test_good_patterns_have_no_problems():
-    assert problems([]) == []
-    assert problems([table(**GOOD), table(id="q", tags=["news"], fallback=True)]) == []
+    assert problems([], RULES) == []
+    assert problems([table(**GOOD), table(id="q", tags=["news"], fallback=True)], RULES) == []
 
 
 @pytest.mark.parametrize(
@@ -469,23 +477,70 @@ def test_good_patterns_have_no_problems():
     [
         ({"examples": []}, "patterns.p: has no example; add a reply"),
         ({"counterexamples": []}, "patterns.p: has no counterexample; add a reply"),
-        ({"examples": ["550 no"]}, 'patterns.p: does not match its example "550 no"'),
+        ({"examples": ["550 no"]}, 'patterns.p: does not match its example "550 no" of class 1'),
         ({"counterexamples": ["421 [TSS04]"]}, 'patterns.p: matches its counterexample "421 [TSS04]"'),
-        ({"retry": None}, "patterns.p: does nothing but be told in results"),
+        ({"retry": None}, "patterns.p: does nothing but be told in results; give it an effect"),
     ],
 )
 def test_problems_are_found_by_the_examples(keys, problem):
-    assert problems([table(**{**GOOD, **keys})]) == [problem]
+    assert problems([table(**{**GOOD, **keys})], RULES) == [problem]
 
 
 def test_a_pattern_that_never_gets_its_turn_is_found():
     before = {"id": "first", "codes": ["4xx"], "strange": True, "final": True, "priority": 1}
     before |= {"examples": ["421 a"], "counterexamples": ["550 a"]}
-    found = problems([table(**GOOD), table(**before)])
+    found = problems([table(**GOOD), table(**before)], RULES)
     assert len(found) == 2
     assert found[0] == (
         'patterns.p: never gets its example "421 4.7.0 [TSS04] Messages temporarily deferred": "first" comes first'
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"classes": [22]}, []),
+        ({"classes": [22], "kinds": ["timeout", "error"], "states": ["connect", "rcptto"]}, []),
+        ({"classes": [10]}, ['patterns.p: does not match its example "552 5.2.2 mailbox full" of class 22']),
+        ({"classes": [70], "examples": ["550 Ip frequency limited. http://x/"], "mx": ["qq.com"]}, []),
+    ],
+)
+def test_an_example_is_of_the_class_that_the_rules_give_it(keys, found):
+    good = {"codes": ["5xx"], "retry": 60, "examples": ["552 5.2.2 mailbox full"], "counterexamples": ["450 no"]}
+    assert problems([table(**{**good, **keys})], RULES) == found
+
+
+def test_a_counterexample_is_of_the_class_that_the_rules_give_it():
+    keys = {"classes": [22], "retry": 60, "counterexamples": ["550 5.1.1 no such user"]}
+    assert problems([table(**keys)], RULES) == []
+    found = problems([table(**{**keys, "counterexamples": ["552 5.2.2 mailbox full"]})], RULES)
+    assert found == ['patterns.p: matches its counterexample "552 5.2.2 mailbox full"']
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "effect"),
+    [
+        ({"retry": 60}, {"retry": 61}, "retry"),
+        ({"retry": 60}, {"fail": True}, "retry"),
+        ({"fatal": True}, {"retry": 60}, "fatal"),
+        ({"strange": True}, {"strange": False}, "strange"),
+        ({"set_message": {"/a": 1}}, {"set_message": {"/a": 2}}, "set_message"),
+        ({"set_result": {"/a/b": 1}}, {"set_result": {"/a": {"c": 1}}}, "set_result"),
+        ({"add_tags": ["x"]}, {"remove_tags": ["x"]}, "tags"),
+        ({"set_ips": ["192.0.2.1"]}, {"set_ips": ["192.0.2.2"]}, "ips"),
+        ({"retry": 60, "add_tags": ["x"]}, {"retry": 60, "add_tags": ["y"]}, None),
+        ({"fatal": False}, {"retry": 60}, None),
+        ({"set_result": {"/a": 1}}, {"set_result": {"/b": 1}}, None),
+        ({"set_tags": ["x"]}, {"add_tags": ["y"]}, None),
+    ],
+)
+def test_two_patterns_of_one_priority_must_not_disagree(one, other, effect):
+    replies = {"codes": ["4xx"], "examples": ["450 a", "451 b"], "counterexamples": ["550 a"]}
+    tables = [table(**replies, **one), table(id="q", **replies, **other)]
+    words = f'patterns.q: disagrees about {effect} with "p", which stands first and wins, on "450 a"; '
+    expected = [f"{words}give one of them a higher priority"] if effect else []
+    assert problems(tables, RULES) == expected
+    assert problems([tables[0], table(id="q", priority=1, **replies, **other)], RULES) == []
 
 
 SINGLE = [{"retry": 60}, {"fail": True}, {"fatal": False}, {"fatal": True}, {"strange": True}, {"add_tags": ["x"]}]
