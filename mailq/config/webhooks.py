@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 
 from mailq.config.base import Section
 from mailq.config.checks import Seconds
+from mailq.core.rules import Category
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _OWN_HEADERS = ("content-", "x-mailq-", "host", "transfer-encoding", "connection", "user-agent", "idempotency-key")
@@ -59,7 +60,7 @@ class EndpointConfig(Section):
     events: tuple[Literal["messageSent", "messageDeliveryError", "messageFailed"], ...] = Field(
         (), description="Only these events; empty: all."
     )
-    categories: tuple[str, ...] = Field(
+    categories: tuple[Category, ...] = Field(
         (), description="Only errors and failures of these categories; messageSent has none and passes."
     )
     tags: tuple[str, ...] = Field((), description="Only jobs with one of these tags.")

@@ -156,6 +156,10 @@ def test_foreign_variables_do_not_matter():
         ("[dns]\noverrides = {'a.example' = ['b c']}", ["dns.overrides.a.example.0", "host:port"]),
         ("[dns]\nmin_ttl = 10\nmax_ttl = 5", ["dns: min_ttl is greater than max_ttl"]),
         ("[smarthost]\nusername = 'me'", ["smarthost: username and password go together"]),
+        (
+            "[webhooks.endpoints.crm]\nurl = 'https://a.example/'\ncategories = ['hrad']",
+            ["webhooks.endpoints.crm.categories.0: input should be 'hard', 'soft'"],
+        ),
         ("[rabbitmq]\nurl = 'http://broker/'", ["rabbitmq.url", "amqp://"]),
         ("[rabbitmq]\nurl = 'amqp://broker:99999/'", ["rabbitmq.url", "amqp://"]),
         ("[rabbitmq]\nca_file = '/nonexistent.pem'", ["rabbitmq.ca_file", "cannot be read: No such file"]),

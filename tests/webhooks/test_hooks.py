@@ -149,6 +149,7 @@ async def test_no_text_holds_the_url():
         {"url": "https://a.test", "secrets": ["short"]},
         {"url": "https://a.test", "secrets": [SECRET] * 3},
         {"url": "https://a.test", "events": ["messageRead"]},
+        {"url": "https://a.test", "categories": ["hrad"]},
         {"url": "https://a.test", "headers": {"X-Mailq-Signature": "mine"}},
         {"url": "https://a.test", "headers": {"X": "a\r\nb"}},
     ],
