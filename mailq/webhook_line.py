@@ -4,7 +4,8 @@ While all is well up to `concurrency` requests are under way, never two with eve
 endpoint refuses waits in a delay queue, and later events of its job behind it. Everything else that goes wrong is the
 endpoint's trouble: the line is let go, which puts what is unanswered back into its old place in the queue, and after
 a pause that doubles the first event alone is tried. Then the number of requests grows by one with each success.
-So nothing overtakes, nothing is lost, and an endpoint that returns is not flooded.
+So nothing overtakes, nothing is lost, and an endpoint that returns is not flooded. One that is gone is not asked again:
+the line gives up the events that are too old, and looks at the queue again when the next of them will be.
 
 Which events wait is known in memory, and looked up in the delay queues when a life begins. Who may be sent what, and
 what an answer means, is decided in `core.hooks`; connections are made by `webhooks`, requests by the edge.
@@ -33,6 +34,12 @@ STREAK = 10
 
 MOST_IN_HAND = 2000
 """Events of an endpoint in memory at most, or one batch if that is more."""
+
+LONGEST_LEAVE = 3600.0
+"""Seconds after which the queue of an endpoint that is gone is looked at again, if no event grows too old before."""
+
+SHORTEST_LEAVE = 1.0
+"""Seconds for which it is left alone at least."""
 
 JITTER = 0.1
 """Largest share by which a pause is lengthened."""
@@ -178,6 +185,9 @@ class Line:
 
     async def _begin_work(self) -> float | None:
         """Begin as much as may be under way; return the seconds after which to look again, if any."""
+        if self.gone:
+            self._clear_out()
+            return None
         if self._hand and self._waits is None:
             self._waits = await self._look_up_waits()
         while self._hand and len(self._work) < self._window:
@@ -188,6 +198,18 @@ class Line:
                 del self._hand[item.tag]
             self._start(partial(self._handle, items), {item.job for item in items})
         return None
+
+    def _clear_out(self) -> None:
+        """Give up what is too old, as the endpoint is gone; if nothing in hand is, end this life until it will be."""
+        expired = [item for item in self._hand.values() if self._expired(item)]
+        for item in expired:
+            del self._hand[item.tag]
+            self._start(partial(self._handle, [item]), ())
+        if self._hand and not expired and not self._work:
+            oldest = min(item.time for item in self._hand.values())
+            left = oldest + self._rules.max_age - time()
+            self._rest = min(max(left, SHORTEST_LEAVE), LONGEST_LEAVE)
+            self._news.set()
 
     async def _look_up_waits(self) -> Waits:
         """Return which events wait in delay queues; those in hand have come back."""

@@ -179,8 +179,6 @@ class Webhooks:
                 rest, pause = pause, min(pause * 2, self._bounds.reconnect_max)
             finally:
                 await lane.close()
-            if isinstance(part, Line) and part.gone:
-                await self._stopping.wait()
             await self._sleep(rest)
 
     def _lost(self, queue: str, event: str, trouble: BrokerError) -> None:

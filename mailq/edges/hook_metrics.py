@@ -74,7 +74,7 @@ class HookMetrics(Collector):
     def gone(self, endpoint: str) -> None:
         """Note that an endpoint wants no more events."""
         self._gone[endpoint] = 1
-        detail = "it answered 410: its events stay in its queue until mailq webhooks is started again"
+        detail = "it answered 410: its events stay in its queue until mailq webhooks starts again or they are too old"
         self._logger.error("webhook_gone", endpoint=endpoint, detail=detail)
 
     def dead(self, endpoint: str, reason: str) -> None:
