@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from random import Random
 from typing import Annotated
 
@@ -41,8 +42,9 @@ def webhooks(
 
     messageSent, messageDeliveryError and messageFailed, to the tables
     [webhooks.endpoints.NAME] of the configuration. SIGTERM and SIGINT
-    let requests under way end and exit with status 0. Several processes
-    stand by for each other. Needs neither `mailq run` nor its host.
+    let requests under way end and exit with status 0; SIGHUP changes
+    nothing, a new configuration needs a restart. Several processes stand
+    by for each other. Needs neither `mailq run` nor its host.
 
     Exit status with --test: 0 if the endpoint takes the sample, else 1.
 
@@ -89,6 +91,8 @@ async def run(config: Config) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, hooks.stop)
+        detail = "mailq webhooks reads its configuration when it starts: restart it"
+        loop.add_signal_handler(signal.SIGHUP, partial(log.logger.warning, "reload", change="refused", detail=detail))
         await hooks.run()
     return 0
 

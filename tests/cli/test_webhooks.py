@@ -106,6 +106,23 @@ async def test_killed_in_the_middle_it_loses_nothing_and_sigterm_ends_it(start, 
     await rabbit.wait_for_count("webhooks.crm", 0)
 
 
+async def test_sighup_ends_nothing_and_says_that_a_restart_is_needed(start, crm, rabbit):
+    port = free_port()
+    process = await start(endpoints={"crm": endpoint(crm)}, url=rabbit.url, port=port)
+    await ready(port)
+    process.send_signal(signal.SIGHUP)
+    line = await asyncio.wait_for(process.stderr.readuntil(b'"reload"'), 20)
+    assert b"Traceback" not in line
+    broker = await Broker.open(rabbit.config(), 1, Silent())
+    await broker.publish([Publication("mailq", "success", orjson.dumps(document("job")))])
+    await broker.close()
+    await until(lambda: crm.taken)
+    process.send_signal(signal.SIGTERM)
+    _, log = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0
+    assert b"restart it" in log
+
+
 async def test_a_sample(start, crm):
     process = await start("--test", "crm", endpoints={"crm": endpoint(crm)})
     out, _ = await process.communicate()
