@@ -17,13 +17,15 @@ import mailq
 from mailq.cli.contracts import documents
 from mailq.config import Config
 from mailq.config.rabbitmq import RabbitConfig
+from mailq.config.webhooks import WebhooksConfig
 from mailq.core import hooks
 from mailq.core.examples import EXAMPLES
 from mailq.core.job import NOT_BUILT, InvalidJobError, Job
 from mailq.core.records import MessageRecord, ResultRecord
 from mailq.core.retry import STEPS
 from mailq.core.verdict import Outcome
-from mailq.edges.amqp import topology
+from mailq.edges.amqp import lane, topology
+from mailq.webhook_line import Rules
 
 AJV = """
 import { readFileSync } from "node:fs";
@@ -194,7 +196,7 @@ def references(node):
 
 def test_references_lead_somewhere():
     found = set(references(made("asyncapi")))
-    assert {"job.json", "message.json"} <= found
+    assert {"job.json", "message.json", "events.json"} <= found
     for reference in found:
         if reference.startswith("#/"):
             node = made("asyncapi")
@@ -218,7 +220,7 @@ def test_each_role_has_its_operations():
 
 
 def queues():
-    """Return name and arguments of every queue in the document."""
+    """Return name and arguments of every queue in the document, those of an endpoint as the endpoint "crm" has them."""
     found = {}
     for channel in made("asyncapi")["channels"].values():
         binding = channel["bindings"]["amqp"]
@@ -227,14 +229,20 @@ def queues():
         name, arguments = binding["queue"]["name"], binding["x-arguments"]
         for step in channel.get("parameters", {}).get("step", {}).get("enum", [None]):
             own = {"x-message-ttl": arguments["x-message-ttl"][step]} if step else {}
-            found[name.format(step=step)] = arguments | own
+            if "endpoint" in channel.get("parameters", {}):
+                own["x-dead-letter-routing-key"] = arguments["x-dead-letter-routing-key"].format(endpoint="crm")
+            found[name.format(step=step, endpoint="crm")] = arguments | own
     return found
 
 
 def test_the_document_has_the_queues_that_are_declared():
-    declared = {queue.name: dict(queue.arguments) for queue in topology.queues(RabbitConfig())}
+    config = RabbitConfig()
+    steps = Rules(retries=WebhooksConfig().retries).steps
+    hooked = (*lane.intake_queues(config, "webhooks"), *lane.endpoint_queues(config, "webhooks", "crm", steps))
+    declared = {queue.name: dict(queue.arguments) for queue in (*topology.queues(config), *hooked)}
     assert queues() == declared
-    assert len(declared) > len(STEPS)
+    assert len(declared) > len(STEPS) + len(steps)
+    assert {"webhooks", "webhooks.crm", "webhooks.crm.delay.30s", "webhooks.dead"} <= set(declared)
 
 
 async def test_a_broker_takes_the_document_for_what_the_worker_declares(rabbit, system, sink):
@@ -255,7 +263,7 @@ def test_bindings_are_those_of_the_program():
         for channel in made("asyncapi")["channels"].values()
         for pattern in channel["bindings"]["amqp"].get("x-bound-to", {}).get("patterns", ())
     ]
-    assert found == list(topology.bindings(RabbitConfig()))
+    assert found == [*topology.bindings(RabbitConfig()), *(("webhooks", pattern) for pattern in lane.OUTCOMES)]
     key = made("asyncapi")["channels"]["exchange"]["parameters"]["key"]
     assert {example.partition(".")[0] for example in key["examples"]} == {str(outcome) for outcome in Outcome}
 

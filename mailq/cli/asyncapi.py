@@ -1,11 +1,12 @@
 """The AsyncAPI 3.0 document: what is published where in RabbitMQ, by whom, and who reads it.
 
 Made of what the program itself goes by: the names that the configuration has by default, the queues
-and bindings that `edges.amqp.topology` declares, the steps of `core.retry`, and the JSON Schemas in
-the same folder. An AsyncAPI document describes one application; this one describes the three that
-meet at the broker, and tags tell whose operation it is: producer, worker or consumer.
+and bindings that `edges.amqp.topology` and `edges.amqp.lane` declare, the steps of `core.retry`, and the
+JSON Schemas in the same folder. An AsyncAPI document describes one application; this one describes the four
+that meet at the broker, and tags tell whose operation it is: producer, worker, consumer or webhooks.
 """
 
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,10 +14,14 @@ import orjson
 
 import mailq
 from mailq.config.rabbitmq import RabbitConfig
+from mailq.config.webhooks import WebhooksConfig
+from mailq.core import hooks
 from mailq.core.examples import EXAMPLES
 from mailq.core.letters import RETURNED
 from mailq.core.retry import STEPS
+from mailq.edges.amqp.lane import OUTCOMES, endpoint_queues, intake_queues
 from mailq.edges.amqp.topology import bindings, delay_queue, queues
+from mailq.webhook_line import Rules
 
 Object = dict[str, Any]
 
@@ -25,13 +30,15 @@ BINDING_VERSION = "0.3.0"
 _INFO = """\
 mailq delivers mail. A producer publishes a job to the outbox, as JSON; the worker delivers it by SMTP, appends what \
 happened to the job's `results`, and publishes it once to a topic exchange, whose bindings fan it out to the result \
-queues; or it lets the job wait in a delay queue until the next attempt. Names are those of the default configuration. \
+queues; or it lets the job wait in a delay queue until the next attempt. `mailq webhooks` has queues of its own: it \
+makes events of results and posts them over HTTP. Names are those of the default configuration. \
 Every message is persistent, and may come twice: after a loss of the connection it is published again."""
 
 _ROLES = {
     "producer": "Publishes jobs.",
     "worker": "mailq itself.",
     "consumer": "Reads results. Acknowledge after the work is done; know a result by message_id and attempt.",
+    "webhooks": "`mailq webhooks`, where endpoints are configured. Its queues are there once it has run.",
 }
 
 _WHAT = {
@@ -48,7 +55,17 @@ _STANDARD = {
 }
 
 
-def document(config: RabbitConfig) -> str:
+_EVENT_HEADERS: Object = {
+    hooks.EVENT: {"type": "string", "description": "Name of the event."},
+    hooks.TIME: {"type": "integer", "description": "When it was made, in seconds since 1970."},
+    hooks.JOB: {"type": "string", "description": "Identity of the job, `data.queueId`."},
+    hooks.ATTEMPT: {"type": "integer", "description": "Attempt of the job that it tells of."},
+    hooks.TRIES: {"type": "integer", "description": "How often the endpoint has refused it."},
+    hooks.AGAIN: {"type": "integer", "description": "1: it may be there twice."},
+}
+
+
+def document(config: RabbitConfig, webhooks: WebhooksConfig) -> str:
     """Return the AsyncAPI document for a configuration, as text that is the same each time."""
     whole = {
         "asyncapi": "3.0.0",
@@ -62,7 +79,7 @@ def document(config: RabbitConfig) -> str:
         },
         "defaultContentType": "application/json",
         "servers": {"rabbitmq": _server(config)},
-        "channels": _channels(config),
+        "channels": _channels(config) | _webhook_channels(config, webhooks),
         "operations": _operations(config),
         "components": {
             "messages": _messages(),
@@ -86,27 +103,50 @@ def _server(config: RabbitConfig) -> Object:
 
 def _channels(config: RabbitConfig) -> Object:
     declared = {queue.name: dict(queue.arguments) for queue in queues(config)}
-    step = next(iter(STEPS))
-    delay = declared[delay_queue(config.outbox, step)]
-    delay["x-message-ttl"] = {name: seconds * 1000 for name, seconds in STEPS.items()}
+    waiting = "Jobs that wait: one queue for each step, whose messages go back to the outbox after its TTL."
     channels = {
         "outbox": _queue(config.outbox, "Jobs to deliver.", "job", declared[config.outbox]),
-        "delay": _queue(
-            delay_queue(config.outbox, "{step}"),
-            "Jobs that wait: one queue for each step, whose messages go back to the outbox after its TTL.",
-            "job",
-            delay,
-        )
-        | {"parameters": {"step": {"enum": list(STEPS), "description": "How long a message stays in the queue."}}},
+        "delay": _delays(config.outbox, waiting, "job", declared, STEPS),
         "exchange": _exchange(config),
     }
     for channel, name in _result_queues(config).items():
-        patterns = [pattern for queue, pattern in bindings(config) if queue == name]
-        bound = {"x-bound-to": {"exchange": config.exchange, "patterns": patterns}}
+        bound = _bound(config, (pattern for queue, pattern in bindings(config) if queue == name))
         channels[channel] = _queue(name, _WHAT[channel], "result", declared[name], bound)
     poison = "Messages that are no jobs, and jobs that came back too often."
     channels["poison"] = _queue(config.poison, poison, "poison", declared[config.poison])
     return channels
+
+
+def _webhook_channels(config: RabbitConfig, webhooks: WebhooksConfig) -> Object:
+    prefix, rules = webhooks.prefix, Rules(webhooks.prefix, retries=webhooks.retries)
+    own, steps = f"{prefix}.{{endpoint}}", rules.steps
+    wanted = (*intake_queues(config, prefix), *endpoint_queues(config, prefix, "{endpoint}", steps))
+    declared = {queue.name: dict(queue.arguments) for queue in wanted}
+    endpoint = {"endpoint": {"description": "Name of an endpoint, as in [webhooks.endpoints.NAME]."}}
+    told = "Results to tell of, from the exchange: events are made of them."
+    waiting = "Events that an endpoint has refused: one queue for each step, back to the endpoint's after its TTL."
+    given_up = "What was not taken within `webhooks.max_age`, and what is no event or result."
+    channels = {
+        "webhooks": _queue(prefix, told, "result", declared[prefix], _bound(config, OUTCOMES)),
+        "webhookEndpoint": _queue(own, "Events for an endpoint, in their order.", "event", declared[own]),
+        "webhookDelay": _delays(own, waiting, "event", declared, steps),
+        "webhookDead": _queue(rules.dead, given_up, "deadEvent", declared[rules.dead]),
+    }
+    for channel in ("webhookEndpoint", "webhookDelay"):
+        channels[channel]["parameters"] = endpoint | channels[channel].get("parameters", {})
+    return channels
+
+
+def _bound(config: RabbitConfig, patterns: Iterable[str]) -> Object:
+    return {"x-bound-to": {"exchange": config.exchange, "patterns": list(patterns)}}
+
+
+def _delays(queue: str, what: str, message: str, declared: Object, steps: Iterable[str]) -> Object:
+    """Return one channel for all delay queues of a queue."""
+    names = list(steps)
+    arguments = declared[delay_queue(queue, names[0])] | {"x-message-ttl": {name: STEPS[name] * 1000 for name in names}}
+    parameters = {"step": {"enum": names, "description": "How long a message stays in the queue."}}
+    return _queue(delay_queue(queue, "{step}"), what, message, arguments) | {"parameters": parameters}
 
 
 def _queue(name: str, what: str, message: str, arguments: Object, bound: Object | None = None) -> Object:
@@ -160,6 +200,11 @@ def _operations(config: RabbitConfig) -> Object:
         ("delayJob", "worker", "send", "delay", "job", "Until the next attempt, or until there is room for it."),
         ("publishResult", "worker", "send", "exchange", "result", "Each result, once."),
         ("setAside", "worker", "send", "poison", "poison", "What cannot be read as a job."),
+        ("takeResult", "webhooks", "receive", "webhooks", "result", "Acknowledged after its events were confirmed."),
+        ("queueEvent", "webhooks", "send", "webhookEndpoint", "event", "For each endpoint whose filters it passes."),
+        ("takeEvent", "webhooks", "receive", "webhookEndpoint", "event", "Acknowledged after the endpoint took it."),
+        ("delayEvent", "webhooks", "send", "webhookDelay", "event", "When the endpoint has refused this very event."),
+        ("giveUpEvent", "webhooks", "send", "webhookDead", "deadEvent", "With the reason in its headers."),
     ]
     table += [
         (f"read{channel.title()}", "consumer", "receive", channel, "result", _WHAT[channel])
@@ -187,6 +232,11 @@ def _messages() -> Object:
         "x-mailq-reason": {"type": "string", "description": "Why it cannot be processed."},
         "x-mailq-state": {"type": "string", "description": "Where the attempt stood."},
     }
+    lost = {
+        hooks.REASON: {"type": "string", "description": "Why it was given up."},
+        hooks.ENDPOINT: {"type": "string", "description": "The endpoint it was for; absent where it was for none."},
+    }
+    told = {"message_id": "Identity of the event, its `x-mailq.id`.", "delivery_mode": _STANDARD["delivery_mode"]}
     zipped = {"content_encoding": "`gzip`, or absent."}
     return {
         "job": _message("One envelope, one recipient, one message.", "job", trace | returned, _STANDARD | zipped),
@@ -195,6 +245,12 @@ def _messages() -> Object:
             "summary": "The message as it came, octets untouched.",
             "headers": {"type": "object", "properties": trace | why},
             "x-amqp-properties": _STANDARD | zipped,
+        },
+        "event": _message("An event, as it is posted to the endpoint.", "events", _EVENT_HEADERS, told),
+        "deadEvent": {
+            "summary": "The event or other message as it came, octets untouched.",
+            "headers": {"type": "object", "properties": _EVENT_HEADERS | lost},
+            "x-amqp-properties": {name: _STANDARD[name] for name in ("message_id", "delivery_mode")},
         },
     }
 

@@ -16,6 +16,7 @@ def documents() -> dict[str, str]:
 
     from mailq.cli import asyncapi  # noqa: PLC0415
     from mailq.config.rabbitmq import RabbitConfig  # noqa: PLC0415
+    from mailq.config.webhooks import WebhooksConfig  # noqa: PLC0415
     from mailq.core import event_records, records  # noqa: PLC0415
     from mailq.core.examples import EXAMPLES  # noqa: PLC0415
 
@@ -23,7 +24,7 @@ def documents() -> dict[str, str]:
     for name, text in (records.schemas() | {"events": event_records.events_schema()}).items():
         schema = orjson.loads(text) | {"examples": EXAMPLES[name]}
         made[name] = orjson.dumps(schema, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
-    return made | {"asyncapi": asyncapi.document(RabbitConfig())}
+    return made | {"asyncapi": asyncapi.document(RabbitConfig(), WebhooksConfig())}
 
 
 def schemas(
