@@ -16,6 +16,7 @@ from support.node import ROOT, node, workshop
 import mailq
 from mailq.cli.contracts import documents
 from mailq.config import Config
+from mailq.config.classify import ruleset_of
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import WebhooksConfig
 from mailq.core import hooks
@@ -23,6 +24,7 @@ from mailq.core.examples import EXAMPLES
 from mailq.core.job import NOT_BUILT, InvalidJobError, Job
 from mailq.core.records import MessageRecord, ResultRecord
 from mailq.core.retry import STEPS
+from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome
 from mailq.edges.amqp import lane, topology
 from mailq.webhook_line import Rules
@@ -111,13 +113,45 @@ def test_every_property_is_described_and_its_examples_are_taken(name):
 def test_examples_are_what_the_program_takes_and_gives():
     for example in EXAMPLES["job"]:
         Job.parse(json.dumps(example).encode(), limit=10_000)
-    results = [*EXAMPLES["result"], *(result for example in EXAMPLES["message"] for result in example["results"])]
-    for result in results:
+    for result in results():
         record = ResultRecord.model_validate(result)
         assert record.model_dump(by_alias=True, exclude_none=True, mode="json") == result
     for example in EXAMPLES["message"]:
         message = MessageRecord.model_validate(example)
         assert all(isinstance(result, ResultRecord) for result in message.results)
+
+
+def results():
+    """Yield every result in the examples."""
+    yield from EXAMPLES["result"]
+    yield from (result for example in EXAMPLES["message"] for result in example["results"])
+    yield from (example["x-mailq"]["result"] for example in EXAMPLES["events"])
+
+
+def test_failed_results_in_the_examples_say_what_the_shipped_rules_make_of_them():
+    failed = [result for result in results() if result["result"] != "accepted"]
+    assert len(failed) > 5
+    for result in failed:
+        met = "mta" in result
+        found = ruleset_of(()).classify(
+            state=State(result["state"]), kind=Kind(result["result"]), code=result["code"], status=result["status"],
+            text=result["description"], hosts=[result["mta"]] if met else [], from_peer=met,
+        )  # fmt: skip
+        told = [result.get(name) for name in ("class", "class_name", "category", "about", "rule")]
+        assert told == [found.number, found.name, found.category, found.about, found.rule]
+        assert result["ruleset"]
+        assert ("transcript" in result) is met
+
+
+def test_what_was_said_in_the_examples_is_what_the_results_tell():
+    for result in (result for result in results() if "transcript" in result):
+        said = result["transcript"]
+        assert f"S: {result['code']} {result['status']} {result['description']}" in said
+        assert f"C: {result['command']}" in said
+        assert f"* connecting to {result['to']} port 25" in said
+        assert (
+            sum(len(line.removeprefix("C: ")) + 2 for line in said if line[:2] == "C:") == result["sent"]["connection"]
+        )
 
 
 @pytest.mark.parametrize(("notify", "taken"), NOTIFY)

@@ -1,8 +1,8 @@
 """Whole examples of what goes in and comes out, for the schemas and the AsyncAPI document.
 
 Data alone; the events are made of the messages. Tests hold each of them against its schema and its
-model, so that nobody copies an example that would be refused. Names and addresses are those set aside
-for documentation (RFC 2606, RFC 5737).
+model, so that nobody copies an example that would be refused, and against the shipped rules of classification.
+Names and addresses are those set aside for documentation (RFC 2606, RFC 5737).
 """
 
 from datetime import UTC, datetime
@@ -30,29 +30,59 @@ _EXTRACTED: Document = {
     "headers": {"from": "news@example.com", "to": "jo@example.org", "subject": "hi"},
 }
 
-_GREYLISTED: Document = {
-    "state": "rcptto",
-    "result": "error",
-    "time": "2030-01-31 12:00:02",
-    "attempt": 1,
-    "mta": "mx1.example.org",
-    "from": "192.0.2.1",
-    "from_port": 54321,
-    "to": "198.51.100.25",
-    "session": "5f0c62d1b7a94e38",
-    "messages": 1,
-    "sent": {"connection": 214, "data": 0},
-    "command": "RCPT TO:<jo@example.org>",
-    "code": 451,
-    "status": "4.7.1",
-    "description": "Greylisted, try again later",
-    "timing": {"dns": 12.1, "connect": 8.4, "intro": 9.0, "ehlo": 8.8, "mailfrom": 9.1, "rcptto": 0.1},
-}
+_RULESET = "2026.11.2"
+
+
+def _refused(*, code: int, status: str, description: str, **meaning: Any) -> Document:  # noqa: ANN401 - JSON values
+    """Return the result of an attempt that ended at RCPT TO with this answer, whatever it is taken for."""
+    return {
+        "state": "rcptto",
+        "result": "error",
+        "time": "2030-01-31 12:00:02",
+        "attempt": 1,
+        "mta": "mx1.example.org",
+        "from": "192.0.2.1",
+        "from_port": 54321,
+        "to": "198.51.100.25",
+        "session": "5f0c62d1b7a94e38",
+        "messages": 1,
+        "sent": {"connection": 88, "data": 0},
+        "command": "RCPT TO:<jo@example.org>",
+        "code": code,
+        "status": status,
+        "description": description,
+        "timing": {"dns": 12.1, "bind": 0.1, "connect": 8.4, "intro": 9.0, "ehlo": 8.8, "mailfrom": 9.1, "rcptto": 0.1},
+        "transcript": [
+            "* connecting to 198.51.100.25 port 25",
+            "* connected from 192.0.2.1",
+            "S: 220 mx1.example.org ESMTP",
+            "C: EHLO mta1.example.com",
+            "S: 250-mx1.example.org",
+            "S: 250-ENHANCEDSTATUSCODES",
+            "S: 250 PIPELINING",
+            "C: MAIL FROM:<bounces@example.com>",
+            "C: RCPT TO:<jo@example.org>",
+            "C: DATA",
+            "S: 250 2.1.0 Ok",
+            f"S: {code} {status} {description}",
+            "S: 554 5.5.1 No valid recipients",
+        ],
+        **meaning,
+        "ruleset": _RULESET,
+    }
+
+
+_GREYLISTED: Document = _refused(
+    code=451,
+    status="4.7.1",
+    description="Greylisted, try again later",
+    **{"class": 70, "class_name": "Transient Failure", "category": "soft", "about": "policy", "rule": "greylist"},
+)
 
 _ACCEPTED: Document = {
     "state": "message",
     "result": "accepted",
-    "time": "2030-01-31 12:10:04",
+    "time": "2030-01-31 12:05:04",
     "attempt": 2,
     "mta": "mx1.example.org",
     "from": "192.0.2.1",
@@ -76,7 +106,18 @@ _ACCEPTED: Document = {
     "timing": {"dns": 0.1, "mailfrom": 9.1, "rcptto": 0.1, "data": 0.1, "message": 31.5},
 }
 
-_UNKNOWN_USER: Document = _GREYLISTED | {"code": 550, "status": "5.1.1", "description": "No such user"}
+_UNKNOWN_USER: Document = _refused(
+    code=550,
+    status="5.1.1",
+    description="No such user",
+    **{
+        "class": 10,
+        "class_name": "Invalid Recipient",
+        "category": "hard",
+        "about": "recipient",
+        "rule": "no-such-user",
+    },
+)
 
 _EXPIRED: Document = _GREYLISTED | {"attempt": 3, "expired": True}
 
@@ -89,19 +130,28 @@ _NOT_VALID: Document = {
     "status": "5.6.0",
     "description": "Input should be a valid list",
     "pointer": "/retries",
+    "class": 70,
+    "class_name": "Transient Failure",
+    "category": "soft",
+    "about": "relay",
+    "rule": "process/invalid",
+    "ruleset": _RULESET,
 }
 
 _SEEN: Document = {"seen": "2030-01-31 12:00:01"}
 
+_SAME_SOURCE: Document = {"time": "2030-01-31 12:05:02", "ip": "192.0.2.1"}
+"""When a message that is greylisted is tried again, and from where."""
+
 _MESSAGES: list[Document] = [
     _GIVEN | _SEEN | {"results": [_GREYLISTED, _ACCEPTED], "extracted": _EXTRACTED},
     _GIVEN | _SEEN | {"results": [_UNKNOWN_USER], "extracted": _EXTRACTED},
-    _GIVEN | {"results": [_GREYLISTED], "extracted": _EXTRACTED, "nextattempt": {"time": "2030-01-31 12:10:02"}},
+    _GIVEN | {"results": [_GREYLISTED], "extracted": _EXTRACTED, "nextattempt": _SAME_SOURCE},
 ]
 
 
 def _event(message: Document) -> Document:
-    event = event_of(message, "order-42", Context(), datetime(2030, 1, 31, 12, 10, 5, tzinfo=UTC))
+    event = event_of(message, "order-42", Context(), datetime(2030, 1, 31, 12, 5, 5, tzinfo=UTC))
     assert event is not None
     return event.body
 

@@ -144,7 +144,7 @@ async def test_what_a_consumer_decides(rabbit, start, language):
     last = {
         "delivered": EXAMPLES["message"][0],
         "remove the address": {"results": [UNKNOWN]},
-        "tried again at 2030-01-31 12:10:02": EXAMPLES["message"][2],
+        "tried again at 2030-01-31 12:05:02": EXAMPLES["message"][2],
         "given up": {"results": [UNKNOWN | {"status": "5.7.1", "category": "block"}]},
     }
     more = [
