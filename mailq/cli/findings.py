@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 from pamqp import commands
 
@@ -19,6 +20,7 @@ from mailq.cli.finding import Finding, Level
 from mailq.config import Config
 from mailq.config.checks import split_endpoint
 from mailq.config.rabbitmq import RabbitConfig
+from mailq.config.webhooks import EndpointConfig
 from mailq.core.address import ascii_domain
 from mailq.core.failure import Failure
 from mailq.core.reply import MAX_LINE, printable
@@ -26,6 +28,7 @@ from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection, RefusedError
+from mailq.edges.hooks import addresses, public
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import exists
 from mailq.ports import BrokerError
@@ -46,7 +49,7 @@ async def examine(config: Config, file: Path | None, domain: str, host: str | No
     if host:
         ips: list[str | None] = [source.ip for source in config.sources]
         findings += await asyncio.gather(*(outbound(host, config.delivery.port, ip) for ip in ips or [None]))
-    findings += local.webhooks(config)
+    findings += await webhooks(config)
     return findings
 
 
@@ -193,6 +196,38 @@ async def outbound(host: str, port: int, ip: str | None) -> Finding:
             Level.FAIL, what, f"answers {printable(greeting)!r}", "It refuses this address, or is no mail server."
         )
     return Finding(Level.OK, what, printable(greeting))
+
+
+async def webhooks(config: Config) -> list[Finding]:
+    """Look at the endpoints of webhooks; their addresses are told by host alone, the rest may be a secret."""
+    endpoints = config.webhooks.endpoints.items()
+    return await asyncio.gather(*(_endpoint(f"webhook {name}", endpoint) for name, endpoint in endpoints))
+
+
+async def _endpoint(what: str, endpoint: EndpointConfig) -> Finding:
+    parts = urlsplit(endpoint.url.get_secret_value())
+    host = parts.hostname or ""
+    if not endpoint.allow_private and (barred := await _barred(what, host, endpoint)):
+        return barred
+    if not endpoint.secrets:
+        advice = "Give it secrets, so that it can tell your events from those of others."
+        return Finding(Level.WARN, what, f"{host}: events are not signed", advice)
+    if parts.scheme == "http":
+        return Finding(Level.WARN, what, f"{host}: events are sent without TLS", "Use an https:// address.")
+    return Finding(Level.OK, what, f"{host}: signed, encrypted")
+
+
+async def _barred(what: str, host: str, endpoint: EndpointConfig) -> Finding | None:
+    """Look where an endpoint's name leads; the sender looks again at every socket."""
+    try:
+        found = await asyncio.wait_for(addresses(endpoint.url.get_secret_value()), PATIENCE)
+    except (OSError, ValueError, TimeoutError) as trouble:
+        advice = "Nothing is sent until it can be looked up; look at its url, and at the system's resolver."
+        return Finding(Level.WARN, what, f"{host} cannot be looked up: {_reason(trouble)}", advice)
+    if any(map(public, found)):
+        return None
+    seen = f"{host} is not a public address" + ("" if found == [host] else f": {', '.join(found)}")
+    return Finding(Level.FAIL, what, seen, "Set allow_private = true for it if that is meant; nothing is sent before.")
 
 
 def _reason(trouble: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What `mailq check` sees on this host: the file, rules, patterns, endpoints of webhooks, the journal's directory.
+"""What `mailq check` sees on this host: the file, rules, patterns, limits, the journal's directory.
 
 Decides as `mailq.cli.findings` does what is a failure and what a warning. Nothing is made or written, so
 that a journal can be kept is told from what the system says of its directory.
@@ -9,14 +9,12 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mailq.cli.finding import Finding, Level
 from mailq.config import Config
 from mailq.config.classify import ruleset_of
 from mailq.config.patterns import problems as pattern_problems
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.config.webhooks import EndpointConfig
 from mailq.core.classify import problems as rule_problems
 from mailq.core.journal import MAX_RECORD
 from mailq.core.rules import RulesError
@@ -108,34 +106,6 @@ def _unknown(config: Config, where: str, pools: Iterable[str], sources: Iterable
 
 def _tried(what: str, problems: Sequence[str], well: str, advice: str) -> Finding:
     return Finding(Level.FAIL, what, "\n".join(problems), advice) if problems else Finding(Level.OK, what, well)
-
-
-def webhooks(config: Config) -> Iterator[Finding]:
-    """Look at the endpoints of webhooks; their addresses are told by host alone, the rest may be a secret."""
-    for name, endpoint in config.webhooks.endpoints.items():
-        yield _endpoint(f"webhook {name}", endpoint)
-
-
-def _endpoint(what: str, endpoint: EndpointConfig) -> Finding:
-    parts = urlsplit(endpoint.url.get_secret_value())
-    host = parts.hostname or ""
-    if not endpoint.allow_private and not _public(host):
-        advice = "Set allow_private = true for it if that is meant; nothing is sent before."
-        return Finding(Level.FAIL, what, f"{host} is not a public address", advice)
-    if not endpoint.secrets:
-        advice = "Give it secrets, so that it can tell your events from those of others."
-        return Finding(Level.WARN, what, f"{host}: events are not signed", advice)
-    if parts.scheme == "http":
-        return Finding(Level.WARN, what, f"{host}: events are sent without TLS", "Use an https:// address.")
-    return Finding(Level.OK, what, f"{host}: signed, encrypted")
-
-
-def _public(host: str) -> bool:
-    """Tell whether a host may be public; a name is looked up when something is sent."""
-    try:
-        return ipaddress.ip_address(host).is_global
-    except ValueError:
-        return host != "localhost" and not host.endswith(".localhost")
 
 
 def journal(config: Config, mounts: str | None = None) -> Finding:

@@ -8,6 +8,7 @@ answer means is decided in `core.hooks`. No text from here holds the URL, which 
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -50,6 +51,25 @@ def public(address: str) -> bool:
         if ip.is_site_local:
             return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
+
+
+async def addresses(url: str) -> list[str]:
+    """Return the addresses that a request to this URL goes to, as the client finds them; `public` judges each.
+
+    Raises:
+        OSError: the host cannot be looked up.
+        ValueError: the host is no name.
+    """
+    host = urlsplit(url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    if f".{host}".rstrip(".").endswith(".localhost"):
+        return ["127.0.0.1"]  # whatever the DNS says (RFC 6761 section 6.3)
+    resolver = aiohttp.DefaultResolver()
+    try:
+        return [found["host"] for found in await resolver.resolve(host, family=socket.AF_UNSPEC)]
+    finally:
+        await resolver.close()
 
 
 class Poster:

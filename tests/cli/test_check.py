@@ -11,7 +11,7 @@ import pytest
 from mailq.cli import local_findings
 from mailq.cli.check import _print
 from mailq.cli.finding import Finding, Level
-from mailq.cli.findings import examine
+from mailq.cli.findings import examine, webhooks
 from mailq.config.load import load
 from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
@@ -311,7 +311,6 @@ def local(tmp_path):
         config = load(file, {"MAILQ_WORKER__JOURNAL_DIR": str(tmp_path / "new" / "journal")} | environ)
         findings = [*local_findings.meaning(config), *local_findings.limits(config)]
         findings.append(local_findings.journal(config, mounts))
-        findings += local_findings.webhooks(config)
         return {finding.what: finding.as_json() for finding in findings}
 
     return local
@@ -425,24 +424,56 @@ async def test_a_dead_rule_ends_the_program_with_status_1(command, write, tmp_pa
     assert [finding["what"] for finding in json.loads(out) if finding["level"] == "fail"] == ["rules"]
 
 
+NAMES = {
+    "crm.example.com": ["8.8.8.8"],
+    "inside.example.com": ["10.0.0.9"],
+    "both.example.com": ["10.0.0.9", "8.8.8.8"],
+}
+SECRETS = '\nsecrets = ["0123456789abcdef"]'
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Have `NAMES` looked up by the system; numbers are read as ever, and other names lead nowhere."""
+    really = socket.getaddrinfo
+
+    def getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002 - as there
+        if host not in NAMES:
+            return really(host, port, family, type, proto, socket.AI_NUMERICHOST)
+        return [info for ip in NAMES[host] for info in really(ip, port, family, type, proto, socket.AI_NUMERICHOST)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
 @pytest.mark.parametrize(
     ("keys", "level", "seen"),
     [
-        ('url = "https://crm.example.com/k3y"\nsecrets = ["0123456789abcdef"]', "ok", "signed, encrypted"),
+        (f'url = "https://crm.example.com/k3y"{SECRETS}', "ok", "signed, encrypted"),
         ('url = "https://crm.example.com/k3y"', "warn", "not signed"),
-        (
-            'url = "http://crm.example.com/k3y"\nallow_http = true\nsecrets = ["0123456789abcdef"]',
-            "warn",
-            "without TLS",
-        ),
-        ('url = "https://127.0.0.1:8443/k3y"\nsecrets = ["0123456789abcdef"]', "fail", "127.0.0.1 is not a public"),
-        ('url = "https://[fd00::1]/k3y"\nsecrets = ["0123456789abcdef"]', "fail", "fd00::1 is not a public"),
-        ('url = "https://localhost/k3y"\nsecrets = ["0123456789abcdef"]', "fail", "localhost is not a public"),
-        ('url = "https://10.0.0.1/k3y"\nallow_private = true\nsecrets = ["0123456789abcdef"]', "ok", "signed"),
+        (f'url = "http://crm.example.com/k3y"\nallow_http = true{SECRETS}', "warn", "without TLS"),
+        (f'url = "https://8.8.8.8/k3y"{SECRETS}', "ok", "signed"),
+        (f'url = "https://127.0.0.1:8443/k3y"{SECRETS}', "fail", "127.0.0.1 is not a public"),
+        (f'url = "https://[fd00::1]/k3y"{SECRETS}', "fail", "fd00::1 is not a public"),
+        (f'url = "https://[::ffff:10.0.0.1]/k3y"{SECRETS}', "fail", "is not a public"),
+        (f'url = "https://localhost/k3y"{SECRETS}', "fail", "localhost is not a public"),
+        (f'url = "https://LocalHost./k3y"{SECRETS}', "fail", "localhost. is not a public"),
+        (f'url = "https://a.localhost./k3y"{SECRETS}', "fail", "a.localhost. is not a public"),
+        (f'url = "https://0x7f.1/k3y"{SECRETS}', "fail", "0x7f.1 is not a public address: 127.0.0.1"),
+        (f'url = "https://2130706433/k3y"{SECRETS}', "fail", "2130706433 is not a public address: 127.0.0.1"),
+        (f'url = "https://inside.example.com/k3y"{SECRETS}', "fail", "is not a public address: 10.0.0.9"),
+        (f'url = "https://both.example.com/k3y"{SECRETS}', "ok", "signed"),
+        (f'url = "https://gone.example.com/k3y"{SECRETS}', "warn", "gone.example.com cannot be looked up: "),
+        (f'url = "https://a..b/k3y"{SECRETS}', "warn", "a..b cannot be looked up: "),
+        (f'url = "https://10.0.0.1/k3y"\nallow_private = true{SECRETS}', "ok", "signed"),
     ],
 )
-def test_endpoints_of_webhooks(local, keys, level, seen):
-    found = local(f"[webhooks.endpoints.crm]\n{keys}")["webhook crm"]
+@pytest.mark.usefixtures("names")
+async def test_endpoints_of_webhooks(tmp_path, keys, level, seen):
+    file = tmp_path / "mailq.toml"
+    file.write_text(f"[webhooks.endpoints.crm]\n{keys}")
+    (finding,) = await webhooks(load(file, {}))
+    found = finding.as_json()
+    assert found["what"] == "webhook crm"
     assert found["level"] == level
     assert seen in found["seen"]
     assert ("advice" in found) is (level != "ok")
