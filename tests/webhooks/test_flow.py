@@ -268,6 +268,18 @@ async def test_what_is_no_result_is_put_aside(hooks, receiver, rabbit):
     assert crm.jobs() == [("a", 1)]
 
 
+async def test_a_dry_run_makes_no_event(hooks, receiver, rabbit):
+    crm = await receiver()
+    running = await hooks(crm={"url": crm.url})
+    dry = document("dry")
+    dry["results"][-1] |= {"state": "rcptto", "dryrun": True}
+    await running.broker.publish([Publication("mailq", "success", orjson.dumps(dry))])
+    await running.tell("a")
+    await until(lambda: crm.taken)
+    await rabbit.wait_for_count("webhooks", 0)
+    assert crm.jobs() == [("a", 1)]
+
+
 async def test_batches_are_arrays_and_one_bad_event_is_found_in_them(hooks, receiver):
     def judge(request):
         return 413 if any(event["data"]["queueId"] == "job-3" for event in request.events) else 200

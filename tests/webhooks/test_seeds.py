@@ -16,11 +16,11 @@ MIME = "From: a@a.test\nTo: b@a.test\nSubject: x\nMessage-ID: <305eabf4@example.
 async def told(system, sink, hooks, receiver):
     """Send a job through the whole of mailq and return the events it makes."""
 
-    async def send(recipient, *, events=1, faults=(), server=None, patterns=(), maxattempts=10, **job):
+    async def send(recipient, *, events=1, faults=(), server=None, patterns=(), maxattempts=10, tables=None, **job):
         crm = await receiver()
         running = await hooks(crm={"url": crm.url})
         mail = await system(server or await sink(faults=faults), patterns=list(patterns),
-                            delivery={"retries": [1, 3600], "max_attempts": 10},
+                            delivery={"retries": [1, 3600], "max_attempts": 10}, **(tables or {}),
                             timeouts={"connect": 0.3, "intro": 0.3, "rcptto": 0.3, "message": 0.3})  # fmt: skip
         job |= {"recipient": recipient, "mime": MIME, "id": "job", "maxattempts": maxattempts}
         await mail.send(properties={"message_id": "queue-id"}, **job)
@@ -177,6 +177,66 @@ async def test_connection_refused(told):
     }
     for event in events:
         assert not {"from_port", "to"} & event["x-mailq"]["result"].keys()
+
+
+@pytest.fixture
+async def script():
+    """Start a server that answers commands by their first word, and 250 to others; returns its port."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(**answers):
+            async def serve(reader, writer):
+                writer.write(b"220 mx.a.test ESMTP\r\n")
+                while line := await reader.readline():
+                    word = line.decode().split(maxsplit=1)[0].lower()
+                    writer.write(answers.get(word, "250 ok").encode() + b"\r\n")
+                writer.close()
+
+            server = await stack.enter_async_context(await asyncio.start_server(serve, "127.0.0.1", 0))
+            return server.sockets[0].getsockname()[1]
+
+        yield start
+
+
+async def test_rejection_in_the_words_of_the_seed(told, script):
+    words = "450 4.7.1 Client host rejected: cannot find your hostname"
+    data = data_of((await told("b@a.test", server=await script(rcpt=words)))[0], "messageDeliveryError")
+    assert data.pop("job")["attempts"] == 10
+    assert data == {
+        "envelope": ENVELOPE | {"to": ["b@a.test"]},
+        "error": "Message rejected by server",
+        "errorCode": "EMESSAGE",
+        "smtpResponse": words,
+        "smtpResponseCode": 450,
+        "smtpCommand": "RCPT TO",
+    }
+
+
+@pytest.mark.parametrize(
+    "words", ["550 5.1.1 The email account that you tried to reach does not exist", "550 5.7.1 Sender rejected"]
+)
+async def test_final_refusal_in_the_words_of_the_seed(told, script, words):
+    (event,) = await told("b@a.test", server=await script(rcpt=words))
+    assert data_of(event, "messageFailed") == {"error": f"Error: {words}"}
+
+
+async def test_refused_login_in_the_words_of_the_seed(told, script):
+    hello = "250-mx.a.test\r\n250 AUTH LOGIN"
+    port = await script(ehlo=hello, auth="535 5.7.8 Error: authentication failed")
+    (event,) = await told("b@a.test", server=port, smarthost={"hostname": "127.0.0.1", "port": port, **LOGIN},
+                          tables={"smarthost": {"plaintext_auth": True}})  # fmt: skip
+    assert data_of(event, "messageFailed") == {"error": "Error: Invalid login: 535 5.7.8 Error: authentication failed"}
+
+
+async def test_an_expired_certificate_refuses_no_mail_and_is_told(told, sink, certificates):
+    """EmailEngine's CERT_HAS_EXPIRED is none of mailq's: a certificate informs, no mail waits for it."""
+    server = await sink(tls=certificates.issue("127.0.0.1", validity="expired").context())
+    tables = {"tls": {"ca_file": str(certificates.file)}}
+    smarthost = {"hostname": "127.0.0.1", "port": server.port}
+    (event,) = await told("accept@a.test", server=server, smarthost=smarthost, tables=tables)
+    assert event["event"] == "messageSent"
+    certificate = event["x-mailq"]["result"]["certificate"]
+    assert (certificate["verified"], certificate["result"]) == (False, "certificate has expired")
 
 
 async def test_network_routing_tells_the_port_that_the_server_saw(told):
