@@ -474,6 +474,36 @@ def test_the_number_of_dead_files_is_bounded(keep, home, monkeypatch):
     assert journal.take(key(9)).standing is Standing.UNKNOWN
 
 
+def test_a_file_that_may_not_be_read_is_trouble_and_recovers(spawn):
+    open_to_all = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        open_to_all.chmod(0o777)
+        left = FileJournal(str(open_to_all), JournalConfig(size=SMALL), 0)
+        left.settled(handed(left, 1, b""))
+        left.close()
+        (path,) = open_to_all.iterdir()
+        path.chmod(0)
+        process = spawn(directory=".", begin=f"os.chdir({str(open_to_all)!r})")
+        process("os.getuid() or os.setuid(65534)")
+        assert process("start()") is None
+        said = process("j.trouble()")
+        assert f"journal file {path.name} is not to be read by this user; change its owner, or remove it" in said
+        assert process("take(1)") == ("JournalError", said)
+        assert process("j.tend(), j.trouble()") == ((), said)
+        assert process("give(2), j.answered(id, b''), j.settled(id)") == (None, None, None)
+        path.chmod(0o644)
+        assert process("j.tend(), j.trouble(), take(1)") == ((), None, ("settled", None))
+        open_to_all.chmod(0o333)
+        (open_to_all / "new.journal").touch()
+        assert process("j.tend(), j.trouble()")[1] == (
+            "journal directory . is not to be read by this user; change its owner, "
+            "or remove it if its jobs may be sent again"
+        )
+    finally:
+        open_to_all.chmod(0o700)
+        shutil.rmtree(open_to_all)
+
+
 def test_a_damaged_file_is_told_of_once_and_read_up_to_the_damage(keep, home):
     left, journal = keep(), keep()
     for number in range(3):

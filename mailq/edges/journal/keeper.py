@@ -37,7 +37,7 @@ from mailq.core.journal import (
     Standing,
 )
 from mailq.edges.journal.shelf import Shelf
-from mailq.edges.journal.volume import ENDING, Volume, flush_directory, worded
+from mailq.edges.journal.volume import ENDING, Volume, flush_directory, unreadable, worded
 
 FULL = 0.8
 """The share of a file, used or promised, from which on the next one is reserved."""
@@ -97,6 +97,7 @@ class FileJournal:
         self._ended: set[EntryId] = set()
         self._trials: dict[bytes, list[int]] = {}
         self._trouble: str | None = None
+        self._blind: str | None = None
         self._closed = False
         self._named = False
         self._kept_house = float("-inf")
@@ -210,11 +211,11 @@ class FileJournal:
         return self._shelf.index.trials(digest)
 
     def trouble(self) -> str | None:
-        """Return why nothing can be recorded, or soon will not be."""
-        return self._trouble
+        """Return why nothing can be recorded, or soon will not be, or why no job can be looked up."""
+        return self._trouble or self._blind
 
     def tend(self) -> tuple[str, ...]:
-        """Reserve the next file early, give memory back, try again what failed, and now and then keep house."""
+        """Reserve the next file early, read what is new, try again what failed, and now and then keep house."""
         if self._closed:
             return ()
         try:
@@ -227,6 +228,8 @@ class FileJournal:
             self._limit = 0 if error.errno == errno.EROFS else self._limit
         if self._current is not None:
             self._current.give_up_pages()
+            with suppress(JournalError):  # it is the trouble
+                self._refresh()
             if time.monotonic() - self._kept_house >= HOUSEKEEPING:
                 self._kept_house = time.monotonic()
                 with suppress(OSError, JournalError):  # it is done again
@@ -296,7 +299,9 @@ class FileJournal:
         try:
             self._shelf.refresh()
         except OSError as error:
-            raise JournalError(self._worded(error)) from error
+            self._blind = unreadable(error, self._directory)
+            raise JournalError(self._blind) from error
+        self._blind = None
 
     def _room(self, needed: int) -> Volume:
         """Return the file to write to, with room for what is needed beside what was promised."""

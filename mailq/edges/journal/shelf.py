@@ -183,12 +183,13 @@ class Shelf:
         changed = self.directory.stat().st_mtime_ns
         if changed == self._listed[0] and self._listed[1] - changed / 1e9 > SETTLING:
             return []
-        self._listed = (changed, time.time())
+        listed = (changed, time.time())
         with os.scandir(self.directory) as found:
             names = {each.name for each in found if each.name.endswith(ENDING) and each.is_file(follow_symlinks=False)}
         for name in names - self._readers.keys():
             with suppress(FileNotFoundError):
                 self._readers[name] = _Reader(self.directory / name)
+        self._listed = listed
         return [self._readers.pop(name) for name in self._readers.keys() - names]
 
     def _drop(self, gone: list[_Reader]) -> None:

@@ -115,6 +115,15 @@ def worded(error: OSError, directory: Path, size: int) -> str:
     return f"journal directory {directory} {remedy.format(size=size)}"
 
 
+def unreadable(error: OSError, directory: Path) -> str:
+    """Return which file or directory cannot be read, and the remedy."""
+    path = Path(error.filename or directory)
+    what = f"journal {'directory' if path == directory else 'file'} {path}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{what} is not to be read by this user; change its owner, or remove it if its jobs may be sent again"
+    return f"{what} cannot be read: {error.strerror}"
+
+
 def flush_directory(directory: Path) -> None:
     """Wait until the names in a directory are on the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
