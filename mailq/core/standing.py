@@ -2,9 +2,9 @@
 
 An entry is open from its intent until it is withdrawn or settled. A claim makes an entry its
 claimant's to settle for as long as that lives. What is settled is remembered by key where somebody
-gave the job its identity; of equal jobs that nobody told apart, each entry is one job's and is
-forgotten with it, so that two of them stay two messages. Reading the files, and telling who is
-alive, is for `edges.journal`.
+gave the job its identity, whoever settled it and whatever becomes of the file (`core.settled`); of
+equal jobs that nobody told apart, each entry is one job's and is forgotten with it, so that two of
+them stay two messages. Reading the files, and telling who is alive, is for `edges.journal`.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,9 +24,7 @@ from mailq.core.journal import (
     Mark,
     Standing,
 )
-
-REMEMBERED = 10_000
-"""Settled jobs of each writer that are remembered, the newest; at most twice as many."""
+from mailq.core.settled import Settled
 
 
 @dataclass(slots=True, eq=False)
@@ -54,15 +52,7 @@ class _Writer:
     last: int
     alive: bool = True
     items: dict[int, _Item] = field(default_factory=dict)
-    settled: set[bytes] = field(default_factory=set)
-    settled_before: set[bytes] = field(default_factory=set)
     trials: dict[bytes, int] = field(default_factory=dict)
-
-    def remember(self, digest: bytes) -> None:
-        """Note that a job is settled, and forget those settled long ago."""
-        self.settled.add(digest)
-        if len(self.settled) >= REMEMBERED:
-            self.settled, self.settled_before = set(), self.settled
 
 
 class Index:
@@ -77,6 +67,7 @@ class Index:
         self._open: dict[bytes, list[_Item]] = {}
         self._claims: dict[EntryId, set[bytes]] = {}
         self._ended: set[EntryId] = set()
+        self._done = Settled()
         meanings: dict[Mark, Callable[[_Writer, bytes], None]] = {
             Mark.INTENT: self._intent,
             Mark.ANSWER: self._answer,
@@ -89,6 +80,10 @@ class Index:
         }
         # Plain numbers: a dictionary finds an octet among them twice as fast.
         self._meanings = {int(mark): (BODY_SIZES.get(mark, 0), meaning) for mark, meaning in meanings.items()}
+
+    def at(self, now: float) -> None:
+        """Note the moment, in seconds on a clock that only goes on: what is settled is not remembered for ever."""
+        self._done.at(now)
 
     def begin(self, header: Header) -> None:
         """Note that a writer's next file is about to be applied: what is still open stands in it once more."""
@@ -113,7 +108,7 @@ class Index:
         self._void_claims(name)
 
     def forget(self, name: bytes) -> None:
-        """Drop all that a writer said, and what was said of its entries: its files are gone."""
+        """Drop all that a writer left open, and what was said of its entries: its files are gone."""
         writer = self._writers.pop(name)
         for item in list(writer.items.values()):
             self._drop(writer, item)
@@ -156,7 +151,7 @@ class Index:
                 underway = True
         if underway:
             return Entry(Standing.UNDERWAY)
-        if key.identified and self._is_settled(key.digest):
+        if key.identified and self._done.has(key.digest):
             return Entry(Standing.SETTLED)
         return Entry(Standing.DOUBT, doubt.id) if doubt else Entry(Standing.UNKNOWN)
 
@@ -168,21 +163,18 @@ class Index:
                 return "it is being handed over"
             if item.record is not None and key.identified:
                 return "it was handed over and answered"
-        return "it was handed over and settled" if key.identified and self._is_settled(key.digest) else None
+        return "it was handed over and settled" if key.identified and self._done.has(key.digest) else None
 
     def trials(self, digest: bytes) -> int:
         """Return how many trials ended with the death of their process."""
         return sum(writer.trials.get(digest, 0) for writer in self._writers.values() if not writer.alive)
-
-    def _is_settled(self, digest: bytes) -> bool:
-        return any(digest in each.settled or digest in each.settled_before for each in self._writers.values())
 
     def _intent(self, writer: _Writer, body: bytes) -> None:
         _, serial, digest, identified, at = INTENT_BODY.unpack(body)
         writer.last = max(writer.last, at)
         if self._ended and EntryId(writer.name, serial) in self._ended:
             if identified:
-                writer.remember(digest)
+                self._done.add(digest)
             return
         if serial in writer.items:
             return
@@ -225,7 +217,7 @@ class Index:
             return
         self._drop(owner, item)
         if item.identified:
-            owner.remember(item.digest)
+            self._done.add(item.digest)
 
     def _claim(self, writer: _Writer, body: bytes) -> None:
         _, name, serial, at = CLAIM_BODY.unpack(body)

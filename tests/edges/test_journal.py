@@ -504,6 +504,17 @@ def test_a_file_that_may_not_be_read_is_trouble_and_recovers(spawn):
         shutil.rmtree(open_to_all)
 
 
+def test_what_others_settled_is_known_when_their_files_are_gone(keep, home):
+    writer, reader = keep(), keep()
+    for number in range(2000):
+        writer.settled(handed(writer, number, b"x" * 700))
+        if number % 50 == 0:
+            writer.tend()
+            reader.tend()
+    assert len(files(home)) <= 4
+    assert {reader.take(key(number)).standing for number in range(2000)} == {Standing.SETTLED}
+
+
 def test_a_damaged_file_is_told_of_once_and_read_up_to_the_damage(keep, home):
     left, journal = keep(), keep()
     for number in range(3):
@@ -630,7 +641,7 @@ def test_what_was_said_before_a_kill_at_any_moment_is_found(spawn, keep):
     possible = (Standing.UNKNOWN, Standing.DOUBT, Standing.ANSWERED, Standing.SETTLED)
     for count in range(6):
         process = spawn()
-        process.ask(work + " for n in range(10**6)]")
+        process.ask(work + f" for n in range({count} * 10**6, 10**7)]")
         calls = [int(process.process.stdout.readline()) for _ in range(500 + 37 * count)]
         process.kill()
         calls += [int(line) for line in process.process.stdout.read().splitlines()[:-1]]

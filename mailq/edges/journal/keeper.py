@@ -229,7 +229,7 @@ class FileJournal:
         if self._current is not None:
             self._current.give_up_pages()
             with suppress(JournalError):  # it is the trouble
-                self._refresh()
+                self._refresh()  # though nobody asks now: what others settled is to be known when their files are gone
             if time.monotonic() - self._kept_house >= HOUSEKEEPING:
                 self._kept_house = time.monotonic()
                 with suppress(OSError, JournalError):  # it is done again

@@ -92,6 +92,7 @@ class Shelf:
         Raises:
             OSError: a file or the directory cannot be read.
         """
+        self.index.at(time.monotonic())
         gone = self._list()
         begun = self._begun()
         self._drop(gone)
