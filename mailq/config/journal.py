@@ -22,5 +22,8 @@ class JournalConfig(Section):
         " for each message whose final answer is awaited: one file is to have room for all `worker.sessions`.",
     )
     keep: int = Field(
-        86_400, ge=1, description="Seconds for which the journal of a dead process waits for its jobs to come again."
+        86_400,
+        ge=1,
+        description="Seconds for which the journal of a dead process waits for its jobs to come again, since a running"
+        " process has seen it.",
     )

@@ -10,6 +10,7 @@ them stay two messages. Reading the files, and telling who is alive, is for `edg
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from mailq.core import journal as codec
 from mailq.core.journal import (
     ANSWER_BODY,
     BODY_SIZES,
@@ -124,9 +125,19 @@ class Index:
         """Tell whether there are files of a writer."""
         return name in self._writers
 
-    def alive(self, name: bytes) -> bool:
-        """Tell whether a writer is not known to be dead."""
-        return self._writers[name].alive
+    def open(self, name: bytes) -> list[bytes]:
+        """Return the records of all that a writer left open, as its next file would have them; trials too."""
+        writer = self._writers[name]
+        records = []
+        for item in writer.items.values():
+            records.append(codec.intent(item.serial, JobKey(item.digest, item.identified), writer.last))
+            if item.record is not None:
+                records.append(codec.answer(item.serial, item.record))
+            if item.released:
+                records.append(codec.ending(Mark.RELEASED, item.id))
+        for digest, begun in writer.trials.items():
+            records += begun * [codec.trial(Mark.TRIAL, digest, writer.last)]
+        return records
 
     def ended(self, entry: EntryId) -> bool:
         """Tell whether a claimant settled an entry."""

@@ -223,3 +223,15 @@ def test_what_is_settled_is_remembered_and_no_longer_open():
     assert not index._open
     index.forget(A)  # a copy of a retry may come after the file is gone
     assert index.standing(JobKey((0).to_bytes(16), identified=True)).standing is Standing.SETTLED
+
+
+@given(st.lists(records, max_size=20))
+def test_what_a_writer_left_open_is_told_by_the_records_of_it_alone(written):
+    index = index_of((A, *written), dead=[A])
+    left = index.open(A)
+    copy = index_of((A, *left), dead=[A])
+    assert copy.open(A) == left
+    assert copy._writers[A].items.keys() == index._writers[A].items.keys()
+    for key in (KEY, JobKey(KEY.digest, identified=False)):
+        if index.standing(key).standing is not Standing.SETTLED:
+            assert copy.standing(key) == index.standing(key)

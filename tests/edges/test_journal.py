@@ -456,22 +456,105 @@ def test_what_the_dead_leave_is_short_and_does_not_stay(spawn, keep, home, monke
     (left,) = home.glob("7-*")
     assert left.stat().st_size < 1000
     assert journal.take(key(1)).standing is Standing.DOUBT
-    now = time.time
-    monkeypatch.setattr(keeper.time, "time", lambda: now() + 3601)
+    now = time.monotonic
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: now() + 3601)
     journal._keep_house()
     assert not list(home.glob("7-*"))
     assert journal.take(key(1)).standing is Standing.UNKNOWN
 
 
-def test_the_number_of_dead_files_is_bounded(keep, home, monkeypatch):
+def test_a_clock_that_is_set_forward_makes_nothing_old(spawn, keep, monkeypatch):
+    process, journal = spawn(), keep(keep=3600)
+    process("give(1)")
+    process.kill()
+    entry = handed(journal, 2)
+    now = time.time
+    monkeypatch.setattr(keeper.time, "time", lambda: now() + 90_000)
+    journal._keep_house()
+    journal.answered(entry, b"two")
+    later = keep(keep=3600)
+    assert later.take(key(1)).standing is Standing.DOUBT
+    assert later.take(key(2)).record == b"two"
+
+
+def test_the_number_of_dead_files_with_nothing_open_is_bounded(keep, home, monkeypatch):
     monkeypatch.setattr(keeper, "MAX_DEAD", 3)
+    early = keep()
     for number in range(6):
+        left = keep()
+        left.settled(handed(left, number, b""))
+        left.close()
+        early.tend()
+    journal = keep()
+    assert len(files(home)) == 5
+    assert journal.take(key(9)).standing is Standing.UNKNOWN
+    assert {early.take(key(number)).standing for number in range(6)} == {Standing.SETTLED}  # they were read in time
+
+
+def test_what_many_dead_left_open_is_told_until_it_is_settled(keep, home, monkeypatch):
+    monkeypatch.setattr(keeper, "MAX_DEAD", 3)
+    for number in range(40):
         left = keep()
         handed(left, number)
         left.close()
+    before = len(list(Path("/proc/self/fd").iterdir()))
     journal = keep()
+    assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
+    found = [journal.take(key(number)) for number in range(40)]
+    assert {each.standing for each in found} == {Standing.DOUBT}
+    for each in found:
+        journal.settled(each.id)
+    journal._keep_house()
     assert len(files(home)) == 4
-    assert journal.take(key(9)).standing is Standing.UNKNOWN
+
+
+def test_of_much_that_the_dead_left_what_is_open_stays(spawn, keep, home, monkeypatch):
+    monkeypatch.setattr(keeper, "MAX_DEAD_FILES", 1)
+    early = keep()
+    filling = (
+        "[(give({}), j.answered(id, b'x' * 700), j.settled(id), number % 50 or j.tend()) for number in range(460)]"
+    )
+    for number in range(4):
+        process = spawn()
+        process(f"give({number}), give({10 + number}, identified=False), j.answered(id, b'answer {number}')")
+        process(f"j.released(id), j.trial(b't' * 16), {filling.format(f'{1000 * (number + 1)} + number')}[-1:]")
+        process.kill()
+    keep()
+    left = [path for path in home.glob("7-*") if path.stat().st_size < 4096]
+    assert len(left) >= 2
+    assert sum(path.stat().st_size for path in home.glob("7-*")) < SMALL + 4096 * len(left)
+    for journal in (keep(), early):
+        assert journal.trials(b"t" * 16) == 4
+        for number in range(4):
+            found = journal.take(key(number))
+            assert found.standing is Standing.DOUBT
+            journal.released(found.id)
+    early._keep_house()
+    for number in range(4):
+        found = early.take(key(10 + number, identified=False))
+        assert found.record == b"answer %d" % number
+        early.settled(found.id)
+    assert keep().take(key(10, identified=False)).standing is Standing.UNKNOWN
+
+
+def test_of_many_who_clean_up_at_once_none_loses_sight(spawn, keep, home):
+    """Each makes the files of the dead shorter where another looks, starts or does the same."""
+    bound = "from mailq.edges.journal import keeper; keeper.MAX_DEAD_FILES = 0"
+    several = [spawn() for _ in range(3)]
+    for each in several:
+        each(f"exec({bound!r})")
+    for number in range(8):
+        process = spawn()
+        process(f"give({number}), [(give(1000), j.answered(id, b'x' * 700), j.settled(id)) for _ in range(100)][0]")
+        process.kill()
+        for each in several:
+            each.ask(f"j._keep_house(), take({number})[0]")
+        assert {each.hear()[1] for each in several} <= {"doubt", "underway"}
+        for each in several:
+            each("entry.id and j.released(entry.id)")
+    assert all(path.stat().st_size < 200 for path in home.glob("7-*") if path.stat().st_size != SMALL)
+    journal = keep()
+    assert {journal.take(key(number)).standing for number in range(8)} == {Standing.DOUBT}
 
 
 def test_a_file_that_may_not_be_read_is_trouble_and_recovers(spawn):
@@ -556,8 +639,8 @@ def test_entries_that_nobody_asks_for_are_let_go(keep, monkeypatch):
     journal._keep_house()
     assert not journal._open
     handed(journal, 2, b"two")
-    now = time.time
-    monkeypatch.setattr(keeper.time, "time", lambda: now() + 3601)
+    now = time.monotonic
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: now() + 3601)
     journal._keep_house()
     assert not journal._open
     assert journal._promised == 0

@@ -36,7 +36,7 @@ from mailq.core.journal import (
     Mark,
     Standing,
 )
-from mailq.edges.journal.shelf import Shelf
+from mailq.edges.journal.shelf import Bounds, Shelf
 from mailq.edges.journal.volume import ENDING, Volume, flush_directory, unreadable, worded
 
 FULL = 0.8
@@ -52,10 +52,10 @@ HOUSEKEEPING = 60.0
 """Seconds between looks at what dead processes left."""
 
 MAX_DEAD = 32
-"""Dead writers whose files are kept, the latest."""
+"""Dead writers with nothing open whose files are kept, the latest."""
 
 MAX_DEAD_FILES = 8
-"""Full files for which there is room among what they leave."""
+"""Full files for which there is room among what dead writers leave, beside what is open."""
 
 APART = (2.0, 3.0)
 """Seconds for which a contested job goes away: at least, and up to so many more, so that rivals part."""
@@ -63,10 +63,11 @@ APART = (2.0, 3.0)
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """One's own entry that is not settled; `answered` in seconds on the monotonic clock."""
+    """One's own entry that is not settled; `since` and `answered` in seconds on the monotonic clock."""
 
     key: JobKey
     at: int
+    since: float
     record: bytes | None = None
     answered: float = 0.0
     released: bool = False
@@ -111,7 +112,7 @@ class FileJournal:
         start = volume.offset
         self._write(volume, codec.intent(serial, key, at))
         self._promised += PROMISED
-        self._open[serial] = _Open(key, at)
+        self._open[serial] = _Open(key, at, time.monotonic())
         entry = EntryId(self._writer, serial)
         if self._waits:
             self._flush(volume, start, entry)
@@ -377,20 +378,22 @@ class FileJournal:
         self._ended = {entry for entry in self._ended if self._shelf.index.knows(entry.writer)}
 
     def _keep_house(self) -> None:
-        """Remove what dead processes left too long ago, and let go of entries that nobody asks for."""
-        now = time.time()
-        self._shelf.clean(now - self._config.keep, MAX_DEAD, MAX_DEAD_FILES * self._config.size)
-        late = time.monotonic() - ABANDONED
+        """Let go of entries that nobody asks for, and remove what dead processes left too long ago.
+
+        Moments are on the monotonic clock: the other one may be set while answers are awaited.
+        """
+        now, keep = time.monotonic(), self._config.keep
         for serial, opened in list(self._open.items()):
             entry = EntryId(self._writer, serial)
-            if opened.at < now - self._config.keep:
+            if opened.since < now - keep:
                 self.withdrawn(entry)
-            elif opened.record is not None and opened.answered < late:
+            elif opened.record is not None and opened.answered < now - ABANDONED:
                 self.released(entry)
         if any(opened.released for opened in self._open.values()):
             self._refresh()
             for serial in [serial for serial in self._open if self._shelf.index.ended(EntryId(self._writer, serial))]:
                 self.settled(EntryId(self._writer, serial))
+        self._shelf.clean(Bounds(keep, MAX_DEAD, MAX_DEAD_FILES * self._config.size))
 
     def _worded(self, error: OSError) -> str:
         return worded(error, self._directory, self._config.size)

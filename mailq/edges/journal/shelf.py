@@ -2,18 +2,22 @@
 
 A file that has a name and no lock (flock(2)) belongs to a dead writer. Files are read, not mapped:
 who reads past the end of a mapping dies of it. Reading is incremental, each writer's files in their
-order and to their ends; what the records mean is for `core.standing`, what to do about it for `keeper`.
+order and to their ends. What a dead writer left open stays until this process has seen it dead for as long as
+is asked, and its file shrinks to just that where there is too much. What the records
+mean is for `core.standing`, what to do about it for `keeper`.
 """
 
 import fcntl
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailq.core.journal import HEADER_SIZE, MAX_RECORD, Header, Tail, decode, decode_header, tail
 from mailq.core.standing import Index
-from mailq.edges.journal.volume import DRAFT, ENDING
+from mailq.edges.journal.volume import DRAFT, ENDING, leave
 
 LOOK = 4096
 """Octets read to see whether there is something new."""
@@ -28,18 +32,40 @@ STRAY = 60.0
 """Seconds after which a file that was never finished has nobody who will."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What dead writers may leave: for how many seconds, how many of them with nothing open, in how many octets."""
+
+    keep: float
+    writers: int
+    octets: int
+
+
 class _Reader:
     """Any file of the directory, and how far it was read."""
 
-    __slots__ = ("descriptor", "header", "offset", "over", "path", "tail")
+    __slots__ = ("_descriptor", "header", "offset", "over", "path", "size", "tail")
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor: int | None = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         self.header: Header | None = None
         self.offset = 0
         self.over = False
+        self.size = 0
         self.tail = Tail.CLEAN
+
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+        assert self._descriptor is not None
+        return self._descriptor
+
+    @property
+    def takes(self) -> int:
+        """Octets on the disk of a dead writer's file; zero: it says nothing."""
+        said = max(0, self.offset - HEADER_SIZE)
+        return self.size if said and self.tail is Tail.CORRUPT else said
 
     def abandoned(self) -> bool:
         """Tell whether the writer is dead."""
@@ -75,6 +101,19 @@ class _Reader:
         self.over = True
         self.tail = tail(os.pread(self.descriptor, CHUNK, self.offset))
 
+    def shorten(self) -> None:
+        """Give back the room that was reserved behind what a dead writer said, unless there is damage to look at."""
+        if self.tail is not Tail.CORRUPT and self.size > self.offset:
+            os.truncate(self.path, self.offset)
+            self.size = self.offset
+
+    def close(self) -> None:
+        """Close the file: there may be more that the dead left than a process may have open."""
+        if self._descriptor is not None:
+            self.size = os.fstat(self._descriptor).st_size
+            os.close(self._descriptor)
+            self._descriptor = None
+
 
 class Shelf:
     """All files of the directory, and the index of what they say."""
@@ -84,10 +123,11 @@ class Shelf:
         self.index = Index()
         self.corrupt: list[Path] = []
         self._readers: dict[str, _Reader] = {}
+        self._seen: dict[bytes, float] = {}
         self._listed = (0, 0.0)
 
-    def refresh(self, *, only_dead: bool = False) -> None:
-        """Read what is new in all files, or in those of writers that died.
+    def refresh(self) -> None:
+        """Read what is new in all files.
 
         Raises:
             OSError: a file or the directory cannot be read.
@@ -96,47 +136,61 @@ class Shelf:
         gone = self._list()
         begun = self._begun()
         self._drop(gone)
-        newest = {reader.header.writer: reader for reader in begun if reader.header}
-        for writer, reader in newest.items():
+        for writer, readers in begun.items():
             # First who is dead, then what they said: so all of it is read.
-            if self.index.knows(writer) and not self.index.alive(writer):
+            known = writer in self._seen
+            if known and readers[-1].over:
                 continue
-            dead = reader.abandoned()
-            if dead or not only_dead:
-                self._read(writer, begun, newest)
+            dead = known or readers[-1].abandoned()
+            for reader in readers:
+                if not reader.over:
+                    reader.read(self.index)
+                    if dead or reader is not readers[-1]:
+                        self._finish(reader)
+                if dead:
+                    reader.close()
             if dead:
                 self.index.died(writer)
-                for each in begun:
-                    if each.header and each.header.writer == writer:
-                        self._finish(each)
+                self._seen.setdefault(writer, time.monotonic())
 
-    def clean(self, oldest: float, most: int, octets: int) -> None:
-        """Remove what dead writers left before `oldest` (since 1970), and of the rest all but the latest.
+    def clean(self, bounds: Bounds) -> None:
+        """Remove of what dead writers left what is too old, or too much; of what they left open only what is too old.
 
         Raises:
-            OSError: a file or the directory cannot be read or changed.
+            OSError: a file or the directory cannot be read.
         """
-        self.refresh(only_dead=True)
-        for path in self._strays(oldest):
-            path.unlink(missing_ok=True)
-        dead: dict[bytes, list[_Reader]] = {}
-        for reader in self._readers.values():
-            if reader.header and self.index.knows(reader.header.writer) and not self.index.alive(reader.header.writer):
-                dead.setdefault(reader.header.writer, []).append(reader)
-        for rank, writer in enumerate(sorted(dead, key=self.index.last, reverse=True)):
-            said = sum(reader.offset - HEADER_SIZE for reader in dead[writer])
-            octets -= said
-            for reader in dead[writer]:
-                if not said or self.index.last(writer) < oldest or rank >= most or octets < 0:
-                    reader.path.unlink(missing_ok=True)
-                elif reader.tail is not Tail.CORRUPT and os.fstat(reader.descriptor).st_size > reader.offset:
-                    with suppress(FileNotFoundError):
-                        os.truncate(reader.path, reader.offset)
+        self.refresh()
+        for path in self._strays(time.time() - bounds.keep):
+            with suppress(OSError):
+                path.unlink()
+        files, dead = self._begun(), sorted(self._seen, key=self.index.last, reverse=True)
+        octets = self._clean_last(dead, files, bounds)
+        for writer in dead:
+            for reader in reversed(files[writer][:-1]):  # what was open there, the last one says again
+                octets += reader.takes
+                _trim(reader, remove=octets > bounds.octets)
+
+    def _clean_last(self, dead: list[bytes], files: dict[bytes, list[_Reader]], bounds: Bounds) -> int:
+        """See to the last file of each dead writer, the latest first, and return the octets of all."""
+        octets, closed, over = 0, 0, time.monotonic() - bounds.keep
+        for writer in dead:
+            reader, left = files[writer][-1], self.index.open(writer)
+            octets += reader.takes
+            closed += not left
+            full = octets > bounds.octets
+            if self._seen[writer] < over or not (left or (reader.takes and closed <= bounds.writers and not full)):
+                for each in files[writer]:  # the last one last: an older one says of too much that it is open
+                    _trim(each, remove=True)
+            elif full:
+                octets -= _condense(reader, left)
+            else:
+                _trim(reader, remove=False)
+        return octets
 
     def close(self) -> None:
         """Close all files."""
         for reader in self._readers.values():
-            os.close(reader.descriptor)
+            reader.close()
         self._readers.clear()
 
     def _strays(self, oldest: float) -> list[Path]:
@@ -156,22 +210,18 @@ class Shelf:
                     strays.append(draft)
         return strays
 
-    def _begun(self) -> list[_Reader]:
-        """Return the files that say something, each writer's in order."""
-        begun: list[tuple[bytes, int, _Reader]] = []
+    def _begun(self) -> dict[bytes, list[_Reader]]:
+        """Return the files that say something by their writers, each writer's in order."""
+        begun: list[tuple[int, bytes, _Reader]] = []
         for reader in self._readers.values():
             if reader.header is None:
                 reader.header = decode_header(os.pread(reader.descriptor, HEADER_SIZE, 0))
             if reader.header is not None:
-                begun.append((reader.header.writer, reader.header.number, reader))
-        return [reader for _, _, reader in sorted(begun, key=lambda each: each[:2])]
-
-    def _read(self, writer: bytes, begun: list[_Reader], newest: dict[bytes, _Reader]) -> None:
-        for reader in begun:
-            if reader.header and reader.header.writer == writer and not reader.over:
-                reader.read(self.index)
-                if reader is not newest[writer]:
-                    self._finish(reader)
+                begun.append((reader.header.number, reader.header.writer, reader))
+        files: dict[bytes, list[_Reader]] = {}
+        for _, writer, reader in sorted(begun, key=lambda each: each[:2]):
+            files.setdefault(writer, []).append(reader)
+        return files
 
     def _finish(self, reader: _Reader) -> None:
         if not reader.over:
@@ -184,14 +234,29 @@ class Shelf:
         changed = self.directory.stat().st_mtime_ns
         if changed == self._listed[0] and self._listed[1] - changed / 1e9 > SETTLING:
             return []
-        listed = (changed, time.time())
-        with os.scandir(self.directory) as found:
-            names = {each.name for each in found if each.name.endswith(ENDING) and each.is_file(follow_symlinks=False)}
-        for name in names - self._readers.keys():
-            with suppress(FileNotFoundError):
-                self._readers[name] = _Reader(self.directory / name)
+        listed, gone = (changed, time.time()), set[str]()
+        while True:
+            # A file goes only when the one that follows it is there; but who lists meanwhile may see neither.
+            names, before = self._names(), gone
+            gone = self._readers.keys() - names
+            if gone == before and self._open(names):
+                break
         self._listed = listed
-        return [self._readers.pop(name) for name in self._readers.keys() - names]
+        return [self._readers.pop(name) for name in gone]
+
+    def _names(self) -> set[str]:
+        with os.scandir(self.directory) as found:
+            return {each.name for each in found if each.name.endswith(ENDING) and each.is_file(follow_symlinks=False)}
+
+    def _open(self, names: set[str]) -> bool:
+        """Open those files that are not open, and tell whether all were there still."""
+        there = True
+        for name in sorted(names - self._readers.keys()):
+            try:
+                self._readers[name] = _Reader(self.directory / name)
+            except FileNotFoundError:
+                there = False
+        return there
 
     def _drop(self, gone: list[_Reader]) -> None:
         """Read files that are gone to their ends, and forget writers that have no more."""
@@ -199,6 +264,31 @@ class Shelf:
         for reader in sorted(gone, key=lambda each: each.header.number if each.header else 0):
             if reader.header and reader.offset and not reader.over:
                 reader.read(self.index)
-            os.close(reader.descriptor)
+            reader.close()
             if reader.header and reader.header.writer not in left and self.index.knows(reader.header.writer):
                 self.index.forget(reader.header.writer)
+                self._seen.pop(reader.header.writer, None)
+
+
+def _trim(reader: _Reader, *, remove: bool) -> None:
+    """Remove a file that a dead writer left, or what it does not need of it; where that may not be, it stays."""
+    with suppress(OSError):
+        if remove:
+            reader.path.unlink()
+        else:
+            reader.shorten()
+
+
+def _condense(reader: _Reader, left: Sequence[bytes]) -> int:
+    """Leave of a dead writer's last file what is open, if that is much less, and return how many octets that spares."""
+    spared = reader.takes - sum(map(len, left))
+    if reader.header is None or spared < max(LOOK, reader.takes // 2):
+        return 0
+    header = replace(reader.header, number=reader.header.number + 2)  # one more was perhaps reserved
+    path = reader.path.with_name(f"{reader.path.stem.rpartition('-')[0]}-{header.number}{ENDING}")
+    try:
+        leave(path, header, left)
+        reader.path.unlink()
+    except OSError:  # another process does the same, or the disk is full
+        return 0
+    return spared

@@ -109,6 +109,25 @@ class Volume:
         os.close(self._descriptor)
 
 
+def leave(path: Path, header: Header, records: Iterable[bytes]) -> None:
+    """Write a file of a writer that is dead, whole before it has its name; nobody locks it.
+
+    Raises:
+        OSError: it cannot be had, or there is one of that name; nothing is left of it.
+    """
+    draft = path.with_suffix(DRAFT)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(encode_header(header) + b"".join(records))
+            file.flush()
+            os.fsync(descriptor)  # the file that it replaces may be on the disk
+        path.hardlink_to(draft)
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
 def worded(error: OSError, directory: Path, size: int) -> str:
     """Return what is wrong with the directory, and the remedy."""
     remedy = _REMEDIES.get(error.errno or 0, f"cannot be used: {error.strerror}")
