@@ -182,6 +182,7 @@ def poison(consumed: Consumed, reason: str, names: Names, *, state: str, excepti
     """Return the publication that puts a message aside, bytes untouched, with what is known of the reason."""
     headers = {
         **_passed_on(consumed.headers),
+        **unnamed(consumed.headers),
         "x-mailq-reason": reason[:500],
         "x-mailq-state": str(state),
         "x-mailq-delivery-count": consumed.delivery_count,
@@ -224,6 +225,11 @@ def _without_keys(dkim: object) -> object:
     if isinstance(dkim, list):
         return [_without_keys(entry) for entry in dkim]
     return {name: value for name, value in dkim.items() if name != "key"} if isinstance(dkim, dict) else None
+
+
+def unnamed(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the note that the message id is a mere digest, where it is there: equal jobs stay two on every way."""
+    return {UNNAMED: 1} if UNNAMED in headers else {}
 
 
 def _passed_on(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mailq.core.result import Trail, accepted, failed
 from mailq.core.rules import About, Category
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
+from mailq.edges.amqp.poison import revived
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 NAMES = Names()
@@ -242,7 +243,7 @@ def test_what_the_limits_send_away_goes_first_when_it_is_back_and_stays_so():
 
 def test_poison_keeps_the_bytes_and_says_why():
     headers = {"traceparent": "t", "x-delivery-count": 3, "x-death": []}
-    consumed = Consumed(b"\x00nonsense", 1, message_id="m", content_encoding="gzip", headers=headers)
+    consumed = Consumed(b"\x00nonsense", 1, message_id="m", content_encoding="gzip", headers=headers, redelivered=True)
     letter = poison(consumed, "body is not JSON", NAMES, state="process", exception=None)
 
     assert letter.body == b"\x00nonsense"
@@ -254,6 +255,21 @@ def test_poison_keeps_the_bytes_and_says_why():
         "x-mailq-state": "process",
         "x-mailq-delivery-count": 3,
     }
+
+
+def test_a_first_delivery_has_no_count_whatever_its_producer_says():
+    consumed = Consumed(b"{}", 1, headers={"x-delivery-count": 50})
+    assert (consumed.delivery_count, consumed._replace(redelivered=True).delivery_count) == (0, 50)
+    assert consumed._replace(redelivered=True, headers={"x-delivery-count": "a"}).delivery_count == 0
+
+
+def test_a_mere_digest_stays_one_through_the_poison_queue_and_back():
+    digested = Consumed(b"{}", 1, message_id="d", headers={UNNAMED: 1, "mine": 1})
+    letter = poison(digested, "why", NAMES, state="process", exception=None)
+    assert letter.headers.items() >= {UNNAMED: 1, "mine": 1}.items()
+    put_aside = Consumed(letter.body, 1, message_id=letter.message_id, headers=letter.headers | {"x-death": []})
+    assert revived(put_aside, "outbox").headers == {"mine": 1, UNNAMED: 1, REQUEUED: 1}
+    assert revived(put_aside._replace(headers={}), "outbox").headers == {REQUEUED: 1}
 
 
 def test_poison_says_what_the_exception_was_and_is_not_long_about_it():

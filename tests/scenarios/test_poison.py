@@ -8,10 +8,14 @@ from collections import Counter
 
 import orjson
 import pytest
+from support.broker import Remembering
 from support.system import MIME, until
 
 from mailq.core import letters
 from mailq.core.mime import extract
+from mailq.core.publication import Consumed, Publication
+from mailq.edges.amqp.broker import Broker
+from mailq.edges.amqp.poison import revived
 from mailq.stages import process
 
 
@@ -87,6 +91,38 @@ async def test_a_job_that_was_put_aside_is_delivered_when_requeued_after_the_rep
 
     assert (await mail.get("success"))["results"][-1]["attempt"] == 2
     assert len(receiver.messages) == 1
+
+
+async def test_two_equal_jobs_without_an_id_are_two_messages_after_the_poison_queue_too(system, sink, rabbit, bug):
+    receiver = await sink()
+    mail = await system(receiver, delivery={"retries": [1]})
+    body = orjson.dumps({"recipient": "bug@a.test", "mime": MIME})
+    broker = await Broker.open(rabbit.config(), 1, Remembering())
+    await broker.publish([Publication("", "outbox", body)] * 2)
+    await rabbit.wait_for_count("outbox.poison", 2)
+    assert len(bugs_of(mail)) == 6
+
+    bug["on"] = False
+    for poison in await rabbit.get_many("outbox.poison", 2):
+        message = Consumed(poison.body, 1, message_id=poison.message_id, headers=poison.headers)
+        await broker.publish([revived(message, "outbox")])
+    await rabbit.wait_for_count("success", 2)
+    await broker.close()
+
+    assert not [end for end in mail.seen.ends if end == "repeated"]
+    assert len(receiver.messages) == 2
+
+
+async def test_a_delivery_count_of_a_producer_makes_nobody_a_suspect(system, sink, rabbit):
+    receiver = await sink()
+    mail = await system(receiver)
+    slow = orjson.dumps({"recipient": "slow-2000@a.test", "mime": MIME, "id": "slow"})
+    await rabbit.publish("outbox", slow, headers={"x-delivery-count": 50})
+    await until(lambda: receiver.connections == 1)
+    await mail.send(recipient="accept@a.test", id="fast")
+
+    assert (await mail.get("success"))["id"] == "fast"  # a trial would have been alone for 16 s
+    assert (await mail.get("success"))["id"] == "slow"
 
 
 async def test_a_bug_outside_the_attempt_gives_the_job_back_and_in_the_end_puts_it_aside(
