@@ -30,8 +30,11 @@ class Consumed(NamedTuple):
 
     @property
     def delivery_count(self) -> int:
-        """How often a quorum queue has already tried to deliver it (`x-delivery-count`)."""
-        count = self.headers.get("x-delivery-count", 0)
+        """How often a quorum queue has already tried to deliver it (`x-delivery-count`).
+
+        At the first delivery such a header is the producer's: the broker's own replaces it at the next.
+        """
+        count = self.headers.get("x-delivery-count", 0) if self.redelivered else 0
         return count if isinstance(count, int) else 0
 
 
