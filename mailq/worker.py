@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Any
 
 from mailq.delivery import Delivery
 from mailq.handling import Bounds, Handling
@@ -16,6 +17,10 @@ from mailq.settlement import Settlement
 
 TICK = 1.0
 """Seconds between looks at the gauges and the stalled alarm."""
+
+PATIENCE = 3.0
+HASTE = 1.0
+"""Seconds in which a broker has to end the consuming when the worker stops; the latter once it makes haste."""
 
 
 class DriftError(Exception):
@@ -82,7 +87,8 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 try:
-                    broker = await self._connect()
+                    if (broker := await self._connect()) is None:
+                        break
                 except BrokerError as trouble:
                     self._trouble = str(trouble)
                     self._observer.broker("retrying", f"{trouble}; next try in {pause:g} s")
@@ -101,15 +107,30 @@ class Worker:
             watch.cancel()
             self._journal.close()
 
-    async def _connect(self) -> Broker:
-        """Return a connection to the broker; without a journal none is made, for nothing could be recorded.
+    async def _connect(self) -> Broker | None:
+        """Return a connection to the broker, None when told to stop meanwhile.
+
+        Without a journal none is made, for nothing could be recorded.
 
         Raises:
             BrokerError: there is none to be had now.
         """
         if (unwritable := self._journal.trouble()) is not None:
             raise BrokerError(unwritable)
-        return await self._open_broker()
+        opening = asyncio.ensure_future(self._open_broker())
+        return opening.result() if await self._unless_stopped(opening) else None
+
+    async def _unless_stopped(self, task: asyncio.Future[Any]) -> bool:
+        """Wait for something that the broker has to answer, and tell whether it is done; when told to stop, end it."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return task.done()
+        finally:
+            stopping.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def _serve(self, broker: Broker) -> None:
         """Consume over one connection until it is lost or the worker is stopped."""
@@ -117,9 +138,13 @@ class Worker:
         closed = asyncio.create_task(broker.closed())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await broker.consume(lambda consumed: self._handling.take(broker, consumed))
-            self._trouble, self._handling.last_delivery = None, monotonic()
-            self._observer.broker("connected", "consuming")
+            beginning = asyncio.ensure_future(broker.consume(lambda consumed: self._handling.take(broker, consumed)))
+            if await self._unless_stopped(beginning):
+                beginning.result()
+                self._trouble, self._handling.last_delivery = None, monotonic()
+                self._observer.broker("connected", "consuming")
+            else:
+                broker.fail(BrokerError("the worker stops"))  # no goodbyes either: it may say nothing for long
             await asyncio.wait({closed, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set() and not closed.done():
                 await self._drain(broker)
@@ -137,10 +162,10 @@ class Worker:
 
     async def _drain(self, broker: Broker | None) -> None:
         """Let what is on the wire end within the drain time, and give back the rest; without a broker, all of it."""
-        if broker is not None:
-            await broker.stop_consuming()
-        cases = self._handling.cases
         ends = monotonic() + self._bounds.drain_timeout
+        if broker is not None:
+            await self._stop_consuming(broker)
+        cases = self._handling.cases
         self._handling.give_back(hurried=False)
         await self._wait_for_cases(ends, self._hurry)
         self._handling.give_back(hurried=True)
@@ -149,6 +174,20 @@ class Worker:
             task.cancel()
         await asyncio.gather(*cases, return_exceptions=True)
         await self._delivery.pool.close()
+
+    async def _stop_consuming(self, broker: Broker) -> None:
+        """Consume no more; a broker that does not answer is left, for what it has given out it gives out again."""
+        stopped = asyncio.ensure_future(broker.stop_consuming())
+        hastened = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({stopped}, timeout=HASTE)
+        await asyncio.wait({stopped, hastened}, timeout=PATIENCE - HASTE, return_when=asyncio.FIRST_COMPLETED)
+        hastened.cancel()
+        if not stopped.done():
+            silent = BrokerError("RabbitMQ gave no answer when the worker stopped")
+            broker.fail(silent)
+            stopped.cancel()
+            self._observer.broker("lost", str(silent))
+        await asyncio.gather(stopped, return_exceptions=True)
 
     async def _wait_for_cases(self, ends: float, hurry: asyncio.Event) -> None:
         """Wait until all that is being handled has ended, `hurry` is set, or time is up."""

@@ -13,9 +13,10 @@ import pytest
 from support.broker import Remembering
 from support.system import MIME, until
 
-from mailq.edges.amqp import insistence
+from mailq.edges.amqp import insistence, topology
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.frames import settle_frame
+from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
 from mailq.lab.proxy import Proxy
@@ -174,6 +175,68 @@ async def test_a_worker_stops_while_a_result_is_refused(system, sink, rabbit):
     told = await rabbit.get("full")
     assert orjson.loads(told.body)["results"][-1]["redelivered"] is True
     assert len(receiver.messages) == 1
+
+
+async def test_a_worker_ends_in_its_drain_time_though_the_broker_hangs(system, sink, rabbit):
+    """What was on the wire is known to the journal, so the next worker tells it."""
+    receiver = await sink()
+    async with Proxy("127.0.0.1", rabbit.server.port) as proxy:
+        mail = await system(receiver, rabbitmq={"url": rabbit.url_at(proxy.port)}, worker={"drain_timeout": 4})
+        recipients = await publish(rabbit, 1, "slow-1000")
+        await until(lambda: receiver.connections == 1)
+        proxy.stall()
+        await mail.stop(6)
+        proxy.cut()
+    assert mail.seen.broker_events == ["connected", "lost", "unsettled"]
+    mail = await system(receiver)
+    await all_told(rabbit, receiver, recipients)
+
+
+async def test_a_worker_in_haste_leaves_a_broker_that_hangs(system, sink, rabbit):
+    receiver = await sink()
+    async with Proxy("127.0.0.1", rabbit.server.port) as proxy:
+        mail = await system(receiver, rabbitmq={"url": rabbit.url_at(proxy.port)}, worker={"drain_timeout": 30})
+        proxy.stall()
+        mail.worker.hasten()
+        await mail.stop(2.5)
+
+
+async def test_a_worker_ends_while_it_connects_to_a_broker_that_says_nothing(system, sink, rabbit):
+    receiver = await sink()
+    async with Proxy("127.0.0.1", rabbit.server.port) as proxy:
+        mail = await system(receiver, rabbitmq={"url": rabbit.url_at(proxy.port), "reconnect_delay": 0.1})
+        connections = proxy.accepted
+        proxy.stall()
+        proxy.cut()
+        await until(lambda: proxy.accepted > connections)
+        await mail.stop(1)
+
+
+@pytest.mark.parametrize("silent", ["declare", "consume"])
+async def test_a_worker_ends_though_the_broker_falls_silent_while_it_begins(system, sink, rabbit, monkeypatch, silent):
+    receiver = await sink()
+    async with Proxy("127.0.0.1", rabbit.server.port) as proxy:
+        mail = await system(receiver, rabbitmq={"url": rabbit.url_at(proxy.port), "reconnect_delay": 0.1})
+        prepare, probe = topology.prepare, Publisher.probe
+
+        async def prepared(connection, config):
+            await prepare(connection, config)
+            proxy.stall()
+
+        async def probed(publisher):
+            proxy.stall()
+            await probe(publisher)
+
+        if silent == "declare":
+            monkeypatch.setattr(topology, "prepare", prepared)
+        else:
+            monkeypatch.setattr(Publisher, "probe", probed)
+        connections = proxy.accepted
+        proxy.cut()
+        await until(lambda: proxy.accepted == connections + (2 if silent == "declare" else 3))
+        await asyncio.sleep(0.3)
+        assert mail.seen.broker_events.count("connected") == 1
+        await mail.stop(1)
 
 
 async def test_confirms_that_never_come_count_as_a_lost_broker(system, sink, rabbit):

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.system import until
 
 from mailq.lab.ports import free_port
+from mailq.lab.proxy import Proxy
 
 
 def series(page):
@@ -183,6 +184,18 @@ async def test_a_process_that_hangs_is_named_and_its_counts_stay(start, sink, pu
     await until(lambda: run.pids()[0] != victim)
     await run.page("/readyz", want=200)
     assert (await figures(run))["mailq_verdicts_total", "success"] == 40
+
+
+async def test_processes_drain_in_time_and_cleanly_though_the_broker_hangs(start, sink, rabbit):
+    receiver = await sink()
+    async with Proxy("127.0.0.1", rabbit.server.port) as proxy:
+        url = rabbit.url_at(proxy.port)
+        run = await start(2, receiver=receiver.port, rabbitmq={"url": url}, worker={"drain_timeout": 2})
+        proxy.stall()
+        run.process.send_signal(signal.SIGTERM)
+        await until(lambda: run.lines(event="supervisor", change="drain"))
+        assert await run.end() == 0
+        assert run.lines(event="process", change="killed") == []
 
 
 async def test_a_process_that_does_not_end_is_killed_and_that_is_no_clean_end(start, sink):

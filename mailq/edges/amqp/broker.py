@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TypeVar
 
 from mailq.config.rabbitmq import RabbitConfig
@@ -77,7 +78,8 @@ class Broker:
         """
         address = Address.of(config)
         async with AsyncExitStack() as undo:
-            connections = []
+            connections: list[Connection] = []
+            undo.push_async_exit(partial(_give_up, connections))
             for role in ("control", "consuming", "publishing"):
                 connection = await Connection.open(
                     address,
@@ -86,7 +88,6 @@ class Broker:
                     connect_timeout=config.connect_timeout,
                     answer_timeout=config.confirm_timeout,
                 )
-                undo.push_async_callback(connection.close)
                 connections.append(connection)
                 if role == "control":
                     try:
@@ -282,6 +283,16 @@ class Broker:
         self._control_tasks.discard(task)
         if not task.cancelled():
             task.exception()
+
+
+async def _give_up(
+    connections: Sequence[Connection], kind: type[BaseException] | None, _error: object, _traceback: object
+) -> None:
+    """Close what was opened in vain; who is cancelled has no time for goodbyes."""
+    if kind is asyncio.CancelledError:
+        for connection in connections:
+            connection.fail(BrokerError("given up while connecting"))
+    await asyncio.gather(*(connection.close() for connection in connections))
 
 
 def _tell(observer: Observer, trouble: BrokerError) -> None:
