@@ -106,6 +106,16 @@ async def test_requeue_gives_a_message_back(open_broker, rabbit):
     assert await rabbit.count("outbox") == 0
 
 
+async def test_headers_as_large_as_a_frame_are_read_when_the_broker_has_added_its_own(open_broker, rabbit):
+    broker, inbox = await open_broker(), Inbox()
+    await rabbit.publish("outbox", b"full", headers={"h": "x" * (131_064 - 60)})
+    await broker.consume(inbox)
+    (first,) = await inbox.wait(1)
+    broker.requeue(first.tag)
+    again = (await inbox.wait(2))[-1]
+    assert (len(again.headers["h"]), again.delivery_count) == (131_064 - 60, 1)
+
+
 async def test_after_the_end_of_consuming_open_messages_can_be_settled(open_broker, rabbit):
     broker, inbox = await open_broker(), Inbox()
     await rabbit.publish("outbox", b"1")

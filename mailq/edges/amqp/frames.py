@@ -7,6 +7,7 @@ what breaks the protocol raises `FrameError`, and the connection is over.
 """
 
 import struct
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +23,12 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 MAX_FRAME = 131_072
 """Largest frame that is offered, in octets, all of it counted; RabbitMQ's own default."""
+
+MAX_HEADER = 16 * 1024 * 1024
+"""Largest content header that is read: RabbitMQ adds headers of its own to a message's, whatever was agreed."""
+
+SPARE = 1024
+"""Octets of a frame that are left to the headers that RabbitMQ adds on the way."""
 
 MAX_BODY = 512 * 1024 * 1024
 """Largest body that is read; RabbitMQ's own absolute limit."""
@@ -93,7 +100,7 @@ class FrameReader:
         try:
             while end - at >= _OVERHEAD:
                 kind, _, size = _FRAME.unpack_from(data, at)
-                if size > limit:
+                if size > (MAX_HEADER if kind == _HEADER else limit):
                     raise FrameError(f"frame of type {kind} with {size} octets, agreed are {limit}")
                 stop = at + 7 + size
                 if stop >= end:
@@ -209,18 +216,20 @@ def _read_properties(data: bytes, flags: int) -> dict[str, Any]:
 def publish_frames(publication: Publication, frame_max: int) -> list[bytes]:
     """Return the octets of basic.publish with header and body, persistent, on channel 1.
 
-    A message id longer than AMQP can carry (255 octets) is left out.
+    A message id longer than AMQP can carry (255 octets) is left out, and so are headers that do not fit into a frame.
 
     Raises:
-        ValueError: exchange, routing key, another property or the headers are too long.
+        ValueError: exchange, routing key or another property is too long.
         TypeError: the headers have a value that AMQP has no type for.
     """
     body = publication.body
     properties, flags = _write_properties(publication)
-    header = _CONTENT.pack(60, 0, len(body), flags) + properties
     room = frame_max - _OVERHEAD
-    if len(header) > room:
-        raise ValueError(f"headers of {len(header)} octets do not fit into a frame of {frame_max}")
+    if publication.headers and len(properties) > room - _CONTENT.size - SPARE:
+        bare, _ = _write_properties(publication._replace(headers={}))
+        left = room - _CONTENT.size - SPARE - len(bare) - _KEY.size
+        properties, flags = _write_properties(publication._replace(headers=_fitting(publication.headers, left)))
+    header = _CONTENT.pack(60, 0, len(body), flags) + properties
     parts = [
         _publish_method(publication.exchange, publication.routing_key, publication.mandatory),
         _frame(_HEADER, header),
@@ -229,6 +238,17 @@ def publish_frames(publication: Publication, frame_max: int) -> list[bytes]:
         return [*parts, _frame(_BODY, body)] if body else parts
     parts += [_frame(_BODY, body[at : at + room]) for at in range(0, len(body), room)]
     return parts
+
+
+def _fitting(headers: Mapping[str, Any], room: int) -> dict[str, Any]:
+    """Return those headers that fit into so many octets: first mailq's own, then the others in their order."""
+    fitting = {}
+    for name in sorted(headers, key=lambda name: not name.startswith("x-mailq-")):
+        size = len(encode_table({name: headers[name]})) - _KEY.size
+        if size <= room:
+            fitting[name] = headers[name]
+            room -= size
+    return fitting
 
 
 def settle_frame(tag: int, *, ack: bool, multiple: bool = False) -> bytes:
