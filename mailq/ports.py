@@ -140,6 +140,7 @@ class Publisher(Protocol):
         """Publish all and return when the broker has confirmed every one.
 
         Raises:
+            OversizedError: one is larger than the broker takes, and none was sent.
             BrokerError: connection lost, message returned (no such queue) or refused.
         """
 
@@ -192,6 +193,14 @@ class BrokerError(Exception):
 
 class UnroutableError(BrokerError):
     """A published message was returned: no queue takes it."""
+
+
+class OversizedError(Exception):
+    """A publication is larger than the broker takes; nothing was sent, and the connection is as it was."""
+
+    def __init__(self, octets: int, most: int) -> None:
+        super().__init__(f"RabbitMQ takes no message of {octets} octets: its max_message_size is {most}")
+        self.most = most
 
 
 class Observer(Protocol):

@@ -4,6 +4,7 @@ Also the endings of what never was attempted: jobs that are not due, documents t
 messages that are no documents.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,12 +14,13 @@ from mailq.core import letters
 from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.job import InvalidJobError, Job
 from mailq.core.letters import Names
+from mailq.core.lighter import lighter
 from mailq.core.meaning import Meaning
 from mailq.core.publication import Consumed, Publication
 from mailq.core.result import Certificates, Result, Trail, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
-from mailq.ports import Now, Observer, Publisher
+from mailq.ports import Now, Observer, OversizedError, Publisher
 
 
 class Settlement:
@@ -61,6 +63,7 @@ class Settlement:
         """Publish a judged result and, for a retry, the job's way back; returns when all is confirmed.
 
         Raises:
+            OversizedError: the broker takes no message as large as the job has become, and the job stays as it was.
             BrokerError: nothing may be taken as done; the job must not be acknowledged.
         """
         publications = letters.settle(
@@ -141,5 +144,11 @@ class Settlement:
         self._observer.poisoned(reason)
 
     async def _publish(self, publisher: Publisher, key: str, publications: Sequence[Publication]) -> None:
-        await publisher.publish(publications)
+        try:
+            await publisher.publish(publications)
+        except OversizedError as refusal:
+            await publisher.publish(await asyncio.to_thread(self._lighter, publications, refusal.most))
         self._observer.published(key, len(publications))
+
+    def _lighter(self, publications: Sequence[Publication], most: int) -> Sequence[Publication]:
+        return [lighter(publication, self._names, most) for publication in publications]

@@ -21,6 +21,7 @@ from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
 from mailq.delivery import UNANSWERED, Delivery
 from mailq.edges.amqp.broker import Broker
+from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.control import Order, Place, Status, WorkerEnd
 from mailq.edges.http import HttpServer
 from mailq.edges.journal import FileJournal, NullJournal
@@ -162,8 +163,9 @@ def build(
         reconnect_max=config.rabbitmq.reconnect_max,
         poison_after=config.worker.poison_after,
     )
+    ceiling = Ceiling()
     return Worker(
-        lambda: Broker.open(config.rabbitmq, config.worker.prefetch, observer),
+        lambda: Broker.open(config.rabbitmq, config.worker.prefetch, observer, ceiling),
         delivery,
         settlement,
         journal or NullJournal(),

@@ -1,16 +1,20 @@
 """Publications: every property, any size, many at once, and every way not to be taken."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from support.broker import DEADLINE, until
+from support.broker import DEADLINE, Remembering, until
+from support.rabbitmq import max_message_size
 
 from mailq.core.publication import Publication
 from mailq.edges.amqp import insistence
+from mailq.edges.amqp.broker import Broker
+from mailq.edges.amqp.ceiling import KNOWN_SECONDS, Ceiling
 from mailq.edges.amqp.publisher import NackedError
-from mailq.ports import BrokerError, UnroutableError
+from mailq.ports import BrokerError, OversizedError, UnroutableError
 
 BROKERS_OWN = {"x-delivery-count": 0}
 """Added by quorum queues to what basic.get returns."""
@@ -181,7 +185,6 @@ async def test_a_missing_exchange_ends_the_connection(open_broker):
     [
         {"routing_key": "ü" * 128},
         {"headers": {"odd": object()}},
-        {"headers": {"long": "x" * 140_000}},
         {"priority": 256},
     ],
 )
@@ -191,6 +194,36 @@ async def test_what_cannot_be_encoded_is_refused_before_anything_is_sent(open_br
         await broker.publish([to_queue("results"), to_queue("retry")._replace(**wrong)])
     assert await rabbit.count("results") == 0
     await broker.publish([to_queue("results")])
+
+
+async def test_headers_that_do_not_fit_are_left_out(open_broker, rabbit):
+    broker = await open_broker()
+    headers = {"a": "x" * 100_000, "b": "x" * 140_000, "c": 1, "d": "x" * 40_000, "x-mailq-reason": "y" * 500}
+    await broker.publish([to_queue("results", headers=headers), to_queue("results", headers={"b": "x" * 140_000})])
+    first, second = await rabbit.get_many("results", 2)
+    assert dict(first.headers) == {name: headers[name] for name in ("a", "c", "x-mailq-reason")} | BROKERS_OWN
+    assert dict(second.headers) == BROKERS_OWN
+
+
+async def test_a_size_that_was_refused_once_is_not_sent_again_for_a_while(open_broker, rabbit, monkeypatch):
+    ceiling = Ceiling()
+    async with max_message_size(rabbit, 10_000):
+        broker = await Broker.open(rabbit.config(), 1, Remembering(), ceiling)
+        await broker.publish([to_queue("results", b"x" * 10_000)])
+        with pytest.raises(BrokerError, match="10001 is larger"):
+            await broker.publish([to_queue("results", b"x" * 10_001)])
+        await broker.close()
+        broker = await Broker.open(rabbit.config(), 1, Remembering(), ceiling)
+        with pytest.raises(OversizedError, match="no message of 10001 octets: its max_message_size is 10000"):
+            await broker.publish([to_queue("results"), to_queue("results", b"x" * 10_001)])
+        assert broker.alive
+        await broker.publish([to_queue("results", b"x" * 10_000)])
+    monkeypatch.setattr("mailq.edges.amqp.ceiling.monotonic", lambda: time.monotonic() + KNOWN_SECONDS)
+    await broker.close()
+    broker = await Broker.open(rabbit.config(), 1, Remembering(), ceiling)
+    await broker.publish([to_queue("results", b"x" * 10_001)])
+    await broker.close()
+    assert [len(each.body) for each in await rabbit.get_many("results", 3)] == [10_000, 10_000, 10_001]
 
 
 async def test_a_message_id_that_does_not_fit_is_left_out(open_broker, rabbit):

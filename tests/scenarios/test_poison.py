@@ -5,13 +5,16 @@ Jobs that end the whole process are in `tests/supervisor/test_deaths.py`.
 
 import gzip
 from collections import Counter
+from random import Random
 
 import orjson
 import pytest
 from support.broker import Remembering
+from support.rabbitmq import max_message_size
 from support.system import MIME, until
 
 from mailq.core import letters
+from mailq.core.letters import REQUEUED
 from mailq.core.mime import extract
 from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp.broker import Broker
@@ -35,6 +38,10 @@ def bug(monkeypatch):
 
     monkeypatch.setattr("mailq.delivery.process.sources", faulty)
     return switch
+
+
+async def bodies(rabbit, queue, count):
+    return [message.body for message in await rabbit.get_many(queue, count)]
 
 
 def bugs_of(mail):
@@ -123,6 +130,68 @@ async def test_a_delivery_count_of_a_producer_makes_nobody_a_suspect(system, sin
 
     assert (await mail.get("success"))["id"] == "fast"  # a trial would have been alone for 16 s
     assert (await mail.get("success"))["id"] == "slow"
+
+
+async def test_headers_as_large_as_a_frame_hold_nobody_up(system, sink, rabbit):
+    receiver = await sink()
+    mail = await system(receiver, delivery={"retries": [1]})
+    full = {"traceparent": "00-1", "long": "x" * 130_900}
+    await rabbit.publish("outbox", b"no json", headers=full)
+    await rabbit.publish("outbox", orjson.dumps({"recipient": "greylist@a.test", "mime": MIME}), headers=full)
+
+    poison = await rabbit.get("outbox.poison")
+    assert (poison.headers["traceparent"], "long" in poison.headers) == ("00-1", False)
+    assert (await rabbit.get("success")).headers["traceparent"] == "00-1"
+    await mail.stop()
+    assert mail.seen.broker_events == ["connected"]
+
+
+def job_of(octets, **properties):
+    """Return a job of that size."""
+    job = {"recipient": "tempfail@a.test", "mime": MIME, **properties}
+    filled = {**job, "mime": MIME + "x" * (octets - len(orjson.dumps(job)))}
+    assert len(orjson.dumps(filled)) == octets
+    return orjson.dumps(filled)
+
+
+async def test_a_job_that_outgrows_the_broker_goes_on_zipped_and_costs_the_others_one_delivery(system, sink, rabbit):
+    receiver = await sink()
+    async with max_message_size(rabbit, 50_000):
+        mail = await system(receiver, delivery={"retries": [1]}, worker={"poison_after": 2, "drain_timeout": 5})
+        for number in range(5):
+            await mail.send(recipient=f"slow-3000+{number}@a.test", id=str(number))
+        await rabbit.publish("outbox", job_of(49_900, id="large", maxattempts=3))
+        await rabbit.publish("outbox", job_of(49_900, id="kept", recipient="accept@a.test", keepmime=True))
+        failure = await mail.get("failures")
+        await rabbit.wait_for_count("success", 6)
+        told = {each["id"]: each for each in map(orjson.loads, await bodies(rabbit, "success", 6))}
+        await mail.stop()
+    assert (failure["id"], [each["attempt"] for each in failure["results"]]) == ("large", [1, 2, 3])
+    assert "mime" not in told["kept"]
+    assert told["kept"]["keepmime"] is True
+    assert await rabbit.count("outbox.poison") == 0
+    assert mail.seen.broker_events.count("lost") == 1
+    assert len(receiver.messages) == 6
+
+
+async def test_a_job_that_cannot_be_zipped_is_put_aside_as_it_was(system, sink, rabbit):
+    receiver = await sink()
+    body = gzip.compress(job_of(60_000, own=Random(1).randbytes(20_000).hex()), 9)
+    async with max_message_size(rabbit, len(body)):
+        mail = await system(receiver, delivery={"retries": [1]})
+        await rabbit.publish("outbox", body, message_id="one", content_encoding="gzip")
+        poison = await rabbit.get("outbox.poison")
+        assert poison.body == body
+        assert f"its max_message_size is {len(body)}" in str(poison.headers)
+        await mail.stop()
+        bugs_of(mail)
+    assert mail.seen.broker_events.count("lost") == 1
+
+    mail = await system(receiver, delivery={"retries": [600]})
+    await rabbit.publish("outbox", poison.body, message_id="one", content_encoding="gzip", headers={REQUEUED: 1})
+    retry = await mail.get("retry")  # what its first attempt came to; there was no second one
+    assert [(each["attempt"], each["redelivered"]) for each in retry["results"]] == [(1, True)]
+    assert receiver.connections == 1
 
 
 async def test_a_bug_outside_the_attempt_gives_the_job_back_and_in_the_end_puts_it_aside(

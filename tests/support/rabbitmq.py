@@ -26,6 +26,7 @@ import itertools
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,17 @@ class Rabbit:
     async def close(self) -> None:
         if self._connection is not None:
             await self._connection.close()
+
+
+@asynccontextmanager
+async def max_message_size(rabbit: Rabbit, octets: int) -> AsyncIterator[None]:
+    """Let the server take no larger messages."""
+    eval_term = "persistent_term:put(max_message_size, {0}), application:set_env(rabbit, max_message_size, {0})."
+    await asyncio.to_thread(rabbit.server.ctl, "eval", eval_term.format(octets))
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(rabbit.server.ctl, "eval", eval_term.format(134_217_728))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
+from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.consumer import Consumer, ConsumingEndedError
 from mailq.edges.amqp.fields import MAX_SHORT
@@ -50,6 +51,7 @@ class Broker:
         control: Connection,
         consuming: Connection,
         publishing: Connection,
+        ceiling: Ceiling | None = None,
     ) -> None:
         self._config = config
         self._prefetch = prefetch
@@ -57,7 +59,7 @@ class Broker:
         self._control = control
         self._consuming = consuming
         self._publishing = publishing
-        self._publisher = Publisher(publishing, config.confirm_timeout, self._blocked_changed)
+        self._publisher = Publisher(publishing, config.confirm_timeout, self._blocked_changed, ceiling)
         self._insistence = Insistence(self._publisher, self._refused_changed)
         self._consumer: Consumer | None = None
         self._beginning: asyncio.Task[None] | None = None
@@ -70,8 +72,12 @@ class Broker:
             connection.closed.add_done_callback(self._connection_ended)
 
     @classmethod
-    async def open(cls, config: RabbitConfig, prefetch: int, observer: Observer) -> "Broker":
+    async def open(
+        cls, config: RabbitConfig, prefetch: int, observer: Observer, ceiling: Ceiling | None = None
+    ) -> "Broker":
         """Connect, declare or check the topology, and be ready to publish and consume.
+
+        `ceiling` is what earlier connections have learnt.
 
         Raises:
             BrokerError: no connection, no login, or the topology is not as it must be.
@@ -95,7 +101,8 @@ class Broker:
                     except topology.TopologyError as trouble:
                         _tell(observer, trouble)
                         raise
-            broker = cls(config, prefetch, observer, *connections)
+            control, consuming, publishing = connections
+            broker = cls(config, prefetch, observer, control, consuming, publishing, ceiling)
             await broker._publisher.start()
             undo.pop_all()
             return broker
@@ -140,6 +147,7 @@ class Broker:
         """Publish all and return when the broker has confirmed every one; waits while it is blocked or refuses one.
 
         Raises:
+            OversizedError: one is larger than the broker is known to take, and none was sent.
             UnroutableError: no queue takes one of them.
             BrokerError: connection lost, or a publication that cannot be encoded.
         """

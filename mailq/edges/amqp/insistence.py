@@ -35,6 +35,7 @@ class Insistence:
         """Publish all and return when every one is confirmed, however long the broker refuses one.
 
         Raises:
+            OversizedError: one is larger than the broker is known to take, and none was sent.
             UnroutableError: no queue takes one of them.
             BrokerError: the connection is lost, or one cannot be encoded.
         """

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pamqp import commands
 
 from mailq.core.publication import Publication
+from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.frames import Confirm, Event, Returned, publish_frames
 from mailq.ports import BrokerError, UnroutableError
@@ -67,12 +68,17 @@ class Publisher:
     """Publishes over one connection in confirm mode; `blocked_changed` hears the reason, None at its end."""
 
     def __init__(
-        self, connection: Connection, confirm_timeout: float, blocked_changed: Callable[[str | None], None]
+        self,
+        connection: Connection,
+        confirm_timeout: float,
+        blocked_changed: Callable[[str | None], None],
+        ceiling: Ceiling | None = None,
     ) -> None:
         self.is_blocked = False
         self._connection = connection
         self._timeout = confirm_timeout
         self._blocked_changed = blocked_changed
+        self._ceiling = ceiling or Ceiling()
         self._loop = asyncio.get_running_loop()
         self._unblocked = asyncio.Event()
         self._unblocked.set()
@@ -100,6 +106,7 @@ class Publisher:
         When several fail, one of the errors is raised, after all were answered.
 
         Raises:
+            OversizedError: one is larger than the broker is known to take, and none was sent.
             UnroutableError: no queue takes one of them.
             BrokerError: the connection is lost, or the broker refused one; or one cannot be encoded,
                 and none was sent.
@@ -175,6 +182,7 @@ class Publisher:
         return batch
 
     def _encode(self, publication: Publication) -> list[bytes]:
+        self._ceiling.check(len(publication.body))
         try:
             return publish_frames(publication, self._connection.frame_max)
         except (ValueError, TypeError, OverflowError) as error:
@@ -224,6 +232,7 @@ class Publisher:
 
     def lost(self, error: BrokerError) -> None:
         """Tell everyone who waits."""
+        self._ceiling.learn(error)
         if self._timer is not None:
             self._timer.cancel()
         pending, self._pending = self._pending, {}

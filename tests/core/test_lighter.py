@@ -1,0 +1,52 @@
+"""What is published instead of a message that is too large for the broker."""
+
+import gzip
+from random import Random
+
+import orjson
+import pytest
+
+from mailq.core.letters import Names
+from mailq.core.lighter import lighter
+from mailq.core.publication import Publication
+
+NAMES = Names()
+RESULT = {"state": "message", "result": "accepted"}
+
+
+def told(most, **document):
+    body = orjson.dumps({"recipient": "a@a.test", **document})
+    return orjson.loads(lighter(Publication("mailq", "success", body), NAMES, most).body)
+
+
+def test_what_is_not_too_large_stays_as_it_is():
+    letter = Publication("mailq", "success", b"{}", content_encoding="gzip")
+    assert lighter(letter, NAMES, 2) is letter
+
+
+def test_poison_is_not_touched():
+    letter = Publication("", "outbox.poison", b"no job", content_type=None)
+    assert lighter(letter, NAMES, 1) is letter
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_a_job_on_its_way_back_is_zipped_as_well_as_can_be(encoding):
+    body = orjson.dumps({"mime": Random(1).randbytes(5000).hex()})
+    letter = Publication("", "outbox.delay.1s", gzip.compress(body, 0) if encoding else body, content_encoding=encoding)
+    lightened = lighter(letter, NAMES, 5000)
+    assert lightened.content_encoding == "gzip"
+    assert gzip.decompress(lightened.body) == body
+    assert len(lightened.body) < 0.7 * len(body)
+
+
+def test_a_result_loses_what_is_largest_in_its_job_and_no_more():
+    document = {"id": "1", "mime": "x" * 500, "own": "y" * 200, "tags": ["t"], "results": [RESULT]}
+    whole = len(orjson.dumps({"recipient": "a@a.test", **document}))
+    assert set(told(whole - 1, **document)) == {"recipient", "id", "own", "tags", "results"}
+    assert set(told(whole - 510, **document)) == {"recipient", "id", "own", "tags", "results"}
+    assert set(told(whole - 511, **document)) == {"recipient", "id", "tags", "results"}
+
+
+def test_a_result_keeps_its_recipient_and_last_result_whatever_it_loses():
+    earlier = [{"description": "x" * 1000}] * 3
+    assert told(100, results=[*earlier, RESULT], id="1") == {"recipient": "a@a.test", "results": [RESULT]}
