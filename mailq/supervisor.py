@@ -35,7 +35,7 @@ from mailq.edges.metrics import Fleet
 from mailq.edges.observers import Observers
 from mailq.edges.shared import SharedTable
 from mailq.reload import Reload
-from mailq.wiring import build
+from mailq.wiring import build, caution
 
 PATIENCE = 1.0
 """Seconds in which a process answers."""
@@ -65,6 +65,7 @@ async def supervise(config: Config, read: Callable[[], Config], processes: int) 
     """
     with configure(config.log) as log, contextlib.closing(SharedTable.create(processes)) as table:
         build(config, Observers(), table)  # what can't be built is told here, and not by each process again and again
+        caution(config, log.logger)
         supervisor = Supervisor(Reload(config, read, log.logger), processes, table, log.logger)
         async with AsyncExitStack() as stack:
             if config.http.enabled:

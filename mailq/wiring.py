@@ -53,6 +53,7 @@ async def run(config: Config, read: Callable[[], Config]) -> int:
     """Run one worker until SIGTERM or SIGINT and return the exit status; on SIGHUP `read` the configuration anew."""
     _settle_in()
     with configure(config.log) as log:
+        caution(config, log.logger)
         metrics = Metrics()
         reload, meaning = Reload(config, read, log.logger), meaning_of(config)
 
@@ -76,6 +77,12 @@ async def run(config: Config, read: Callable[[], Config]) -> int:
             with _signals(worker, reread):
                 await worker.run()
     return 0
+
+
+def caution(config: Config, logger: Logger) -> None:
+    """Say once what the operator should not leave like this."""
+    if config.rabbitmq.weakness is not None:
+        logger.warning("configuration", detail=f'{config.rabbitmq.weakness}; set rabbitmq.queue_type = "quorum"')
 
 
 async def run_child(place: Place) -> int:

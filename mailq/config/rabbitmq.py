@@ -17,7 +17,8 @@ class RabbitConfig(Section):
     )
     declare: bool = Field(True, description="Declare exchange and queues; false only checks that they exist.")
     queue_type: Literal["quorum", "classic"] = Field(
-        "quorum", description="Type of the queues that mailq declares; quorum survives a lost node."
+        "quorum",
+        description="Type of the queues that mailq declares; quorum survives a lost node and counts deliveries.",
     )
     exchange: str = Field("mailq", min_length=1, description="Topic exchange that every result is published to.")
     outbox: str = Field("outbox", min_length=1, description="Queue of the jobs to deliver.")
@@ -37,6 +38,13 @@ class RabbitConfig(Section):
     )
     reconnect_max: float = Field(30, gt=0, description="Longest pause between reconnects in seconds.")
     ca_file: str = Field("", description="CA certificates (PEM) for amqps://; empty: those of the system.")
+
+    @property
+    def weakness(self) -> str | None:
+        """Why nothing should run like this for long; None where all is well."""
+        if self.queue_type == "quorum":
+            return None
+        return "classic queues count no deliveries: a job that ends workers, or meets a bug, comes again for ever"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

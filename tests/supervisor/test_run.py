@@ -186,6 +186,17 @@ async def test_a_process_that_hangs_is_named_and_its_counts_stay(start, sink, pu
     assert (await figures(run))["mailq_verdicts_total", "success"] == 40
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_classic_queues_are_warned_of_once(start, sink, rabbit, processes):
+    receiver = await sink()
+    classic = {"url": rabbit.url, "queue_type": "classic"}
+    run = await start(processes, receiver=receiver.port, rabbitmq=classic)
+    (line,) = run.lines(event="configuration")
+    assert line["level"] == "warning"
+    assert line["detail"].endswith('set rabbitmq.queue_type = "quorum"')
+    assert await run.end() == 0
+
+
 async def test_processes_drain_in_time_and_cleanly_though_the_broker_hangs(start, sink, rabbit):
     receiver = await sink()
     async with Proxy("127.0.0.1", rabbit.server.port) as proxy:
