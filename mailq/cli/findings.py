@@ -36,6 +36,13 @@ from mailq.ports import BrokerError
 PATIENCE = 10.0
 """Seconds to wait for a name or a greeting."""
 
+LIMITING = 4
+DROPPED_AT = 20
+"""Since this version RabbitMQ gives quorum queues without a delivery limit of their own this one."""
+
+_UNLIMITED = "An earlier version of mailq declared it: set the policy in the README, or delete it once it is empty."
+_CLASSIC = 'Set rabbitmq.queue_type = "quorum", and delete the classic queues once they are empty.'
+
 _NOT_YET = "not there yet; `mailq run` declares it"
 
 
@@ -68,6 +75,8 @@ async def broker(config: RabbitConfig) -> AsyncIterator[Finding]:
         return
     try:
         yield Finding(Level.OK, "broker", "connected")
+        if config.weakness is not None:
+            yield Finding(Level.WARN, "queue type", config.weakness, _CLASSIC)
         yield await _exchange(connection, config)
         delays, delayed = tuple(topology.delay_queue(config.outbox, step) for step in STEPS), []
         for queue in topology.queues(config):
@@ -104,8 +113,7 @@ async def _queue(connection: Connection, config: RabbitConfig, queue: topology.Q
     passive = commands.Queue.Declare(0, queue.name, passive=True)
     try:
         state = cast("commands.Queue.DeclareOk", await connection.call(passive, commands.Queue.DeclareOk))
-        if config.declare:
-            await topology.declare(connection, queue)
+        asked = not config.declare or await topology.declare(connection, queue)
     except RefusedError as refused:
         return _refused(what, config, refused)
     seen = f"{state.message_count} ready, {state.consumer_count} consumers"
@@ -113,6 +121,8 @@ async def _queue(connection: Connection, config: RabbitConfig, queue: topology.Q
         return Finding(Level.WARN, what, seen, "Jobs wait and no worker consumes them: start `mailq run`.")
     if queue.name == config.poison and state.message_count:
         return Finding(Level.WARN, what, seen, "Read the reasons in their headers; delete or mend and republish them.")
+    if not asked and int(connection.server.partition(".")[0] or 0) >= LIMITING:
+        return Finding(Level.WARN, what, f"{seen}; drops what was returned {DROPPED_AT} times", _UNLIMITED)
     return Finding(Level.OK, what, seen)
 
 

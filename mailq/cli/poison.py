@@ -95,8 +95,8 @@ def poison(
 
     An id is the AMQP message id, else a digest of the body. What is
     neither requeued nor dropped keeps its place. Each look counts as a
-    return to the queue: RabbitMQ 4 drops what has had 20 of them, unless
-    a policy switches that off for the poison queue.
+    return to the queue: RabbitMQ 4 drops what has had 20 of them, where
+    an earlier version of mailq declared the queue and no policy forbids.
 
     Exit status 1: an id is not there, or a drop was not confirmed; 69: no
     broker, or it lacks a queue; 130: interrupted.

@@ -13,6 +13,9 @@ from mailq.ports import BrokerError
 SAFE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
+LASTING = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+
+
 def dead_letter_to(queue):
     return {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue}
 
@@ -25,7 +28,7 @@ async def test_everything_is_declared_with_its_arguments(open_broker, rabbit):
     outbox = quorum | SAFE | dead_letter_to("outbox.poison") | {"x-delivery-limit": 7}
     await rabbit.declare("outbox", arguments=outbox)
     for name in ("outbox.poison", "results", "success", "failures", "retry"):
-        await rabbit.declare(name, arguments=quorum)
+        await rabbit.declare(name, arguments=LASTING)
     for step, seconds in STEPS.items():
         delay = quorum | SAFE | dead_letter_to("outbox") | {"x-message-ttl": seconds * 1000}
         await rabbit.declare(f"outbox.delay.{step}", arguments=delay)
@@ -93,6 +96,21 @@ async def test_a_changed_delivery_limit_is_explained(open_broker):
         await open_broker(delivery_limit=6)
 
 
+async def test_queues_of_an_earlier_version_are_used_as_they_are(open_broker, rabbit):
+    for name in ("outbox.poison", "results", "success", "failures", "retry"):
+        await rabbit.declare(name, arguments={"x-queue-type": "quorum"})
+    broker = await open_broker()
+    await broker.publish([Publication("mailq", "success", b"{}")])
+    assert [await rabbit.count(name) for name in ("results", "success")] == [1, 1]
+    await rabbit.declare("results", arguments={"x-queue-type": "quorum"})  # unchanged
+
+
+async def test_another_delivery_limit_of_a_result_queue_is_explained(open_broker, rabbit):
+    await rabbit.declare("results", arguments={"x-queue-type": "quorum", "x-delivery-limit": 5})
+    with pytest.raises(BrokerError, match=r"queue 'results' exists with another x-delivery-limit: .*'1000000000'"):
+        await open_broker()
+
+
 async def test_an_exchange_of_another_type_is_explained(open_broker, rabbit):
     await (await rabbit.channel()).declare_exchange("mailq", "fanout", durable=True)
     with pytest.raises(
@@ -122,7 +140,7 @@ async def test_without_declare_queues_are_used_as_they_are(open_broker, rabbit):
 async def test_ensure_queue_declares_what_is_missing(open_broker, rabbit):
     broker = await open_broker()
     assert await broker.ensure_queue("mine")
-    await rabbit.declare("mine", arguments={"x-queue-type": "quorum"})
+    await rabbit.declare("mine", arguments=LASTING)
     await rabbit.declare("theirs", arguments={"x-max-length": 5})
     assert await broker.ensure_queue("theirs")
     await broker.publish([Publication("", "mine", b"1"), Publication("", "theirs", b"2")])

@@ -161,6 +161,26 @@ async def test_what_exists_differently_is_a_failure(check, rabbit):
         assert "rabbitmq.declare = false" in seen[what]["advice"]
 
 
+async def test_queues_that_lose_messages_on_rabbitmq_4_are_told(check, rabbit, monkeypatch):
+    await rabbit.declare("results", arguments={"x-queue-type": "quorum"})
+    _, seen = await check()
+    assert seen["queue results"] == {"level": "ok", "what": "queue results", "seen": "0 ready, 0 consumers"}
+    monkeypatch.setattr(Connection, "server", property(lambda _: "4.1.2", lambda *_: None), raising=False)
+    status, seen = await check()
+    assert status == 0
+    assert seen["queue results"]["seen"] == "0 ready, 0 consumers; drops what was returned 20 times"
+    assert "policy" in seen["queue results"]["advice"]
+    _, seen = await check(MAILQ_RABBITMQ__DECLARE="false")
+    assert seen["queue results"]["level"] == "ok"
+
+
+async def test_classic_queues_are_a_warning_that_names_the_remedy(check):
+    status, seen = await check(MAILQ_RABBITMQ__QUEUE_TYPE="classic")
+    assert (status, seen["queue type"]["level"]) == (0, "warn")
+    assert 'rabbitmq.queue_type = "quorum"' in seen["queue type"]["advice"]
+    assert "queue type" not in (await check())[1]
+
+
 async def test_what_a_worker_declared_is_well(check, rabbit):
     address = Address.of(rabbit.config())
     connection = await Connection.open(address, "test", heartbeat=10, connect_timeout=10, answer_timeout=10)

@@ -270,7 +270,7 @@ class Broker:
         else:
             return True
         try:
-            await topology.declare(self._control, topology.Queue(name, {"x-queue-type": self._config.queue_type}))
+            await topology.declare(self._control, topology.Queue(name, topology.lasting(self._config)))
         except RefusedError:
             return False
         return True

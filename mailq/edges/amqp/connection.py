@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol):
         self.closed: asyncio.Future[BrokerError] = loop.create_future()
         self.writable = asyncio.Event()
         self.frame_max = MAX_FRAME
+        self.server = ""
         self.receiver: Receiver | None = None
         self._loop = loop
         self._address = address
@@ -252,6 +253,7 @@ class Connection(asyncio.Protocol):
         address = self._address
         self.send(PROTOCOL_HEADER)
         start = cast("commands.Connection.Start", await self._wait(commands.Connection.Start))
+        self.server = str((start.server_properties or {}).get("version", ""))
         if "PLAIN" not in str(start.mechanisms).split():
             raise BrokerError(f"RabbitMQ at {address} does not offer to log in with PLAIN")
         properties: FieldTable = {

@@ -24,9 +24,6 @@ from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.amqp.topology import Queue
 from mailq.ports import BrokerError
 
-UNLIMITED = 1_000_000_000
-"""Delivery limit: messages come back as often as an endpoint is tried, and RabbitMQ 4 would drop them at 20."""
-
 PEEK_SECONDS = 5.0
 """How long a look at what waits in a delay queue may take."""
 
@@ -38,7 +35,7 @@ OUTCOMES = ("success.#", "failure.#", "retry.#")
 
 def intake_queues(config: RabbitConfig, prefix: str) -> Iterator[Queue]:
     """Yield the queues that come before any endpoint."""
-    yield Queue(f"{prefix}.dead", _plain(config))
+    yield Queue(f"{prefix}.dead", topology.lasting(config))
     yield Queue(prefix, _safe(config, f"{prefix}.dead") | {"x-single-active-consumer": True})
 
 
@@ -50,18 +47,11 @@ def endpoint_queues(config: RabbitConfig, prefix: str, name: str, steps: Iterabl
         yield Queue(topology.delay_queue(own, step), _safe(config, own) | {"x-message-ttl": STEPS[step] * 1000})
 
 
-def _plain(config: RabbitConfig) -> dict[str, object]:
-    return {"x-queue-type": config.queue_type}
-
-
 def _safe(config: RabbitConfig, dead: str) -> dict[str, object]:
-    arguments = _plain(config) | {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+    # Messages come back as often as an endpoint is tried.
+    arguments = topology.lasting(config) | {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
     if config.queue_type == "quorum":
-        arguments |= {
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
-            "x-delivery-limit": UNLIMITED,
-        }
+        arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
     return arguments
 
 

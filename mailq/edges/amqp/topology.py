@@ -19,6 +19,11 @@ from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.methods import ExchangeDeclare, QueueBind, QueueDeclare
 from mailq.ports import BrokerError
 
+UNLIMITED = 1_000_000_000
+"""Delivery limit of queues from which nothing may go for being looked at too often: RabbitMQ 4 drops it at 20."""
+
+LIMIT = "x-delivery-limit"
+
 NOT_FOUND = 404
 PRECONDITION_FAILED = 406
 
@@ -32,7 +37,10 @@ _DIFFERENT = re.compile(r"inequivalent arg '([^']+)' for (\w+) '(.*)' in vhost '
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One durable queue and the arguments it is declared with."""
+    """One durable queue and the arguments it is declared with.
+
+    One that exists without the `UNLIMITED` delivery limit is used as it is: earlier versions declared it so.
+    """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -43,21 +51,27 @@ def delay_queue(outbox: str, step: str) -> str:
     return f"{outbox}.delay.{step}"
 
 
+def lasting(config: RabbitConfig) -> dict[str, object]:
+    """Return the arguments of a queue whose messages stay, however often they are looked at, until they are taken."""
+    limit = {LIMIT: UNLIMITED} if config.queue_type == "quorum" else {}
+    return {"x-queue-type": config.queue_type, **limit}
+
+
 def queues(config: RabbitConfig) -> Iterator[Queue]:
     """Yield every queue that the configuration names, those that others dead-letter to first."""
     quorum = config.queue_type == "quorum"
     plain = {"x-queue-type": config.queue_type}
     # Dead letters are moved only when their target has confirmed them; that asks for reject-publish.
     safe = plain | {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"} if quorum else plain
-    yield Queue(config.poison, plain)
-    limit = {"x-delivery-limit": config.delivery_limit} if quorum else {}
+    yield Queue(config.poison, lasting(config))
+    limit = {LIMIT: config.delivery_limit} if quorum else {}
     yield Queue(config.outbox, safe | limit | _dead_letter_to(config.poison))
     for step, seconds in STEPS.items():
         name = delay_queue(config.outbox, step)
         yield Queue(name, safe | {"x-message-ttl": seconds * 1000} | _dead_letter_to(config.outbox))
     for name in dict.fromkeys((config.results, config.success, config.failures, config.retry)):
         if name:
-            yield Queue(name, plain)
+            yield Queue(name, lasting(config))
 
 
 def bindings(config: RabbitConfig) -> Iterator[tuple[str, str]]:
@@ -105,10 +119,30 @@ async def count(connection: Connection, name: str) -> int:
     return cast("commands.Queue.DeclareOk", answer).message_count or 0
 
 
-async def declare(connection: Connection, queue: Queue) -> None:
-    """Declare a durable queue; errors as in `count`."""
-    method = QueueDeclare(0, queue.name, durable=True, arguments=dict(queue.arguments))
-    await connection.call(method, commands.Queue.DeclareOk)
+async def declare(connection: Connection, queue: Queue) -> bool:
+    """Declare a durable queue, and tell whether it is as wanted; False: it lacks the unlimited delivery limit.
+
+    Raises:
+        RefusedError: it exists differently, or may not be declared.
+        BrokerError: the connection is lost.
+    """
+    arguments = dict(queue.arguments)
+    try:
+        await connection.call(_declaration(queue.name, arguments), commands.Queue.DeclareOk)
+    except RefusedError as refused:
+        different = _DIFFERENT.search(refused.text)
+        if not (different and different[1] == LIMIT and arguments.pop(LIMIT) == UNLIMITED):
+            raise
+        try:
+            await connection.call(_declaration(queue.name, arguments), commands.Queue.DeclareOk)
+        except RefusedError:
+            raise refused from None
+        return False
+    return True
+
+
+def _declaration(name: str, arguments: Mapping[str, Any]) -> QueueDeclare:
+    return QueueDeclare(0, name, durable=True, arguments=dict(arguments))
 
 
 async def _queue(connection: Connection, config: RabbitConfig, queue: Queue) -> None:
