@@ -25,7 +25,7 @@ from mailq.core.states import ORDER, State
 from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
 from mailq.flights import Flight, Flights
-from mailq.ports import Broker, BrokerError, Journal, Observer
+from mailq.ports import Broker, BrokerError, Journal, Observer, OversizedError
 from mailq.settlement import Settlement
 from mailq.suspects import DEADLY, Suspects
 
@@ -129,6 +129,8 @@ class Handling:
                 case.end = await self._process(case)
             except (BrokerError, JournalError):
                 raise
+            except OversizedError as refusal:  # it grew on its way: put aside as it came, and alone
+                case.end = await self._poison(case, case.consumed, str(refusal))
             except Exception as error:  # noqa: BLE001 - outside the attempt: the job goes back, in the end to poison
                 self._observer.bug("worker", error)
                 case.end = await self._stumble(case, error)
