@@ -36,6 +36,10 @@ ELSEWHERE = 5.0
 """Seconds for which a job goes away that another process is just working on."""
 
 
+STUMBLED = 1.0
+"""Seconds until a message goes back on which mailq's own code stumbled."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """How much a worker does at once and how long it waits; times in seconds, sizes in octets."""
@@ -299,7 +303,8 @@ class Handling:
     async def _stumble(self, case: Case, error: Exception) -> End:
         """Give a message back on which the code outside the attempt stumbled, or put it aside at last."""
         if case.consumed.delivery_count + 1 < self._bounds.poison_after:
-            case.broker.requeue(case.consumed.tag)
+            # A little later: where deliveries are not counted, on classic queues, it would come round and round.
+            asyncio.get_running_loop().call_later(STUMBLED, case.broker.requeue, case.consumed.tag)
             return End.RETURNED
         exception = f"{type(error).__name__}: {error}"
         reason = "mailq met a bug while it handled the message"
