@@ -22,6 +22,9 @@ MAX_HEADER = 64 * 1024
 MAX_NAME = 998
 """Characters of a field name: the longest line (RFC 5322 section 2.1.1)."""
 
+SHORT_VALUE = 200
+"""Characters of a header value up to which it is worth remembering what it says."""
+
 MAX_FIELDS = 500
 """Lines of the unfolded header that are looked at."""
 
@@ -204,6 +207,10 @@ def decode(value: str) -> str:
     """
     if "=?" not in value:
         return value
+    return _remembered(value) if len(value) <= SHORT_VALUE else _decode(value)
+
+
+def _decode(value: str) -> str:
     pieces: list[str] = []
     place = 0
     before: str | None = None
@@ -215,6 +222,10 @@ def decode(value: str) -> str:
         place, before = end, text
     pieces.append(value[place:])
     return "".join(pieces)
+
+
+_remembered = lru_cache(maxsize=512)(_decode)
+"""The messages of a mailing have the same subject and sender."""
 
 
 def _decoded(value: str) -> Iterator[tuple[int, int, str | None]]:
