@@ -136,3 +136,10 @@ def test_the_cpu_and_memory_of_a_grandchild_count():
         process.communicate()
     assert tree(process.pid) == []
     assert cpu_seconds(process.pid) == 0
+
+
+def test_the_flow_alone_is_measured():
+    arguments = [sys.executable, "-m", "bench.flow", "--jobs", "100", "--rounds", "2"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    least, _, rest = done.stdout.partition(" µs of CPU a message (rounds: ")
+    assert int(least) == min(int(each) for each in rest.rstrip(")\n").split(", ")) > 0
