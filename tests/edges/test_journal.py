@@ -480,6 +480,7 @@ def test_a_clock_that_is_set_forward_makes_nothing_old(spawn, keep, monkeypatch)
 def test_the_number_of_dead_files_with_nothing_open_is_bounded(keep, home, monkeypatch):
     monkeypatch.setattr(keeper, "MAX_DEAD", 3)
     early = keep()
+    early.take(key(99))  # who was asked once reads on
     for number in range(6):
         left = keep()
         left.settled(handed(left, number, b""))
@@ -587,15 +588,20 @@ def test_a_file_that_may_not_be_read_is_trouble_and_recovers(spawn):
         shutil.rmtree(open_to_all)
 
 
-def test_what_others_settled_is_known_when_their_files_are_gone(keep, home):
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_others_settled_is_known_to_who_was_asked_when_their_files_are_gone(keep, home, asked):
     writer, reader = keep(), keep()
+    if asked:
+        reader.take(key(9999))
     for number in range(2000):
         writer.settled(handed(writer, number, b"x" * 700))
         if number % 50 == 0:
             writer.tend()
             reader.tend()
     assert len(files(home)) <= 4
-    assert {reader.take(key(number)).standing for number in range(2000)} == {Standing.SETTLED}
+    settled = [reader.take(key(number)).standing is Standing.SETTLED for number in range(2000)]
+    assert all(settled) is asked  # reading costs every process a share of all jobs of the host
+    assert settled[-1]
 
 
 def test_a_damaged_file_is_told_of_once_and_read_up_to_the_damage(keep, home):

@@ -48,6 +48,9 @@ PROMISED = MAX_RECORD + 2 * END_SIZE
 ABANDONED = 120.0
 """Seconds after which an answer that was not settled is left to whoever gets its job: its connection is lost."""
 
+ASKED = 600.0
+"""Seconds after a look-up for which all that is written is read meanwhile: 7 µs a job of the host, in each process."""
+
 HOUSEKEEPING = 60.0
 """Seconds between looks at what dead processes left."""
 
@@ -101,7 +104,7 @@ class FileJournal:
         self._blind: str | None = None
         self._closed = False
         self._named = False
-        self._kept_house = float("-inf")
+        self._kept_house = self._asked = float("-inf")
         self.tend()
 
     def hand_over(self, key: JobKey, *, contested: bool) -> EntryId:
@@ -169,6 +172,7 @@ class FileJournal:
 
     def take(self, key: JobKey) -> Entry:
         """Look a job up, and claim what is found."""
+        self._asked = time.monotonic()
         self._refresh()
         found = self._shelf.index.standing(key)
         if found.id is None:
@@ -230,7 +234,8 @@ class FileJournal:
         if self._current is not None:
             self._current.give_up_pages()
             with suppress(JournalError):  # it is the trouble
-                self._refresh()  # though nobody asks now: what others settled is to be known when their files are gone
+                # Where jobs come again: what others settled is to be known when their files are gone.
+                self._refresh(read=time.monotonic() - self._asked < ASKED)
             if time.monotonic() - self._kept_house >= HOUSEKEEPING:
                 self._kept_house = time.monotonic()
                 with suppress(OSError, JournalError):  # it is done again
@@ -294,11 +299,11 @@ class FileJournal:
             self.withdrawn(entry)
             raise JournalError(self._trouble) from error
 
-    def _refresh(self) -> None:
+    def _refresh(self, *, read: bool = True) -> None:
         if self._current is None:
             raise JournalError(self._trouble)
         try:
-            self._shelf.refresh()
+            self._shelf.refresh(read=read)
         except OSError as error:
             self._blind = unreadable(error, self._directory)
             raise JournalError(self._blind) from error

@@ -126,8 +126,8 @@ class Shelf:
         self._seen: dict[bytes, float] = {}
         self._listed = (0, 0.0)
 
-    def refresh(self) -> None:
-        """Read what is new in all files.
+    def refresh(self, *, read: bool = True) -> None:
+        """Read what is new in all files; without `read`, see only which there are.
 
         Raises:
             OSError: a file or the directory cannot be read.
@@ -136,6 +136,8 @@ class Shelf:
         gone = self._list()
         begun = self._begun()
         self._drop(gone)
+        if not read:
+            return
         for writer, readers in begun.items():
             # First who is dead, then what they said: so all of it is read.
             known = writer in self._seen
