@@ -328,9 +328,8 @@ class Delivery:
             async with asyncio.timeout(min(policy.dns_timeout, policy.dns_patience)):
                 found = await self._look_up(name, port)
         except TimeoutError:
-            if (
-                policy.dns_patience < policy.dns_timeout
-            ):  # the question goes on, and its answer is there for who asks again
+            if policy.dns_patience < policy.dns_timeout:
+                # The question goes on, and its answer is there for who asks again.
                 raise Postponed(UNANSWERED, Cause.DNS, "the DNS takes its time") from None
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:
