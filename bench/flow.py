@@ -128,6 +128,10 @@ class Broker:
         if not self._left:
             self._done()
 
+    def acknowledged(self) -> asyncio.Future[bool]:
+        """Is not asked for."""
+        raise NotImplementedError
+
     def requeue(self, _tag: int) -> None:
         """Is not asked for."""
 

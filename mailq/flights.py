@@ -1,4 +1,4 @@
-"""Attempts under way, by what names their job's attempt; and the leave to hand a message over.
+"""Attempts under way, by what names their job's attempt: begun, made and noted; and the leave to hand a message over.
 
 When the connection to the broker is lost, the broker hands the unacknowledged jobs out again while
 their attempts still run here. A job that comes again adopts the attempt made for it, so that one e-mail
@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from mailq.core.failure import Cause, Postponed
 from mailq.core.job import Job
-from mailq.core.journal import EntryId, key_of
-from mailq.core.result import Result, Trail
+from mailq.core.journal import EntryId, JournalError, key_of
+from mailq.core.result import Result, Trail, pack
 from mailq.core.verdict import Verdict
+from mailq.delivery import Delivery
 from mailq.ports import Broker, Journal
+from mailq.settlement import Settlement
 
 UNRECORDED = 1.0
 """Seconds for which a job goes away whose result could not be recorded."""
@@ -61,8 +63,10 @@ class Flight:
 class Flights:
     """The attempts of this process that may still be asked for."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, delivery: Delivery, settlement: Settlement) -> None:
         self._journal = journal
+        self._delivery = delivery
+        self._settlement = settlement
         self._flights: dict[tuple[str, int], list[Flight]] = {}
 
     def begin(self, job: Job, broker: Broker, *, again: bool) -> Flight:
@@ -79,6 +83,10 @@ class Flights:
                 return flight
         return None
 
+    def has(self, job: Job) -> bool:
+        """Tell whether there is an attempt for the job, or for an equal one that nobody told apart from it."""
+        return (job.identity, job.attempt) in self._flights
+
     def end(self, flight: Flight) -> None:
         """Forget an attempt."""
         key = (flight.job.identity, flight.job.attempt)
@@ -87,3 +95,39 @@ class Flights:
             flights.remove(flight)
         if not flights:
             self._flights.pop(key, None)
+
+    async def fly(self, flight: Flight, *, returned: bool, closing: bool) -> None:
+        """Make the attempt and leave its ending in the flight and in the journal; cancels that if none is made."""
+        try:
+            # A job of a lost connection is handed out again: to begin now would be to send it twice.
+            if closing or not flight.broker.alive:
+                return
+            made = await self._delivery.attempt(flight.job, flight.trail, flight, returned=returned)
+            if not isinstance(made, Postponed):
+                made = self._recorded(flight, made)
+            if isinstance(made, Postponed):
+                flight.withdraw()
+                flight.ending.set_result(made)
+                return
+            flight.ending.set_result((made, self._settlement.judge(flight.job, made)))
+        finally:
+            if not flight.ending.done():
+                flight.withdraw()
+                flight.ending.cancel()
+                self.end(flight)
+
+    def _recorded(self, flight: Flight, result: Result) -> Result | Postponed:
+        """Note what came of an attempt, so that its job, should it come again, is not attempted again.
+
+        A retry that was published twice is two messages of one attempt: only one of them may go on from here.
+        """
+        try:
+            if flight.entry is None:
+                contested = flight.again or not flight.broker.alive
+                flight.entry = self._journal.hand_over(key_of(flight.job), contested=contested)
+        except Postponed as later:
+            return later
+        except JournalError:
+            return result  # the receiver has nothing, so another attempt does no harm
+        self._journal.answered(flight.entry, pack(result))
+        return result

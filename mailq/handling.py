@@ -18,14 +18,15 @@ from mailq.core import letters
 from mailq.core.ending import ENDS, End
 from mailq.core.failure import Cause, Postponed
 from mailq.core.job import InvalidJobError, Job, Queues
-from mailq.core.journal import EntryId, JournalError, Standing, key_of
+from mailq.core.journal import PARKED, Entry, EntryId, JournalError, Standing, key_of
 from mailq.core.publication import Consumed
-from mailq.core.result import Result, pack, unpack
+from mailq.core.result import Result, unpack
 from mailq.core.states import ORDER, State
 from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
 from mailq.flights import Flight, Flights
 from mailq.ports import Broker, BrokerError, Journal, Observer, OversizedError
+from mailq.receipts import Receipts, named
 from mailq.settlement import Settlement
 from mailq.suspects import DEADLY, Suspects
 
@@ -33,7 +34,7 @@ AGAIN = frozenset({letters.RETURNED, letters.REQUEUED})
 """Headers of a job that may have been handed over before, though it is not marked as redelivered."""
 
 ELSEWHERE = 5.0
-"""Seconds for which a job goes away that another process is just working on."""
+"""Seconds for which a job goes away, or stays here, that another process is just working on."""
 
 
 STUMBLED = 1.0
@@ -55,12 +56,16 @@ class Bounds:
 
 @dataclass(slots=True, eq=False)
 class Case:
-    """One message being handled: the octets it takes, its attempt, if it has come so far, and how it ended."""
+    """One message being handled: the octets it takes, its attempt, if it has come so far, and how it ended.
+
+    While it is `waiting` nothing is done with it.
+    """
 
     broker: Broker
     consumed: Consumed
     octets: int
     flight: Flight | None = None
+    waiting: bool = False
     end: End = End.RETURNED
 
 
@@ -76,12 +81,12 @@ class Handling:
         self.closing = False
         self.last_delivery = monotonic()
         self._consumed = self._ended = 0
-        self._delivery = delivery
         self._settlement = settlement
         self._journal = journal
         self._observer = observer
         self._bounds = bounds
-        self._flights = Flights(journal)
+        self._flights = Flights(journal, delivery, settlement)
+        self.receipts = Receipts(journal, self._flights)
         self._suspects = Suspects(journal)
 
     @property
@@ -107,7 +112,7 @@ class Handling:
         """Cancel the attempts of which no receiver has heard; hurried, all whose message no receiver may have."""
         for task, case in list(self.cases.items()):
             if case.flight is None:
-                unspoken = hurried
+                unspoken = hurried or case.waiting
             elif case.flight.ending.done():
                 unspoken = False  # its result is being published
             else:
@@ -130,7 +135,9 @@ class Handling:
     async def _handle(self, case: Case) -> None:
         try:
             try:
-                case.end = await self._process(case)
+                while (end := await self._process(case)) is None:
+                    await self._wait(case)
+                case.end = end
             except (BrokerError, JournalError):
                 raise
             except OversizedError as refusal:  # it grew on its way: put aside as it came, and alone
@@ -145,7 +152,17 @@ class Handling:
         except JournalError as trouble:
             case.broker.fail(BrokerError(str(trouble)))
 
-    async def _process(self, case: Case) -> End:
+    async def _wait(self, case: Case) -> None:
+        """Let time pass for a job that nobody named and that may be another process's just now.
+
+        A copy of it on its way could not be told from an equal job, so it stays.
+        """
+        case.flight, case.waiting = None, True
+        await asyncio.sleep(ELSEWHERE)
+        case.waiting = False
+
+    async def _process(self, case: Case) -> End | None:
+        """Handle a message and return how it ended; None: not yet, it is to be handled once more."""
         if case.consumed.delivery_count < self._bounds.poison_after:
             while self._suspects.trying:
                 await self._suspects.calm()
@@ -157,28 +174,28 @@ class Handling:
         async with self._suspects.trial(case.consumed, case.consumed.delivery_count - self._bounds.poison_after):
             return await self._work(case)
 
-    async def _work(self, case: Case) -> End:
+    async def _work(self, case: Case) -> End | None:
         broker, consumed = case.broker, case.consumed
         try:
             job = Job.parse(
                 consumed.body,
                 encoding=consumed.content_encoding,
                 message_id=consumed.message_id,
-                named=letters.UNNAMED not in consumed.headers,
+                unnamed=consumed.headers.get(letters.UNNAMED),
                 limit=self._bounds.body,
             )
         except InvalidJobError as error:
             return await self._refuse(case, error)
         missing = None if job.queues is None else await _missing(job.queues, broker)
-        if job.due is not None and job.due > datetime.now(UTC):
-            return await self._park(case, job, None)
+        if not job.identified:
+            self.receipts.equal(job, broker)
         again = consumed.redelivered or job.attempt > 1 or not AGAIN.isdisjoint(consumed.headers)
         flight = self._flights.adopt(job, broker) if consumed.redelivered else None
-        if flight is None and again:
+        if flight is None and again and (entry := self._journal.take(key_of(job))).standing is not Standing.UNKNOWN:
             # What was answered is told, if not on the queue that was asked for, since that is gone.
-            end = await self._repeat(case, job if missing is None else job.model_copy(update={"queues": None}))
-            if end is not None:
-                return end
+            return await self._repeat(case, job if missing is None else job.model_copy(update={"queues": None}), entry)
+        if job.due is not None and job.due > datetime.now(UTC):
+            return await self._park(case, job, None)
         if missing is not None:
             name, queue = missing
             reason = f"queue {queue!r} does not exist; create it or leave the property out"
@@ -187,7 +204,7 @@ class Handling:
             case.flight = flight
         else:
             flight = case.flight = self._flights.begin(job, broker, again=again)
-            await self._fly(flight, returned=letters.RETURNED in consumed.headers)
+            await self._flights.fly(flight, returned=letters.RETURNED in consumed.headers, closing=self.closing)
         return await self._land(case, job, flight)
 
     async def _refuse(self, case: Case, error: InvalidJobError) -> End:
@@ -195,12 +212,9 @@ class Handling:
         case.broker.ack(case.consumed.tag)
         return End.POISONED if error.document is None else End.FAILURE
 
-    async def _repeat(self, case: Case, job: Job) -> End | None:
-        """Do for a job that comes again what is left to be done, if it was attempted before; else return None."""
-        entry = self._journal.take(key_of(job))
+    async def _repeat(self, case: Case, job: Job, entry: Entry) -> End | None:
+        """Do for a job that comes again what is left to be done."""
         match entry.standing:
-            case Standing.UNKNOWN:
-                return None
             case Standing.SETTLED:
                 case.broker.ack(case.consumed.tag)
                 return End.REPEATED
@@ -208,6 +222,9 @@ class Handling:
                 later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "another process is working on it")
                 return await self._park(case, job, later)
         assert entry.id is not None
+        if entry.record == PARKED:
+            later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "it was sent on its way back before")
+            return await self._park(case, job, later, entry.id)
         try:
             result = unpack(entry.record, job, datetime.now(UTC))
             made = result, self._settlement.judge(job, result)
@@ -216,43 +233,7 @@ class Handling:
             raise
         return await self._settle(case, job, made, entry.id)
 
-    async def _fly(self, flight: Flight, *, returned: bool) -> None:
-        """Make the attempt and leave its ending in the flight and in the journal; cancels that if none is made."""
-        try:
-            # A job of a lost connection is handed out again: to begin now would be to send it twice.
-            if self.closing or not flight.broker.alive:
-                return
-            made = await self._delivery.attempt(flight.job, flight.trail, flight, returned=returned)
-            if not isinstance(made, Postponed):
-                made = self._recorded(flight, made)
-            if isinstance(made, Postponed):
-                flight.withdraw()
-                flight.ending.set_result(made)
-                return
-            flight.ending.set_result((made, self._settlement.judge(flight.job, made)))
-        finally:
-            if not flight.ending.done():
-                flight.withdraw()
-                flight.ending.cancel()
-                self._flights.end(flight)
-
-    def _recorded(self, flight: Flight, result: Result) -> Result | Postponed:
-        """Note what came of an attempt, so that its job, should it come again, is not attempted again.
-
-        A retry that was published twice is two messages of one attempt: only one of them may go on from here.
-        """
-        try:
-            if flight.entry is None:
-                contested = flight.again or not flight.broker.alive
-                flight.entry = self._journal.hand_over(key_of(flight.job), contested=contested)
-        except Postponed as later:
-            return later
-        except JournalError:
-            return result  # the receiver has nothing, so another attempt does no harm
-        self._journal.answered(flight.entry, pack(result))
-        return result
-
-    async def _land(self, case: Case, job: Job, flight: Flight) -> End:
+    async def _land(self, case: Case, job: Job, flight: Flight) -> End | None:
         """Settle the attempt, unless none was made or the job came again and its new handler settles it."""
         try:
             ending = flight.ending.result() if flight.ending.done() else await asyncio.shield(flight.ending)
@@ -273,11 +254,27 @@ class Handling:
             return await self._park(case, job, ending)
         return await self._settle(case, job, ending, flight.entry)
 
-    async def _park(self, case: Case, job: Job, later: Postponed | None) -> End:
-        """Send a job away that is postponed, or not due; one that would come back to no use expires now."""
-        if not await self._settlement.park(case.broker, case.consumed, job, later):
-            return await self._settle(case, job, self._settlement.expire(job), None)
-        case.broker.ack(case.consumed.tag)
+    async def _park(self, case: Case, job: Job, later: Postponed | None, entry: EntryId | None = None) -> End | None:
+        """Send a job away that is postponed, or not due; one that would come back to no use expires now.
+
+        `entry` tells that this was done before, and perhaps to no end. Else a job that nobody named gets a name,
+        but not while another process has it, which knows it as it is.
+        """
+        if entry is None and not job.identified:
+            if later is not None and later.cause is Cause.ELSEWHERE:
+                return None
+            entry = self.receipts.parking(job)
+        try:
+            parked = await self._settlement.park(case.broker, case.consumed, named(job, entry), later)
+            if parked:
+                case.broker.ack(case.consumed.tag)
+        except BaseException:
+            if entry is not None:
+                self._journal.released(entry)
+            raise
+        if not parked:
+            return await self._settle(case, job, self._settlement.expire(job), entry)
+        self.receipts.done(job, case.broker, entry)
         return End.PARKED
 
     async def _settle(self, case: Case, job: Job, made: tuple[Result, Verdict], entry: EntryId | None) -> End:
@@ -289,15 +286,14 @@ class Handling:
                 told = _told(case.consumed, job, result, verdict)
                 end = await self._poison(case, told, reason, exception=result.bug, state=result.state)
             else:
-                await self._settlement.settle(case.broker, case.consumed, job, result, verdict)
+                await self._settlement.settle(case.broker, case.consumed, named(job, entry), result, verdict)
                 case.broker.ack(case.consumed.tag)
                 end = ENDS[verdict.outcome]
         except BaseException:
             if entry is not None:
                 self._journal.released(entry)
             raise
-        if entry is not None:
-            self._journal.settled(entry)
+        self.receipts.done(job, case.broker, entry)
         return end
 
     async def _stumble(self, case: Case, error: Exception) -> End:

@@ -3,6 +3,7 @@
 The edges implement these with one library each; tests implement them with a few lines.
 """
 
+import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -157,6 +158,9 @@ class Broker(Publisher, Protocol):
     def ack(self, tag: int) -> None:
         """Acknowledge a message; nothing happens once the connection is lost."""
 
+    def acknowledged(self) -> asyncio.Future[bool]:
+        """Return what tells when the broker has all acknowledgements made so far; False: it was lost before."""
+
     def requeue(self, tag: int) -> None:
         """Give a message back to the outbox."""
 
@@ -262,11 +266,14 @@ class Journal(Protocol):
     def withdrawn(self, entry: EntryId) -> None:
         """Record that it was not handed over after all; never raises."""
 
+    def published(self, entry: EntryId) -> None:
+        """Record that everything published for it is confirmed, but its job may come again; never raises."""
+
     def released(self, entry: EntryId) -> None:
         """Leave an answered entry, own or taken, to whoever gets its job; never raises."""
 
     def settled(self, entry: EntryId) -> None:
-        """Record that everything published for it is confirmed; never raises."""
+        """Record that everything published for it is confirmed, and of no use to others; never raises."""
 
     def take(self, key: JobKey) -> Entry:
         """Return how a job stands that came again; an answered or doubtful entry is now the caller's to settle.

@@ -173,6 +173,7 @@ class Worker:
         for task in list(cases):
             task.cancel()
         await asyncio.gather(*cases, return_exceptions=True)
+        await self._handling.receipts.last(HASTE)
         await self._delivery.pool.close()
 
     async def _stop_consuming(self, broker: Broker) -> None:
@@ -206,6 +207,7 @@ class Worker:
             self._delivery.pool.sweep()
             self._observer.flight(len(self._handling.cases), self._delivery.pool.open_sessions)
             self._tend_journal()
+            self._handling.receipts.look()
             if self._handling.drift and not self._drifted:
                 self._drifted = True
                 self._observer.bug("equation", DriftError(f"{self._handling.drift} messages more consumed than ended"))

@@ -50,6 +50,7 @@ def torture(
         int, typer.Option("--processes", "-p", min=1, max=16, help="Processes of each of the two `mailq run`.")
     ] = 2,
     jobs: Annotated[int, typer.Option("--jobs-per-disaster", min=1, max=99, help="Jobs published for each.")] = 5,
+    unnamed: Annotated[bool, typer.Option("--unnamed", help="Publish jobs with neither message id nor id.")] = False,  # noqa: FBT002
     limit: Annotated[float, typer.Option("--limit", min=1, help="Seconds after which it ends with an error.")] = 7200,
     json: Annotated[bool, typer.Option("--json", help="End with the figures as one line of JSON.")] = False,  # noqa: FBT002
     keep: Annotated[
@@ -58,7 +59,7 @@ def torture(
 ) -> None:
     """Torture mailq; the whole text of --help is `_HELP`."""
     chosen = _chosen(kinds)
-    settings = report.Settings(int(time.time()) if seed is None else seed, disasters, chosen, processes, jobs)
+    settings = report.Settings(int(time.time()) if seed is None else seed, disasters, chosen, processes, jobs, unnamed)
     home = _home(keep)
     # SIGTERM is Ctrl-C here, as in `mailq demo`.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,7 +67,7 @@ def torture(
     began = time.monotonic()
     _print(f"seed {settings.seed}: {settings.command(tuple(KINDS))}")
     try:
-        show = Show(home, schedule(settings.seed, disasters, chosen, jobs), processes, _print)
+        show = Show(home, schedule(settings.seed, disasters, chosen, jobs), settings, _print)
         books = uvloop.run(show.run(limit))
     except (TortureError, LabError, BrokerError) as trouble:
         complain(f"the torture ended early: {trouble}\nonce more: {settings.command(tuple(KINDS))}")

@@ -201,8 +201,10 @@ class Job(_Asked):
         """The producer's raw document, to be republished; never changed in place."""
         identity: str
         """AMQP message id, else the job's `id`, else a digest of the body."""
+        alias: str
+        """What mailq called the job when it sent it back, since nobody had named it; else empty."""
         identified: bool
-        """Whether somebody gave the job its identity, so that no equal job shares it."""
+        """Whether it has a name of its own, somebody's or mailq's, so that no equal job shares it."""
 
     @property
     def attempt(self) -> int:
@@ -227,12 +229,12 @@ class Job(_Asked):
         *,
         encoding: str | None = None,
         message_id: str | None = None,
-        named: bool = True,
+        unnamed: object = None,
         limit: int,
     ) -> Self:
         """Return the job in an AMQP body of at most `limit` octets (after gzip is undone).
 
-        `named` tells that `message_id` is the producer's, and not mailq's own of an earlier attempt.
+        `unnamed` tells that `message_id` is a digest that mailq made, and if it is a text, what mailq calls the job.
 
         Raises:
             InvalidJobError: it is not a job; names the place and the remedy.
@@ -246,8 +248,16 @@ class Job(_Asked):
             raise InvalidJobError(reason, _pointer(document, error["loc"]), document) from None
         identity = message_id or job.id
         digest = identity or hashlib.blake2b(body, digest_size=16).hexdigest()
-        vars(job).update(document=document, identity=digest, identified=bool(identity) and named)
+        alias = unnamed if isinstance(unnamed, str) else ""
+        identified = bool(alias or (identity and unnamed is None))
+        vars(job).update(document=document, identity=digest, alias=alias, identified=identified)
         job._refuse_not_built()
+        return job
+
+    def called(self, alias: str) -> Self:
+        """Return a copy that has a name of mailq's: what is sent back twice is not two jobs then."""
+        job = self.model_copy()
+        vars(job).update(alias=alias, identified=True)
         return job
 
     def _refuse_not_built(self) -> None:

@@ -1,9 +1,10 @@
 """What a journal says: which messages were handed over, and what came of it. Pure: bytes in, standings out.
 
 A process that is about to hand a message over writes an intent; after the answer, the answer; when
-everything published for it is confirmed, that it is settled. A job that comes again is looked up by
-its key. This module has the words of that, how records look, and what is read of
-any octets at all; what records mean together is for `core.standing`, files, locks and disks for
+everything published for it is confirmed, that it is settled. For a job that nobody named it is then published, and
+settled when the broker has the acknowledgement too: until then the job may come again, and after that only an equal
+one can. A job that comes again is looked up by its key. This module has the words of that, how records look, and
+what is read of any octets at all; what records mean together is for `core.standing`, files, locks and disks for
 `edges.journal`, what a worker does about it for the flow. A record is: length, CRC-32 and a body,
 whose first octet is its mark. Whatever the octets are, reading ends, and keeps no more than they hold.
 """
@@ -19,6 +20,9 @@ from mailq.core.job import Job
 
 MAX_ANSWER = 64 * 1024
 """Octets of what is kept of an answer."""
+
+PARKED = b"parked"
+"""The record of a job that was sent on its way back without an attempt."""
 
 
 TELLING = 512
@@ -42,6 +46,11 @@ class EntryId(NamedTuple):
 
     writer: bytes
     serial: int
+
+    @property
+    def name(self) -> str:
+        """The entry's name as text."""
+        return f"{self.writer.hex()}-{self.serial}"
 
 
 class Standing(StrEnum):
@@ -81,7 +90,8 @@ def key_of(job: Job) -> JobKey:
     text = job.mime if isinstance(job.mime, str) else ""
     ends = text if len(text) <= 2 * TELLING else text[:TELLING] + text[-TELLING:]
     check = crc32(ends.encode("utf-8", "surrogatepass"))
-    named = f"{len(job.identity)} {job.identity} {job.recipient} {job.attempt} {len(text)} {check}"
+    alias = f" {job.alias}" if job.alias else ""
+    named = f"{len(job.identity)} {job.identity} {job.recipient} {job.attempt} {len(text)} {check}{alias}"
     digest = hashlib.blake2b(named.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return JobKey(digest, job.identified)
 
@@ -97,6 +107,7 @@ class Mark(IntEnum):
     CLAIM = 6
     TRIAL = 7
     TRIED = 8
+    PUBLISHED = 9
 
 
 _FRAME = Struct("<II")
@@ -113,6 +124,7 @@ BODY_SIZES: dict[int, int] = {
     Mark.CLAIM: CLAIM_BODY.size,
     Mark.TRIAL: TRIAL_BODY.size,
     Mark.TRIED: TRIAL_BODY.size,
+    Mark.PUBLISHED: ENTRY_BODY.size,
 }
 
 _MAX_BODY = ANSWER_BODY.size + MAX_ANSWER
@@ -140,7 +152,7 @@ def answer(serial: int, record: bytes) -> bytes:
 
 
 def ending(mark: Mark, entry: EntryId) -> bytes:
-    """Return the record that an entry is withdrawn, released or settled."""
+    """Return the record that an entry is withdrawn, released, published or settled."""
     return _framed(ENTRY_BODY.pack(mark, *entry))
 
 

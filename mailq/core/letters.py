@@ -141,7 +141,8 @@ RETURNED = "x-mailq-returned"
 
 
 UNNAMED = "x-mailq-unnamed"
-"""AMQP header of a job whose message id is mailq's own digest, which equal jobs share."""
+"""AMQP header of a job whose message id is mailq's own digest, which equal jobs share: what mailq calls it, if it could
+be noted; then a job that was sent back twice is known for one."""
 
 
 REQUEUED = "x-mailq-requeued"
@@ -151,7 +152,8 @@ REQUEUED = "x-mailq-requeued"
 def postpone(job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
     """Return the publication for a job that the traffic limits send away until `until`, no attempt made."""
     pin = job.nextattempt.ip if job.nextattempt else None
-    nextattempt = {"time": format_time(until)} | ({"ip": pin} if pin else {})
+    due = until if job.due is None else max(until, job.due)  # it may be away for less than it has to wait
+    nextattempt = {"time": format_time(due)} | ({"ip": pin} if pin else {})
     document = {**job.document, "nextattempt": nextattempt, "seen": format_time(job.seen or now)}
     letter = park(job, document, until, names, consumed, now)
     return letter._replace(headers={**(letter.headers or {}), RETURNED: 1})
@@ -174,7 +176,7 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
         headers=_passed_on(consumed.headers)
         | ({RETURNED: 1} if RETURNED in consumed.headers else {})
         | ({REQUEUED: 1} if consumed.redelivered or REQUEUED in consumed.headers else {})
-        | ({} if job.identified else {UNNAMED: 1}),
+        | ({UNNAMED: job.alias} if job.alias else {} if job.identified else {UNNAMED: 1}),
     )
 
 
@@ -229,7 +231,7 @@ def _without_keys(dkim: object) -> object:
 
 def unnamed(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the note that the message id is a mere digest, where it is there: equal jobs stay two on every way."""
-    return {UNNAMED: 1} if UNNAMED in headers else {}
+    return {UNNAMED: headers[UNNAMED]} if UNNAMED in headers else {}
 
 
 def _passed_on(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ An entry is open from its intent until it is withdrawn or settled. A claim makes
 claimant's to settle for as long as that lives. What is settled is remembered by key where somebody
 gave the job its identity, whoever settled it and whatever becomes of the file (`core.settled`); of
 equal jobs that nobody told apart, each entry is one job's and is forgotten with it, so that two of
-them stay two messages. Reading the files, and telling who is alive, is for `edges.journal`.
+them stay two messages. One that is published may have been acknowledged: its job comes again soon, or
+it is another one that comes. Reading the files, and telling who is alive, is for `edges.journal`.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,10 +28,13 @@ from mailq.core.journal import (
 )
 from mailq.core.settled import Settled
 
+ACKNOWLEDGED = 600.0
+"""Seconds after which what was published has been acknowledged, one would think: an equal job is in doubt then."""
+
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """An entry that is not settled."""
+    """An entry that is not settled; `published` is the moment at which that was read."""
 
     writer: bytes
     serial: int
@@ -38,6 +42,7 @@ class _Item:
     identified: bool
     record: bytes | None = None
     released: bool = False
+    published: float | None = None
 
     @property
     def id(self) -> EntryId:
@@ -69,6 +74,7 @@ class Index:
         self._claims: dict[EntryId, set[bytes]] = {}
         self._ended: set[EntryId] = set()
         self._done = Settled()
+        self._now = 0.0
         meanings: dict[Mark, Callable[[_Writer, bytes], None]] = {
             Mark.INTENT: self._intent,
             Mark.ANSWER: self._answer,
@@ -78,12 +84,14 @@ class Index:
             Mark.CLAIM: self._claim,
             Mark.TRIAL: self._trial,
             Mark.TRIED: self._tried,
+            Mark.PUBLISHED: self._published,
         }
         # Plain numbers: a dictionary finds an octet among them twice as fast.
         self._meanings = {int(mark): (BODY_SIZES.get(mark, 0), meaning) for mark, meaning in meanings.items()}
 
     def at(self, now: float) -> None:
         """Note the moment, in seconds on a clock that only goes on: what is settled is not remembered for ever."""
+        self._now = now
         self._done.at(now)
 
     def begin(self, header: Header) -> None:
@@ -133,6 +141,8 @@ class Index:
             records.append(codec.intent(item.serial, JobKey(item.digest, item.identified), writer.last))
             if item.record is not None:
                 records.append(codec.answer(item.serial, item.record))
+            if item.published is not None:
+                records.append(codec.ending(Mark.PUBLISHED, item.id))
             if item.released:
                 records.append(codec.ending(Mark.RELEASED, item.id))
         for digest, begun in writer.trials.items():
@@ -156,6 +166,8 @@ class Index:
                 underway = True
             elif item.record is None:
                 underway, doubt = underway or alive, doubt if alive else doubt or item
+            elif item.published is not None and item.published < self._now - ACKNOWLEDGED:
+                doubt = doubt or item
             elif key.identified or item.released or not alive:
                 return Entry(Standing.ANSWERED, item.id, item.record)
             else:  # it may be an equal job's, which is just being settled
@@ -214,6 +226,12 @@ class Index:
         item = writer.items.get(serial) if name == writer.name else None
         if item is not None:
             item.released = True
+
+    def _published(self, writer: _Writer, body: bytes) -> None:
+        _, _, serial = ENTRY_BODY.unpack(body)
+        item = writer.items.get(serial)
+        if item is not None:
+            item.published = self._now
 
     def _settled(self, writer: _Writer, body: bytes) -> None:
         _, name, serial = ENTRY_BODY.unpack(body)

@@ -89,6 +89,34 @@ async def test_acknowledged_is_gone_and_open_comes_back_redelivered(open_broker,
     assert all(message.redelivered and message.delivery_count == 1 for message in messages)
 
 
+async def test_that_the_broker_has_an_acknowledgement_can_be_asked(open_broker, rabbit):
+    broker, inbox = await open_broker(), Inbox()
+    assert await broker.acknowledged()  # there were none
+    for n in range(3):
+        await rabbit.publish("outbox", b"%d" % n)
+    await broker.consume(inbox)
+    first, second, _ = await inbox.wait(3)
+    broker.ack(first.tag)
+    one = broker.acknowledged()
+    broker.ack(second.tag)
+    two = broker.acknowledged()
+    assert await asyncio.gather(one, two) == [True, True]
+    broker.fail(BrokerError("cut right behind"))
+    await rabbit.wait_for_count("outbox", 1)
+
+
+async def test_of_a_lost_connection_it_is_not_known_what_it_acknowledged(open_broker, rabbit):
+    broker, inbox = await open_broker(), Inbox()
+    await rabbit.publish("outbox", b"1")
+    await broker.consume(inbox)
+    (message,) = await inbox.wait(1)
+    broker.ack(message.tag)
+    asked = broker.acknowledged()
+    broker.fail(BrokerError("cut"))
+    assert await asked is False
+    assert await broker.acknowledged() is False
+
+
 async def test_requeue_gives_a_message_back(open_broker, rabbit):
     broker, inbox = await open_broker(), Inbox()
     await rabbit.publish("outbox", b"again")

@@ -155,7 +155,7 @@ def test_a_job_on_its_way_back_says_when_its_message_id_is_a_mere_digest(named, 
     assert (UNNAMED in letter.headers) is marked
     assert letter.message_id == parsed.identity
 
-    again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id, named=UNNAMED not in letter.headers)
+    again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id, unnamed=letter.headers.get(UNNAMED))
     assert (again.identity, again.identified) == (parsed.identity, not marked)
 
 
@@ -171,7 +171,7 @@ def test_every_result_has_the_identity_of_its_job_from_the_first_on(outcome, que
     assert {letter.priority for letter in first.values()} == {3}
     if outcome is Outcome.RETRY:
         letter = first["", "outbox.delay.30s"]
-        again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id, named=False)
+        again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id, unnamed=1)
         second = published((again, Consumed(letter.body, 2, message_id=letter.message_id)), refused(), Verdict(outcome))
         assert {letter.message_id for letter in second.values()} == {parsed.identity}
 

@@ -24,10 +24,12 @@ from mailq.core.journal import (
     JobKey,
     JournalError,
     JournalStats,
+    Mark,
     Standing,
     answer,
 )
-from mailq.edges.journal import FileJournal, NullJournal, keeper
+from mailq.core.standing import ACKNOWLEDGED
+from mailq.edges.journal import FileJournal, NullJournal, keeper, shelf
 from mailq.edges.journal.shelf import LOOK
 
 SMALL = 256 * 1024
@@ -204,6 +206,35 @@ def test_two_equal_jobs_are_two_messages(spawn, keep):
     for each in found:
         journal.settled(each.id)
     assert journal.take(twin).standing is Standing.UNKNOWN
+
+
+def test_what_a_process_had_published_when_it_was_killed_is_told_once_more_and_later_in_doubt(spawn, keep, monkeypatch):
+    process, journal = spawn(), keep()
+    for number in (1, 2):
+        process(f"give({number}, identified=False), j.answered(id, b'told'), j.published(id), j.published(id)")
+    assert journal.take(key(1, identified=False)).standing is Standing.UNDERWAY
+    process.kill()
+    found = journal.take(key(1, identified=False))
+    assert (found.standing, found.record) == (Standing.ANSWERED, b"told")
+    journal.published(found.id)
+    journal.settled(found.id)
+    assert journal.take(key(1, identified=False)).standing is Standing.UNKNOWN
+    now = time.monotonic
+    monkeypatch.setattr(shelf.time, "monotonic", lambda: now() + ACKNOWLEDGED + 1)
+    assert journal.take(key(2, identified=False)).standing is Standing.DOUBT
+
+
+def test_what_is_published_stands_so_in_the_next_file_and_in_what_is_left_of_a_dead_writers(spawn, keep, home):
+    process, journal = spawn(), keep()
+    process("give(1, identified=False), j.answered(id, b'told'), j.published(id)")
+    process("[(give(n), j.answered(id, b'x' * 60000), j.settled(id)) for n in range(100, 112)]")
+    assert max(int(name.rpartition("-")[2].partition(".")[0]) for name in files(home)) > 2
+    process.kill()
+    journal.take(key(99))
+    (item,) = journal._shelf.index._open[key(1).digest]
+    assert item.published is not None
+    assert bytes([Mark.PUBLISHED]) in {record[8:9] for record in journal._shelf.index.open(item.writer)}
+    assert journal.take(key(1, identified=False)).record == b"told"
 
 
 @pytest.mark.parametrize("ahead", range(5))
@@ -649,7 +680,7 @@ def test_entries_that_nobody_asks_for_are_let_go(keep, monkeypatch):
     monkeypatch.setattr(keeper.time, "monotonic", lambda: now() + 3601)
     journal._keep_house()
     assert not journal._open
-    assert journal._promised == 0
+    assert journal._pen.promised == 0
 
 
 def test_promises_are_kept_exactly(keep):
@@ -669,7 +700,7 @@ def test_promises_are_kept_exactly(keep):
     journal.tried(b"t" * 16)
     journal.tried(b"t" * 16)
     other.settled(one)
-    assert (journal._promised, other._promised) == (0, 0)
+    assert (journal._pen.promised, other._pen.promised) == (0, 0)
 
 
 def test_waiting_for_the_disk_changes_nothing_else(keep):

@@ -7,12 +7,15 @@ The broker's connection is lost at the worst moments, and worker processes share
 import asyncio
 import shutil
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
 from support.system import MIME, until
 
 from mailq.core.failure import Cause, Postponed
+from mailq.core.letters import REQUEUED
+from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
 from mailq.flights import Flight
 from mailq.lab.proxy import Proxy
@@ -37,6 +40,21 @@ def lose_a_confirm(monkeypatch):
             raise BrokerError("the confirm was lost")
 
     monkeypatch.setattr(Publisher, "publish", lossy)
+    return lambda: armed.append(True)
+
+
+@pytest.fixture
+def lose_an_ack(monkeypatch):
+    """Let the connection be lost instead of the next acknowledgement sent."""
+    ack, armed = Consumer.ack, []
+
+    def lossy(self, tag):
+        if armed:
+            armed.pop()
+            self._connection.fail(BrokerError("the acknowledgement was lost"))
+        ack(self, tag)
+
+    monkeypatch.setattr(Consumer, "ack", lossy)
     return lambda: armed.append(True)
 
 
@@ -208,6 +226,79 @@ async def test_equal_jobs_without_an_id_are_as_many_messages_whatever_they_meet(
     await mail.stop()
     assert taken(receiver) == {"greylist-1@a.test": 2, "slow-300@a.test": 2}
     assert await rabbit.count("outbox") == 0
+
+
+@pytest.mark.parametrize("named", [{"id": "1"}, {}])
+async def test_a_lost_acknowledgement_is_not_a_second_mail(system, sink, lose_an_ack, rabbit, named):
+    receiver = await sink()
+    mail = await system(receiver)
+    lose_an_ack()
+    await mail.send(recipient="accept@a.test", **named)
+
+    await until(lambda: len(mail.seen.ends) == 2)
+
+    assert mail.seen.ends == ["success", "repeated" if named else "success"]
+    first = last(await mail.get("success"))
+    if not named:
+        second = last(await mail.get("success"))
+        assert (without_mark(second), second["redelivered"]) == (first, True)
+    await mail.stop()
+    assert len(receiver.messages) == 1
+    assert await rabbit.count("success") == await rabbit.count("outbox") == 0
+
+
+async def test_a_retry_published_twice_is_one_job_though_nobody_named_it(system, sink, lose_an_ack, rabbit):
+    receiver = await sink()
+    mail = await system(receiver, delivery={"retries": [1], "greylist_retry": 0})
+    lose_an_ack()
+    await mail.send(recipient="greylist@a.test")
+
+    await until(lambda: len(mail.seen.ends) == 4, 30)  # the second copy has come back too
+
+    assert sorted(mail.seen.ends) == ["repeated", "rescheduled", "rescheduled", "success"]
+    final = await rabbit.get("success")
+    assert final.message_id == (await rabbit.get("retry")).message_id
+    await mail.stop()
+    assert len(receiver.messages) == 1
+    assert await rabbit.count("success") == await rabbit.count("outbox") == 0
+
+
+async def test_a_job_parked_twice_is_one_job_though_nobody_named_it_and_not_sent_early(
+    system, sink, lose_an_ack, rabbit
+):
+    receiver = await sink()
+    mail = await system(receiver)
+    lose_an_ack()
+    due = datetime.now(UTC) + timedelta(seconds=8)
+    await mail.send(recipient="accept@a.test", delayed=f"{due:%Y-%m-%d %H:%M:%S}")
+
+    await rabbit.wait_for_count("success", 1, deadline=30)
+    sent = datetime.now(UTC)
+    await until(lambda: "repeated" in mail.seen.ends, 30)
+
+    assert Counter(mail.seen.ends).keys() == {"parked", "success", "repeated"}
+    assert sent >= due.replace(microsecond=0)
+    await mail.stop()
+    assert len(receiver.messages) == 1
+    assert await rabbit.count("success") == 1
+    assert await rabbit.count("outbox") == 0
+
+
+async def test_a_job_like_one_whose_acknowledgement_has_arrived_is_another_one(system, sink, rabbit, tmp_path):
+    receiver = await sink()
+    mail = await system(receiver)
+    await mail.send(recipient="accept@a.test")
+    await mail.get("success")
+    journal = mail.worker._journal
+    await until(lambda: not journal._open)
+
+    rabbit.server.ctl("close_all_connections", "--vhost", rabbit.vhost, "test")
+    await rabbit.close()
+    document = {"envelope": "a@a.test", "mime": MIME, "recipient": "accept@a.test"}
+    await rabbit.publish_unnamed("outbox", orjson.dumps(document), {REQUEUED: 1})
+
+    assert "redelivered" not in last(await mail.get("success"))
+    assert len(receiver.messages) == 2
 
 
 async def test_a_connection_lost_after_the_dot_is_in_doubt_and_tried_again(system, sink):

@@ -38,6 +38,10 @@ import trustme
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from mailq.config.rabbitmq import RabbitConfig
+from mailq.core.publication import Publication
+from mailq.edges.amqp.address import Address
+from mailq.edges.amqp.connection import Connection
+from mailq.edges.amqp.publisher import Publisher
 from mailq.lab.ports import free_port
 from mailq.lab.rabbitmq import PrivateRabbit
 
@@ -132,6 +136,15 @@ class Rabbit:
         message = aio_pika.Message(body, **({"delivery_mode": 2} | properties))
         channel = await self.channel()
         await channel.default_exchange.publish(message, routing_key=queue, mandatory=True)
+
+    async def publish_unnamed(self, queue: str, body: bytes, headers: dict[str, Any] | None = None) -> None:
+        """Publish a message without a message id: aio-pika gives one to every message that has none."""
+        address = Address.of(RabbitConfig(url=self.url))
+        connection = await Connection.open(address, "test", heartbeat=0, connect_timeout=10, answer_timeout=10)
+        publisher = Publisher(connection, 10, lambda _reason: None)
+        await publisher.start()
+        await publisher.publish([Publication("", queue, body, headers=headers)])
+        await connection.close()
 
     async def get(self, queue: str, *, deadline: float = DEADLINE) -> AbstractIncomingMessage:
         """Take one message and acknowledge it, waiting for it as long as `deadline` seconds."""

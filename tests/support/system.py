@@ -99,9 +99,12 @@ class System:
     seen: Seen
 
     async def send(self, *, properties: dict[str, Any] | None = None, **document: Any) -> None:
-        """Publish a job; `mime` and `envelope` have defaults."""
+        """Publish a job; `mime` and `envelope` have defaults. Without an `id` and a message id it has no identity."""
         job = {"envelope": "a@a.test", "mime": MIME, **document}
-        await self.rabbit.publish("outbox", orjson.dumps(job), **(properties or {}))
+        if properties is None and "id" not in document:
+            await self.rabbit.publish_unnamed("outbox", orjson.dumps(job))
+        else:
+            await self.rabbit.publish("outbox", orjson.dumps(job), **(properties or {}))
 
     async def get(self, queue: str, *, deadline: float = 20.0) -> dict[str, Any]:
         """Take one document from a result queue, valid by the schema."""

@@ -138,6 +138,17 @@ class Broker:
         if self._consumer is not None:
             self._consumer.ack(tag)
 
+    def acknowledged(self) -> asyncio.Future[bool]:
+        """Return what tells when RabbitMQ has all acknowledgements made so far; False: it was lost before.
+
+        Where the connection is held, the answer waits for that to end.
+        """
+        if self._consumer is not None:
+            return self._consumer.acknowledged()
+        none = asyncio.get_running_loop().create_future()
+        none.set_result(True)
+        return none
+
     def requeue(self, tag: int) -> None:
         """Give a message back to the outbox; as `ack`, once only."""
         if self._consumer is not None:

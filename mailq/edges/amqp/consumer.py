@@ -2,13 +2,16 @@
 
 Acknowledgements made within one turn of the event loop leave together, and a run of them that
 reaches back to the oldest open delivery as a single frame. A tag is settled once; settling it again
-is ignored, because RabbitMQ would close the channel for it and give all jobs out anew.
+is ignored, because RabbitMQ would close the channel for it and give all jobs out anew. Acknowledgements have no
+answer, but a channel works in order: who wants to know whether they arrived asks for something that has one.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from pamqp import commands
+from pamqp import frame as codec
 
 from mailq.core.publication import Consumed
 from mailq.edges.amqp.connection import Connection
@@ -34,6 +37,7 @@ class Consumer:
         self._deliver = deliver
         self._open: dict[int, None] = {}
         self._acked: set[int] = set()
+        self._asked: deque[asyncio.Future[bool]] = deque()
         self._loop = asyncio.get_running_loop()
         connection.receiver = self
 
@@ -43,8 +47,7 @@ class Consumer:
         Raises:
             BrokerError: the connection is lost, or the queue does not exist or may not be read.
         """
-        # Per consumer: quorum queues know no global limit.
-        await self._connection.call(commands.Basic.Qos(0, self._prefetch, False), commands.Basic.QosOk)
+        await self._connection.call(self._qos(), commands.Basic.QosOk)
         await self._connection.call(BasicConsume(0, self._queue, _TAG), commands.Basic.ConsumeOk)
 
     async def stop(self) -> None:
@@ -62,6 +65,17 @@ class Consumer:
         if not self._acked:
             self._loop.call_soon(self.flush)
         self._acked.add(tag)
+
+    def acknowledged(self) -> asyncio.Future[bool]:
+        """Return what is true when the broker has what was acknowledged so far, false when that cannot be told."""
+        self.flush()
+        answer = self._loop.create_future()
+        if self._connection.closed.done():
+            answer.set_result(False)
+        else:
+            self._asked.append(answer)
+            self._connection.send(codec.marshal(self._qos(), 1))  # it changes nothing for a consumer that there is
+        return answer
 
     def requeue(self, tag: int) -> None:
         """Give a message back to the queue."""
@@ -84,6 +98,10 @@ class Consumer:
             if tag > last:
                 self._connection.send(settle_frame(tag, ack=True))
 
+    def _qos(self) -> commands.Basic.Qos:
+        # Per consumer: quorum queues know no global limit.
+        return commands.Basic.Qos(0, self._prefetch, False)
+
     # The receiver of the connection.
 
     def received(self, event: Event) -> None:
@@ -91,6 +109,8 @@ class Consumer:
         if isinstance(event, Consumed):
             self._open[event.tag] = None
             self._deliver(event)
+        elif isinstance(event, commands.Basic.QosOk):
+            self._answer(arrived=True)
         elif isinstance(event, commands.Basic.Cancel):
             reason = "was deleted, or its leader was lost"
             self._connection.fail(ConsumingEndedError(f"RabbitMQ ended consuming: queue {self._queue!r} {reason}"))
@@ -102,3 +122,10 @@ class Consumer:
         """Forget what was open; the broker gives it out again."""
         self._open.clear()
         self._acked.clear()
+        while self._asked:
+            self._answer(arrived=False)
+
+    def _answer(self, *, arrived: bool) -> None:
+        answer = self._asked.popleft() if self._asked else None
+        if answer is not None and not answer.done():
+            answer.set_result(arrived)

@@ -1,4 +1,4 @@
-"""The journal on the host's disk: `volume` is written, the `shelf` read, the `keeper` decides."""
+"""The journal on the host's disk: the `pen` writes a `volume`, the `shelf` is read, the `keeper` decides."""
 
 from mailq.edges.journal.keeper import FileJournal
 from mailq.edges.journal.null import NullJournal

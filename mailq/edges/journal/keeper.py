@@ -3,12 +3,10 @@
 Nothing is locked against others: who wants a job writes that first and then looks whether another
 has written the same. Of two who meet at least one sees the other, both may give way, and a process that
 stands still stops nobody. Room for every answer is kept from the hand-over on, so that the answer of a
-message that is out cannot fail to be written. When a file is full the next one begins with all that is
-still open. Figures of the bounds are below; the flow decides what a standing means for a job.
+message that is out cannot fail to be written (`pen`). Figures of the bounds are below; the flow decides what a
+standing means for a job.
 """
 
-import errno
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -22,28 +20,24 @@ from mailq.core.failure import Cause, Postponed
 from mailq.core.journal import (
     CLAIM_SIZE,
     END_SIZE,
-    HEADER_SIZE,
     INTENT_SIZE,
     MAX_ANSWER,
     MAX_RECORD,
     TRIAL_SIZE,
     Entry,
     EntryId,
-    Header,
     JobKey,
     JournalError,
     JournalStats,
     Mark,
     Standing,
 )
+from mailq.edges.journal.pen import Pen
 from mailq.edges.journal.shelf import Bounds, Shelf
-from mailq.edges.journal.volume import ENDING, Volume, flush_directory, unreadable, worded
+from mailq.edges.journal.volume import unreadable
 
-FULL = 0.8
-"""The share of a file, used or promised, from which on the next one is reserved."""
-
-PROMISED = MAX_RECORD + 2 * END_SIZE
-"""Octets kept for what follows an intent: its answer, its release, its end."""
+ENDS = 3 * END_SIZE
+"""Octets kept for what may follow an answer: that it is published, its release, its end."""
 
 ABANDONED = 120.0
 """Seconds after which an answer that was not settled is left to whoever gets its job: its connection is lost."""
@@ -73,7 +67,13 @@ class _Open:
     since: float
     record: bytes | None = None
     answered: float = 0.0
+    published: bool = False
     released: bool = False
+
+    @property
+    def promised(self) -> int:
+        """Octets that are kept for what is still to be written of it."""
+        return (MAX_RECORD if self.record is None else 0) + ENDS - END_SIZE * (self.published + self.released)
 
 
 class FileJournal:
@@ -82,25 +82,15 @@ class FileJournal:
     def __init__(self, directory: str, config: JournalConfig, index: int) -> None:
         self._directory = Path(directory)
         self._config = config
-        self._index = index
-        self._waits = config.sync == "always"
-        self._limit = config.size
         self._writer = secrets.token_bytes(8)
-        self._number = 0
         self._serial = 0
-        self._promised = 0
-        self._octets = 0
-        self._records = 0
         self._told = 0
-        self._current: Volume | None = None
-        self._spare: Volume | None = None
-        self._previous: Volume | None = None
+        self._pen = Pen(self._directory, config, index, self._writer, self._carried)
         self._shelf = Shelf(self._directory)
         self._open: dict[int, _Open] = {}
         self._claims: dict[EntryId, int] = {}
         self._ended: set[EntryId] = set()
         self._trials: dict[bytes, list[int]] = {}
-        self._trouble: str | None = None
         self._blind: str | None = None
         self._closed = False
         self._named = False
@@ -109,36 +99,31 @@ class FileJournal:
 
     def hand_over(self, key: JobKey, *, contested: bool) -> EntryId:
         """Record an intent and promise room for the rest; a contested one gives way to any other."""
-        volume = self._room(INTENT_SIZE + PROMISED)
+        self._pen.room(INTENT_SIZE + MAX_RECORD + ENDS)
         self._serial = serial = self._serial + 1
         at = int(time.time())
-        start = volume.offset
-        self._write(volume, codec.intent(serial, key, at))
-        self._promised += PROMISED
+        self._pen.write(codec.intent(serial, key, at), MAX_RECORD + ENDS)
         self._open[serial] = _Open(key, at, time.monotonic())
         entry = EntryId(self._writer, serial)
-        if self._waits:
-            self._flush(volume, start, entry)
+        try:
+            self._pen.flush(INTENT_SIZE)
+        except JournalError:
+            self.withdrawn(entry)
+            raise
         if contested:
             self._give_way(key, entry)
         return entry
 
     def answered(self, entry: EntryId, record: bytes) -> None:
         """Record an answer in the room that was promised for it."""
-        opened, volume = self._open.get(entry.serial), self._current
-        if opened is None or opened.record is not None or volume is None:
+        opened = self._open.get(entry.serial)
+        if opened is None or opened.record is not None or not self._pen.ready:
             return
-        if len(record) > MAX_ANSWER:
-            record = b""
-        start = volume.offset
-        self._write(volume, codec.answer(entry.serial, record))
-        self._promised -= MAX_RECORD
-        opened.record, opened.answered = record, time.monotonic()
-        if self._waits:
-            try:
-                volume.flush(start)
-            except OSError as error:
-                self._trouble = self._worded(error)
+        written = codec.answer(entry.serial, record if len(record) <= MAX_ANSWER else b"")
+        self._pen.write(written, -MAX_RECORD)
+        opened.record, opened.answered = record if len(record) <= MAX_ANSWER else b"", time.monotonic()
+        with suppress(JournalError):  # it is the trouble
+            self._pen.flush(len(written))
 
     def withdrawn(self, entry: EntryId) -> None:
         """Record that nothing was handed over; of an entry that was taken, that it is not settled here."""
@@ -147,27 +132,33 @@ class FileJournal:
         else:
             self._end(Mark.WITHDRAWN, entry)
 
+    def published(self, entry: EntryId) -> None:
+        """Record that what came of one's own entry is published; one that was taken is claimed until it is settled."""
+        opened = self._open.get(entry.serial) if entry.writer == self._writer else None
+        if opened is not None and opened.record is not None and not opened.published:
+            self._pen.write(codec.ending(Mark.PUBLISHED, entry), -END_SIZE)
+            opened.published = True
+
     def released(self, entry: EntryId) -> None:
         """Leave an answered entry to others, and one that was taken."""
-        claimed, volume = self._claims.pop(entry, None) is not None, self._current
+        claimed = self._claims.pop(entry, None) is not None
         opened = self._open.get(entry.serial) if entry.writer == self._writer else None
         left = opened is not None and opened.record is not None and not opened.released
-        if volume is None or not (claimed or left):
+        if not (claimed or left):
             return
-        self._write(volume, codec.ending(Mark.RELEASED, entry))
-        self._promised -= END_SIZE * (claimed + left)
+        self._pen.write(codec.ending(Mark.RELEASED, entry), -END_SIZE * (claimed + left))
         if opened is not None:
             opened.released = True
 
     def settled(self, entry: EntryId) -> None:
         """Record the end of an entry, one's own or one that was taken."""
-        claimed, volume = self._claims.pop(entry, None) is not None, self._current
+        claimed = self._claims.pop(entry, None) is not None
         if claimed:
-            self._promised -= END_SIZE
+            self._pen.promised -= END_SIZE
         if entry.writer == self._writer:
             self._end(Mark.SETTLED, entry)
-        elif claimed and volume is not None:
-            self._write(volume, codec.ending(Mark.SETTLED, entry))
+        elif claimed:
+            self._pen.write(codec.ending(Mark.SETTLED, entry))
             self._ended.add(entry)
 
     def take(self, key: JobKey) -> Entry:
@@ -177,10 +168,9 @@ class FileJournal:
         found = self._shelf.index.standing(key)
         if found.id is None:
             return found
-        volume, at = self._room(CLAIM_SIZE + END_SIZE), int(time.time())
-        self._write(volume, codec.claim(found.id, at))
-        self._promised += END_SIZE
-        self._claims[found.id] = at
+        self._pen.room(CLAIM_SIZE + END_SIZE)
+        self._claims[found.id] = at = int(time.time())
+        self._pen.write(codec.claim(found.id, at), END_SIZE)
         try:
             self._refresh()
             rivals = self._shelf.index.claimed(found.id, but=self._writer)
@@ -194,21 +184,20 @@ class FileJournal:
 
     def trial(self, digest: bytes) -> None:
         """Record a trial and promise room for its end."""
-        volume, at = self._room(2 * TRIAL_SIZE), int(time.time())
-        self._write(volume, codec.trial(Mark.TRIAL, digest, at))
-        self._promised += TRIAL_SIZE
+        self._pen.room(2 * TRIAL_SIZE)
+        at = int(time.time())
+        self._pen.write(codec.trial(Mark.TRIAL, digest, at), TRIAL_SIZE)
         self._trials.setdefault(digest, []).append(at)
 
     def tried(self, digest: bytes) -> None:
         """Record that a trial was survived."""
-        begun, volume = self._trials.get(digest), self._current
-        if not begun or volume is None:
+        begun = self._trials.get(digest)
+        if not begun:
             return
         at = begun.pop()
         if not begun:
             del self._trials[digest]
-        self._write(volume, codec.trial(Mark.TRIED, digest, at))
-        self._promised -= TRIAL_SIZE
+        self._pen.write(codec.trial(Mark.TRIED, digest, at), -TRIAL_SIZE)
 
     def trials(self, digest: bytes) -> int:
         """Count the processes that died in a trial."""
@@ -217,22 +206,14 @@ class FileJournal:
 
     def trouble(self) -> str | None:
         """Return why nothing can be recorded, or soon will not be, or why no job can be looked up."""
-        return self._trouble or self._blind
+        return self._pen.trouble or self._blind
 
     def tend(self) -> tuple[str, ...]:
         """Reserve the next file early, read what is new, try again what failed, and now and then keep house."""
         if self._closed:
             return ()
-        try:
-            self._prepare()
-            self._trouble, self._limit = None, self._config.size
-        except JournalError:
-            pass  # it is the trouble
-        except OSError as error:
-            self._trouble = self._worded(error)
-            self._limit = 0 if error.errno == errno.EROFS else self._limit
-        if self._current is not None:
-            self._current.give_up_pages()
+        self._pen.tend()
+        if self._pen.ready:
             with suppress(JournalError):  # it is the trouble
                 # Where jobs come again: what others settled is to be known when their files are gone.
                 self._refresh(read=time.monotonic() - self._asked < ASKED)
@@ -246,34 +227,23 @@ class FileJournal:
 
     def stats(self) -> JournalStats:
         """Return what was written and found."""
-        return JournalStats(self._octets, self._records, len(self._shelf.corrupt))
+        return JournalStats(self._pen.octets, self._pen.records, len(self._shelf.corrupt))
 
     def close(self) -> None:
         """Leave a file only if others may need what it says: a copy of a settled job may still come."""
         for digest in [digest for digest, begun in self._trials.items() for _ in begun]:
             self.tried(digest)
         self._forget_ended()
-        for volume in (self._previous, self._spare):
-            if volume is not None:
-                volume.close(remove=True)
-        if self._current is not None:
-            self._current.close(remove=not (self._open or self._ended or self._named))
-        self._current = self._spare = self._previous = None
-        self._closed, self._trouble = True, "the journal is closed"
+        self._pen.close(remove=not (self._open or self._ended or self._named))
+        self._closed = True
         self._shelf.close()
 
-    def _write(self, volume: Volume, record: bytes) -> None:
-        volume.append(record)
-        self._octets += len(record)
-        self._records += 1
-
     def _end(self, mark: Mark, entry: EntryId) -> None:
-        opened, volume = self._open.pop(entry.serial, None), self._current
-        if opened is None or volume is None:
+        opened = self._open.pop(entry.serial, None)
+        if opened is None:
             return
-        self._write(volume, codec.ending(mark, entry))
+        self._pen.write(codec.ending(mark, entry), -opened.promised)
         self._named = self._named or (mark is Mark.SETTLED and opened.key.identified)
-        self._promised -= PROMISED if opened.record is None else END_SIZE if opened.released else 2 * END_SIZE
 
     def _give_way(self, key: JobKey, entry: EntryId) -> None:
         """Withdraw an intent if another process has handed the job over, or is about to.
@@ -291,75 +261,15 @@ class FileJournal:
             least, spread = APART
             raise Postponed(least + spread * secrets.randbelow(1000) / 1000, Cause.ELSEWHERE, reason)
 
-    def _flush(self, volume: Volume, start: int, entry: EntryId) -> None:
-        try:
-            volume.flush(start)
-        except OSError as error:
-            self._trouble = self._worded(error)
-            self.withdrawn(entry)
-            raise JournalError(self._trouble) from error
-
     def _refresh(self, *, read: bool = True) -> None:
-        if self._current is None:
-            raise JournalError(self._trouble)
+        if not self._pen.ready:
+            raise JournalError(self._pen.trouble)
         try:
             self._shelf.refresh(read=read)
         except OSError as error:
             self._blind = unreadable(error, self._directory)
             raise JournalError(self._blind) from error
         self._blind = None
-
-    def _room(self, needed: int) -> Volume:
-        """Return the file to write to, with room for what is needed beside what was promised."""
-        volume = self._current
-        if volume is not None and volume.offset + self._promised + needed <= self._limit:
-            return volume
-        if self._trouble is not None and (self._spare is None or not self._limit):
-            raise JournalError(self._trouble)
-        carried = list(self._carried())
-        if HEADER_SIZE + sum(map(len, carried)) + self._promised + needed > self._config.size:
-            raise JournalError(f"{len(self._open)} messages at once are too many for journal.size; raise it")
-        return self._switch(carried)
-
-    def _switch(self, carried: list[bytes]) -> Volume:
-        """Go on in a new file, which begins with what is carried over."""
-        volume = self._spare or self._reserve()
-        volume.begin(Header(self._writer, self._number, int(time.time())), carried)
-        self._previous, self._current, self._spare = self._current, volume, None
-        if self._waits:
-            with suppress(OSError):  # the next record waits for it once more
-                volume.flush(0)
-        return volume
-
-    def _reserve(self) -> Volume:
-        """Return a new file; the one before the current one goes."""
-        if self._previous is not None:
-            self._previous.close(remove=True)
-            self._previous = None
-        number = self._number + 1
-        name = f"{self._index}-{self._writer.hex()}-{number}{ENDING}"
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            volume = Volume.reserve(self._directory / name, self._config.size)
-        except OSError as error:
-            self._trouble = self._worded(error)
-            raise JournalError(self._trouble) from error
-        self._number = number
-        if self._waits:
-            with suppress(OSError):  # what is written there will tell
-                flush_directory(self._directory)
-        return volume
-
-    def _prepare(self) -> None:
-        if self._spare is not None and self._spare.removed:
-            self._spare.close(remove=False)
-            self._spare = None
-        if self._current is None or self._current.removed:
-            self._switch(list(self._carried()))
-        elif os.statvfs(self._directory).f_flag & os.ST_RDONLY:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        elif self._spare is None and self._current.offset + self._promised > FULL * self._config.size:
-            self._spare = self._reserve()
 
     def _carried(self) -> Iterator[bytes]:
         """Yield the records of all that is open, for the next file."""
@@ -368,6 +278,8 @@ class FileJournal:
             yield codec.intent(serial, opened.key, opened.at)
             if opened.record is not None:
                 yield codec.answer(serial, opened.record)
+            if opened.published:
+                yield codec.ending(Mark.PUBLISHED, EntryId(self._writer, serial))
             if opened.released:
                 yield codec.ending(Mark.RELEASED, EntryId(self._writer, serial))
         for entry, at in self._claims.items():
@@ -399,6 +311,3 @@ class FileJournal:
             for serial in [serial for serial in self._open if self._shelf.index.ended(EntryId(self._writer, serial))]:
                 self.settled(EntryId(self._writer, serial))
         self._shelf.clean(Bounds(keep, MAX_DEAD, MAX_DEAD_FILES * self._config.size))
-
-    def _worded(self, error: OSError) -> str:
-        return worded(error, self._directory, self._config.size)

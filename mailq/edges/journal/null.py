@@ -16,6 +16,9 @@ class NullJournal:
     def withdrawn(self, entry: EntryId) -> None:
         """Keep nothing."""
 
+    def published(self, entry: EntryId) -> None:
+        """Keep nothing."""
+
     def released(self, entry: EntryId) -> None:
         """Keep nothing."""
 

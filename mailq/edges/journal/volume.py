@@ -2,7 +2,7 @@
 
 To append is to copy memory: no system call, and the kernel has it when the process is gone. A file
 is never used again, so that behind the last record are zeros. Whatever may fail does so when a
-file is reserved, and `worded` says what helps. What is written is for `keeper`.
+file is reserved, and `worded` says what helps. When a new one is due is for the `pen`.
 """
 
 import errno

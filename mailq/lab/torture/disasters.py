@@ -134,8 +134,10 @@ async def _close_all(world: World, disaster: Disaster) -> None:
 
 
 async def _close_one(world: World, disaster: Disaster) -> None:
-    lines = (await asyncio.to_thread(world.rabbit.ctl, "list_connections", "pid", "client_properties")).splitlines()
-    pids = [line.split()[0] for line in lines if '"mailq ' in line and '"mailq torture' not in line]
+    pids: list[str] = []
+    while not pids:  # after a disaster before this one they may all be about to connect
+        listed = await asyncio.to_thread(world.rabbit.ctl, "list_connections", "pid", "client_properties")
+        pids = [line.split()[0] for line in listed.splitlines() if '"mailq ' in line and '"mailq torture' not in line]
     pid = Random(disaster.dice).choice(sorted(pids))  # noqa: S311 - to be repeated
     async with _midway(world, disaster, SLOW_PACE):
         await asyncio.to_thread(world.rabbit.ctl, "close_connection", pid, "torture")

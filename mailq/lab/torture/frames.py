@@ -2,7 +2,8 @@
 
 A publication's frames are passed on together with the point `publish`; a confirm is the point `confirm` of all
 publications that it covers, an acknowledgement the point `ack` of all deliveries (section 4.2 of the
-specification; publisher confirms are RabbitMQ's extension). Jobs are known by the message id in the content header.
+specification; publisher confirms are RabbitMQ's extension). Jobs are known by the message id in the content header,
+or else by the envelope, with which the body begins.
 """
 
 import re
@@ -59,12 +60,14 @@ class AmqpTap:
         for kind, payload, frame in self._from_worker.frames(octets):
             if kind == _METHOD and payload.startswith(_PUBLISH):
                 self._publication = frame
-            elif kind == _HEADER:
                 self._published += 1
+            elif self._publication and kind in (_HEADER, _BODY):
+                self._publication += frame
                 identity = _identity(payload)
-                self._unconfirmed[self._published] = identity
-                publication, self._publication = self._publication, b""
-                yield Piece(publication + frame, (("publish", identity),))
+                if identity or kind == _BODY or _is_empty(payload):
+                    self._unconfirmed[self._published] = identity
+                    publication, self._publication = self._publication, b""
+                    yield Piece(publication, (("publish", identity),))
             elif kind == _METHOD and payload.startswith(_ACK):
                 yield Piece(frame, [("ack", identity) for identity in _covered(payload, self._unacked)])
             else:
@@ -76,9 +79,10 @@ class AmqpTap:
             steps: list[tuple[str, str]] = []
             if kind == _METHOD and payload.startswith(_DELIVER):
                 self._delivery = _TAG.unpack_from(payload, 5 + payload[4])[0]
-            elif kind == _HEADER and self._delivery:
-                self._unacked[self._delivery] = _identity(payload)
-                self._delivery = 0
+            elif kind in (_HEADER, _BODY) and self._delivery:
+                identity = self._unacked[self._delivery] = _identity(payload)
+                if identity or kind == _BODY or _is_empty(payload):
+                    self._delivery = 0
             elif kind == _METHOD and payload.startswith(_ACK):
                 steps = [("confirm", identity) for identity in _covered(payload, self._unconfirmed)]
             yield Piece(frame, steps)
@@ -87,6 +91,11 @@ class AmqpTap:
 def _identity(header: bytes) -> str:
     found = _ID.search(header)
     return found[0].decode() if found else ""
+
+
+def _is_empty(header: bytes) -> bool:
+    """Tell whether no body follows a content header (section 4.2.6.1 of the specification)."""
+    return not any(header[4:12])
 
 
 def _covered(payload: bytes, waiting: dict[int, str]) -> list[str]:

@@ -59,9 +59,9 @@ class Queues:
             await asyncio.gather(self._keeper, return_exceptions=True)
 
     async def publish(self, identity: str, document: dict[str, Any]) -> None:
-        """Publish one job; if the broker does not confirm it, it is unsure."""
+        """Publish one job; if the broker does not confirm it, it is unsure. Its message id is the document's `id`."""
         await self._ready.wait()
-        publication = Publication("", self._config.outbox, orjson.dumps(document), message_id=identity)
+        publication = Publication("", self._config.outbox, orjson.dumps(document), message_id=document.get("id"))
         try:
             await self._publisher.publish([publication])
         except BrokerError:
@@ -146,7 +146,7 @@ class Queues:
 
     def _note(self, index: int, consumed: Consumed, *, final: bool) -> None:
         document = orjson.loads(consumed.body)
-        identity, results = document["id"], document["results"]
+        identity, results = _identity(document), document["results"]
         if any(result.get("in_doubt") for result in results):
             self.doubted.add(identity)
         if final and not (consumed.redelivered and self.finals[identity]):
@@ -156,7 +156,7 @@ class Queues:
         self._news.set()
 
     def _note_poisoned(self, index: int, consumed: Consumed) -> None:
-        self.poisoned.add(consumed.message_id or "")
+        self.poisoned.add(_identity(orjson.loads(consumed.body)))
         self._consumers[index].ack(consumed.tag)
         self._news.set()
 
@@ -171,3 +171,8 @@ class Queues:
         )
         stack.push_async_callback(connection.close)
         return connection
+
+
+def _identity(document: dict[str, Any]) -> str:
+    recipient: str = document["recipient"]
+    return recipient.partition("@")[0]

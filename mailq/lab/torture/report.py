@@ -32,12 +32,13 @@ class Settings:
     kinds: tuple[str, ...]
     processes: int
     jobs: int
+    unnamed: bool = False
 
     def command(self, all_kinds: tuple[str, ...]) -> str:
         """Return the command line that repeats the run."""
         words = f"mailq torture --seed {self.seed} --disasters {self.disasters} --processes {self.processes}"
         kinds = "" if self.kinds == all_kinds else f" --kinds {','.join(self.kinds)}"
-        return f"{words} --jobs-per-disaster {self.jobs}{kinds}"
+        return f"{words} --jobs-per-disaster {self.jobs}{kinds}{' --unnamed' if self.unnamed else ''}"
 
 
 def head(text: str) -> str:

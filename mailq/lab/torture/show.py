@@ -36,10 +36,12 @@ LOOK = 0.1
 class Show:
     """One torture in a directory of its own."""
 
-    def __init__(self, home: Path, disasters: Sequence[Disaster], processes: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, home: Path, disasters: Sequence[Disaster], settings: report.Settings, say: Callable[[str], None]
+    ) -> None:
         self._home = home
         self._disasters = disasters
-        self._processes = processes
+        self._settings = settings
         self._say = say
         self._open: deque[Disaster] = deque()
         self._played: list[Disaster] = []
@@ -58,7 +60,8 @@ class Show:
             LabError: a server did not start.
         """
         try:
-            async with asyncio.timeout(limit) as clock, worlds.opened(self._home, self._processes) as world:
+            opened = worlds.opened(self._home, self._settings.processes, unnamed=self._settings.unnamed)
+            async with asyncio.timeout(limit) as clock, opened as world:
                 self._say(report.head("so far, of disaster"))
                 for disaster in self._playable(world):
                     if self._stuck >= ENOUGH:

@@ -50,19 +50,23 @@ class World:
     fleet: Fleet
     queues: Queues
     journal: Disk
+    unnamed: bool
 
     async def publish(self, disaster: Disaster, pause: float) -> None:
         """Publish the jobs of a disaster, one after the other with a pause between."""
         await self.smtp.listen(address_of(disaster.number))
         for job in disaster.jobs:
             large = disaster.kind.name == "kill-in-payload" and job is disaster.jobs[0]
-            await self.queues.publish(job.identity, document(disaster.number, job, PAYLOAD if large else 200))
+            published = document(disaster.number, job, PAYLOAD if large else 200)
+            if self.unnamed:
+                del published["id"]
+            await self.queues.publish(job.identity, published)
             await asyncio.sleep(pause)
 
 
 @asynccontextmanager
-async def opened(home: Path, processes: int) -> AsyncIterator[World]:
-    """Start everything below a directory, and end everything."""
+async def opened(home: Path, processes: int, *, unnamed: bool) -> AsyncIterator[World]:
+    """Start everything below a directory, and end everything; `unnamed` jobs have no identity."""
     async with AsyncExitStack() as stack:
         traps, names = Traps(), Names()
         await names.listen()
@@ -88,7 +92,7 @@ async def opened(home: Path, processes: int) -> AsyncIterator[World]:
         stack.push_async_callback(queues.close)
         await queues.open()
         await workers.start()
-        yield World(rabbit, amqp, smtp, receiver, names, traps, workers, queues, journal)
+        yield World(rabbit, amqp, smtp, receiver, names, traps, workers, queues, journal, unnamed)
 
 
 def document(number: int, job: Job, size: int) -> dict[str, Any]:
