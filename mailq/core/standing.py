@@ -153,6 +153,11 @@ class Index:
         """Tell whether a claimant settled an entry."""
         return entry in self._ended
 
+    def involved(self, digest: bytes) -> set[bytes]:
+        """Return the writers on whose life it depends how a job stands."""
+        items = self._open.get(digest, ())
+        return {item.writer for item in items}.union(*(self._claims.get(item.id, ()) for item in items))
+
     def claimed(self, entry: EntryId, *, but: bytes) -> bool:
         """Tell whether a living writer other than `but` has claimed an entry, or somebody settled it."""
         return entry in self._ended or any(claimant != but for claimant in self._claims.get(entry, ()))

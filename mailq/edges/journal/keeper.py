@@ -43,7 +43,7 @@ ABANDONED = 120.0
 """Seconds after which an answer that was not settled is left to whoever gets its job: its connection is lost."""
 
 ASKED = 600.0
-"""Seconds after a look-up for which all that is written is read meanwhile: 7 µs a job of the host, in each process."""
+"""Seconds after a look-up for which all that is written is read meanwhile: 4 µs a job of the host, in each process."""
 
 HOUSEKEEPING = 60.0
 """Seconds between looks at what dead processes left."""
@@ -164,7 +164,7 @@ class FileJournal:
     def take(self, key: JobKey) -> Entry:
         """Look a job up, and claim what is found."""
         self._asked = time.monotonic()
-        self._refresh()
+        self._refresh(about=key.digest)
         found = self._shelf.index.standing(key)
         if found.id is None:
             return found
@@ -172,7 +172,7 @@ class FileJournal:
         self._claims[found.id] = at = int(time.time())
         self._pen.write(codec.claim(found.id, at), END_SIZE)
         try:
-            self._refresh()
+            self._refresh(about=key.digest)
             rivals = self._shelf.index.claimed(found.id, but=self._writer)
         except JournalError:
             self.released(found.id)
@@ -251,7 +251,7 @@ class FileJournal:
         The intent is written before the look, with system calls between them: of two who do so, both cannot miss.
         """
         try:
-            self._refresh()
+            self._refresh(about=key.digest)
         except JournalError:
             self.withdrawn(entry)
             raise
@@ -261,11 +261,11 @@ class FileJournal:
             least, spread = APART
             raise Postponed(least + spread * secrets.randbelow(1000) / 1000, Cause.ELSEWHERE, reason)
 
-    def _refresh(self, *, read: bool = True) -> None:
+    def _refresh(self, *, read: bool = True, about: bytes | None = None) -> None:
         if not self._pen.ready:
             raise JournalError(self._pen.trouble)
         try:
-            self._shelf.refresh(read=read)
+            self._shelf.refresh(read=read, about=about)
         except OSError as error:
             self._blind = unreadable(error, self._directory)
             raise JournalError(self._blind) from error

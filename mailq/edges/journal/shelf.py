@@ -89,8 +89,9 @@ class _Reader:
         while True:
             data = os.pread(self.descriptor, size, self.offset)
             bodies, used = decode(data)
-            index.apply(self.header.writer, bodies)
-            self.offset += used
+            if bodies:
+                index.apply(self.header.writer, bodies)
+                self.offset += used
             ahead = data[used : used + 4]  # shorter where what was read ends between two records, or in a length
             if len(data) < size or (len(ahead) == 4 and not any(ahead)) or (size == CHUNK and not used):
                 return
@@ -125,9 +126,12 @@ class Shelf:
         self._readers: dict[str, _Reader] = {}
         self._seen: dict[bytes, float] = {}
         self._listed = (0, 0.0)
+        self._files: dict[bytes, list[_Reader]] | None = None
 
-    def refresh(self, *, read: bool = True) -> None:
-        """Read what is new in all files; without `read`, see only which there are.
+    def refresh(self, *, read: bool = True, about: bytes | None = None) -> None:
+        """Read what is new in all files, and see who is dead: only of those that matter where it is `about` one digest.
+
+        Without `read`, see only which files there are.
 
         Raises:
             OSError: a file or the directory cannot be read.
@@ -139,21 +143,27 @@ class Shelf:
         if not read:
             return
         for writer, readers in begun.items():
-            # First who is dead, then what they said: so all of it is read.
-            known = writer in self._seen
-            if known and readers[-1].over:
-                continue
-            dead = known or readers[-1].abandoned()
-            for reader in readers:
-                if not reader.over:
-                    reader.read(self.index)
-                    if dead or reader is not readers[-1]:
-                        self._finish(reader)
-                if dead:
-                    reader.close()
+            self._read(writer, readers, ask=about is None)
+        for writer in self.index.involved(about) if about is not None else ():
+            self._read(writer, begun[writer], ask=True)
+
+    def _read(self, writer: bytes, readers: Sequence[_Reader], *, ask: bool) -> None:
+        """Read what is new of a writer; `ask` whether it lives."""
+        # First who is dead, then what they said: so all of it is read.
+        known = writer in self._seen
+        if known and readers[-1].over:
+            return
+        dead = known or (ask and readers[-1].abandoned())
+        for reader in readers:
+            if not reader.over:
+                reader.read(self.index)
+                if dead or reader is not readers[-1]:
+                    self._finish(reader)
             if dead:
-                self.index.died(writer)
-                self._seen.setdefault(writer, time.monotonic())
+                reader.close()
+        if dead:
+            self.index.died(writer)
+            self._seen.setdefault(writer, time.monotonic())
 
     def clean(self, bounds: Bounds) -> None:
         """Remove of what dead writers left what is too old, or too much; of what they left open only what is too old.
@@ -214,6 +224,8 @@ class Shelf:
 
     def _begun(self) -> dict[bytes, list[_Reader]]:
         """Return the files that say something by their writers, each writer's in order."""
+        if self._files is not None:
+            return self._files
         begun: list[tuple[int, bytes, _Reader]] = []
         for reader in self._readers.values():
             if reader.header is None:
@@ -223,6 +235,8 @@ class Shelf:
         files: dict[bytes, list[_Reader]] = {}
         for _, writer, reader in sorted(begun, key=lambda each: each[:2]):
             files.setdefault(writer, []).append(reader)
+        if len(begun) == len(self._readers):
+            self._files = files  # until there is another file
         return files
 
     def _finish(self, reader: _Reader) -> None:
@@ -243,7 +257,7 @@ class Shelf:
             gone = self._readers.keys() - names
             if gone == before and self._open(names):
                 break
-        self._listed = listed
+        self._listed, self._files = listed, None
         return [self._readers.pop(name) for name in gone]
 
     def _names(self) -> set[str]:
