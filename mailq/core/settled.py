@@ -70,14 +70,16 @@ class Settled:
 
     def add(self, digest: bytes) -> None:
         """Note that a job is settled, and forget those settled long ago where there are too many."""
-        page = self._pages[-1]
+        page, chain = self._pages[-1], hash(digest) % _CHAINS
+        if page.has(digest, chain):
+            return
         if page.full:
             page.until = self._now
             page = _Page()
             self._pages.append(page)
             if len(self._pages) > MOST:
                 self._pages.popleft()
-        page.add(digest, hash(digest) % _CHAINS)
+        page.add(digest, chain)
 
     def at(self, now: float) -> None:
         """Note the moment, in seconds on a clock that only goes on, and forget what is too old."""
