@@ -342,9 +342,19 @@ class Delivery:
         policy, resolver, rng = self._policy, self._resolver, self._rng
         family, most = policy.family, policy.max_targets
         if port is not None:
-            return (name,), await dns.host_targets(name, port, resolver, rng=rng, family=family, max_targets=most)
+            barred = policy.prohibited_for(name, port)
+            return (name,), await dns.host_targets(
+                name, port, resolver, rng=rng, family=family, max_targets=most, prohibited=barred
+            )
         targets = await dns.targets(
-            name, resolver, rng=rng, port=policy.port, family=family, max_targets=most, overrides=policy.overrides
+            name,
+            resolver,
+            rng=rng,
+            port=policy.port,
+            family=family,
+            max_targets=most,
+            overrides=policy.overrides,
+            prohibited=policy.prohibited,
         )
         return await dns.site(name, resolver, policy.overrides), targets
 

@@ -16,6 +16,7 @@ from mailq.core.job import Smarthost
 from mailq.core.letters import Names
 from mailq.core.limits import LimitRule
 from mailq.core.meaning import Meaning
+from mailq.core.networks import Networks
 from mailq.core.policy import Policy
 from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
@@ -214,6 +215,7 @@ def policy_of(config: Config) -> Policy:
         smarthost=None if smarthost.fallback else server,
         fallback=server if smarthost.fallback else None,
         overrides=config.dns.overrides,
+        prohibited=Networks(config.dns.prohibited),
     )
 
 

@@ -69,6 +69,17 @@ def _name_server(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f'"{text}" is not a network such as "10.0.0.0/8" or "fd00::/8"') from None
+    address = text.partition("/")[0]
+    if ipaddress.ip_address(address) != network.network_address:
+        raise ValueError(f'"{text}" is not where its network begins; write "{network}", or "{address}" for it alone')
+    return text
+
+
 def _ehlo(text: str) -> str:
     if text and not _EHLO.fullmatch(text):
         raise ValueError("is not a host name")
@@ -103,6 +114,7 @@ Destination = Annotated[str, AfterValidator(_destination)]
 IpAddress = Annotated[str, AfterValidator(_ip)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 SinkAddress = Annotated[str, AfterValidator(_sink)]
+Network = Annotated[str, AfterValidator(_network)]
 NameServer = Annotated[str, AfterValidator(_name_server)]
 PoolName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 EhloName = Annotated[str, AfterValidator(_ehlo)]

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from mailq.config.base import Section
-from mailq.config.checks import Destination, Endpoint, NameServer
+from mailq.config.checks import Destination, Endpoint, NameServer, Network
 
 
 class DnsConfig(Section):
@@ -24,6 +24,14 @@ class DnsConfig(Section):
         default_factory=dict,
         description='Fixed targets by domain instead of DNS: {"internal.example" = ["192.0.2.1", "host:2525"]};'
         ' "*" is for every domain without one of its own.',
+    )
+
+    prohibited: tuple[Network, ...] = Field(
+        ("127.0.0.0/8", "0.0.0.0/8", "::1/128", "::/128"),
+        description="Networks that are not connected to where the DNS or an address literal leads there: a recipient's"
+        " domain could have mail sent to services of this host. Add private networks (10.0.0.0/8, 172.16.0.0/12,"
+        " 192.168.0.0/16, fd00::/8) and addresses of this host, unless mail goes there by the DNS; [] prohibits"
+        " nothing. Overrides, the smarthost, and a job's smarthost given by address may be anywhere.",
     )
 
     @model_validator(mode="after")

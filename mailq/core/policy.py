@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mailq.core.job import Smarthost
+from mailq.core.networks import NO_NETWORKS, Networks
 from mailq.core.routing import Login, Tls
 
 IMPLICIT_TLS_PORT = 465
@@ -13,7 +14,7 @@ IMPLICIT_TLS_PORT = 465
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The tables `delivery`, `tls`, `smarthost` and `dns.overrides` as the flow uses them; times in seconds.
+    """The tables `delivery`, `tls` and `smarthost`, and of `dns` what is no question's, for the flow; times in seconds.
 
     A job that has waited for the DNS for `dns_patience` is postponed, unless that is not less than `dns_timeout`.
     `smarthost` takes everything, `fallback` what no MX target of the recipient's could be given.
@@ -40,6 +41,12 @@ class Policy:
     smarthost: Smarthost | None = None
     fallback: Smarthost | None = None
     overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    prohibited: Networks = NO_NETWORKS
+
+    def prohibited_for(self, host: str, port: int) -> Networks:
+        """Return where a smarthost may not be: the operator's own may be anywhere, whatever the DNS says of it."""
+        own = [(server.hostname, server.port) for server in (self.smarthost, self.fallback) if server]
+        return NO_NETWORKS if (host, port) in own else self.prohibited
 
     def login(self, smarthost: Smarthost | None) -> Login | None:
         """Return who to log in as at a smarthost; None where no user name is given."""

@@ -2,9 +2,10 @@
 
 Here is the policy: MX by preference, equal ones shuffled (RFC 5321 section 5.1), a domain without
 MX is its own host, a null MX takes no mail (RFC 7505), address literals, the operator's overrides,
-smarthosts. It decides too how few addresses an attempt tries (`max_targets`) without a dead host or
-a dead address family using them up. Asking and caching is the resolver's; time limits and what a
-failure means for the job are the caller's.
+smarthosts. Strangers decide what the DNS says of their domains, so their addresses in `prohibited`
+networks are not connected to. It decides too how few addresses an attempt tries (`max_targets`)
+without a dead host or a dead address family using them up. Asking and caching is the resolver's; time
+limits and what a failure means for the job are the caller's.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from typing import Literal
 
 from mailq.core.address import AddressError, ascii_domain
 from mailq.core.failure import Failure
+from mailq.core.networks import NO_NETWORKS, Networks
 from mailq.core.reply import printable
 from mailq.core.routing import Target
 from mailq.core.states import Kind, State
@@ -34,6 +36,9 @@ _ENDPOINT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>
 
 NO_OVERRIDES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
+UNROUTABLE = "5.4.4"
+"""Status of what has no address to connect to (RFC 3463: unable to route)."""
+
 _ADDRESS = {"any": "address", "ipv4": "IPv4 address", "ipv6": "IPv6 address"}
 
 
@@ -47,15 +52,20 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """How many targets of which family are wanted, and the dice."""
+    """How many targets of which family are wanted, outside of which networks, and the dice."""
 
     family: Family
     limit: int
     rng: Random
+    prohibited: Networks = NO_NETWORKS
 
     def takes(self, ip: str) -> bool:
-        """Tell whether an address is of a wanted family and can be somebody's mail server."""
-        return _reachable(ip) and (self.family == "any" or (self.family == "ipv6") == (":" in ip))
+        """Tell whether an address can be somebody's mail server, is not prohibited and of a wanted family."""
+        return _reachable(ip) and self.prohibited.holding(ip) is None and self.wants(ip)
+
+    def wants(self, ip: str) -> bool:
+        """Tell whether an address is of a wanted family."""
+        return self.family == "any" or (self.family == "ipv6") == (":" in ip)
 
 
 async def targets(
@@ -67,18 +77,20 @@ async def targets(
     family: Family = "any",
     max_targets: int = 5,
     overrides: Mapping[str, Sequence[str]] = NO_OVERRIDES,
+    prohibited: Networks = NO_NETWORKS,
 ) -> tuple[Target, ...]:
     """Return the targets for mail to `domain` in try order: at least one, at most `max_targets`.
 
     `domain` is in lower-case A-labels, or an address literal in brackets. `overrides` are targets by
-    domain, `*` for all others and literals too; an empty list means: as the DNS says.
+    domain, `*` for all others and literals too; an empty list means: as the DNS says. What they name may
+    be in `prohibited` networks, an address literal may not.
 
     Raises:
-        Failure: in state dns; permanent for NXDOMAIN (550 5.1.2), null MX (556 5.1.10) and no address
-            (550 5.4.4), transient (451 4.4.3) for trouble of the DNS or of an override.
+        Failure: in state dns; permanent for NXDOMAIN (550 5.1.2), null MX (556 5.1.10) and no address that
+            is not prohibited (550 5.4.4), transient (451 4.4.3) for trouble of the DNS or of an override.
     """
-    choice = _Choice(family, max_targets, rng)
     fixed = overrides.get(domain, overrides.get("*", ()))
+    choice = _Choice(family, max_targets, rng, NO_NETWORKS if fixed else prohibited)
     if fixed:
         return await _configured(f"override for {domain}", fixed, port, resolver, choice)
     literal = _unbracketed(domain)
@@ -86,15 +98,16 @@ async def targets(
         hosts, lack = [literal], f"{domain} is not an address to deliver to"
     else:
         hosts = await _mx_hosts(domain, resolver, rng)
-        lack = f"none of the MX hosts of {domain} has an {_ADDRESS[family]}"
+        lack = f"none of the MX hosts of {domain} has an {_ADDRESS[family]} to connect to"
     if not hosts:
-        hosts, lack = [domain], f"{domain} has neither MX hosts nor an {_ADDRESS[family]}"
+        hosts, lack = [domain], f"{domain} has neither MX hosts nor an {_ADDRESS[family]} to connect to"
     found, trouble = await _find([Endpoint(host, port) for host in hosts], resolver, choice)
     if found:
         return found
+    why = f"{lack}: {trouble.text}" if trouble else lack
     if trouble and not trouble.permanent:
-        raise Failure(State.DNS, trouble.kind, f"{lack}: {trouble.text}")
-    raise Failure(State.DNS, Kind.ERROR, lack, code=550, status="5.4.4")
+        raise Failure(State.DNS, trouble.kind, why)
+    raise Failure(State.DNS, Kind.ERROR, why, code=550, status=UNROUTABLE)
 
 
 async def site(
@@ -120,14 +133,18 @@ async def host_targets(
     rng: Random,
     family: Family = "any",
     max_targets: int = 5,
+    prohibited: Networks = NO_NETWORKS,
 ) -> tuple[Target, ...]:
     """Return the targets of one configured host (name, IP address or literal); MX is not looked at.
+
+    What the DNS says of a name may not be in `prohibited` networks; an address given as such may.
 
     Raises:
         Failure: always transient (451 4.4.3), for the recipient has no part in it.
     """
-    choice = _Choice(family, max_targets, rng)
-    return await _reach(f"host {printable(host.encode())}", [Endpoint(_unbracketed(host), port)], resolver, choice)
+    name = _unbracketed(host)
+    choice = _Choice(family, max_targets, rng, prohibited if _ip(name) is None else NO_NETWORKS)
+    return await _reach(f"host {printable(host.encode())}", [Endpoint(name, port)], resolver, choice)
 
 
 @lru_cache(maxsize=10_000)
@@ -181,7 +198,7 @@ async def _reach(what: str, endpoints: Sequence[Endpoint], resolver: Resolver, c
 async def _find(
     endpoints: Sequence[Endpoint], resolver: Resolver, choice: _Choice
 ) -> tuple[tuple[Target, ...], Failure | None]:
-    """Return the targets, and what went wrong on the way: the first passing trouble, else the first.
+    """Return the targets, and what went wrong on the way: what passes before what is prohibited before the rest.
 
     Hosts are looked up together, but no more of them than can be needed: each fills at least one
     place, and a second host is wanted even where the first fills all.
@@ -193,33 +210,48 @@ async def _find(
     while waiting and (len(seen) < choice.limit or len(hosts) < min(2, choice.limit)):
         size = max(1, choice.limit - len(seen))
         batch, waiting = waiting[:size], waiting[size:]
-        for endpoint, answer in zip(batch, await _look_up(batch, resolver), strict=True):
+        for endpoint, answer in zip(batch, await _look_up(batch, resolver, choice), strict=True):
             if isinstance(answer, Failure):
-                if trouble is None or (trouble.permanent and not answer.permanent):
-                    trouble = answer
+                trouble = min(trouble or answer, answer, key=_rank)
                 continue
-            fresh = [ip for ip in dict.fromkeys(answer) if (ip, endpoint.port) not in seen and choice.takes(ip)]
+            fresh = [ip for ip in dict.fromkeys(answer) if (ip, endpoint.port) not in seen]
             if fresh:
                 seen.update((ip, endpoint.port) for ip in fresh)
                 hosts.append([Target(endpoint.host, ip, endpoint.port) for ip in fresh])
     return _share(hosts, choice), trouble
 
 
-async def _look_up(endpoints: Sequence[Endpoint], resolver: Resolver) -> Sequence[Sequence[str] | Failure]:
+def _rank(trouble: Failure) -> tuple[bool, bool]:
+    """Return what is least for the trouble to tell."""
+    return trouble.permanent, trouble.status != UNROUTABLE
+
+
+async def _look_up(
+    endpoints: Sequence[Endpoint], resolver: Resolver, choice: _Choice
+) -> Sequence[Sequence[str] | Failure]:
     if len(endpoints) == 1:  # the usual case, and a task costs more than an answer from the cache
-        return [await _addresses(endpoints[0].host, resolver)]
-    return await asyncio.gather(*(_addresses(endpoint.host, resolver) for endpoint in endpoints))
+        return [await _addresses(endpoints[0].host, resolver, choice)]
+    return await asyncio.gather(*(_addresses(endpoint.host, resolver, choice) for endpoint in endpoints))
 
 
-async def _addresses(host: str, resolver: Resolver) -> Sequence[str] | Failure:
-    """Return the addresses of a host, or why there are none: one host's trouble must not end the others' lookups."""
+async def _addresses(host: str, resolver: Resolver, choice: _Choice) -> Sequence[str] | Failure:
+    """Return the usable addresses of a host, or why there are none: one's trouble must not end others' lookups."""
     ip = _ip(host)
-    if ip is not None:
-        return [ip]
     try:
-        return await resolver.addresses(host)
+        found = [ip] if ip is not None else await resolver.addresses(host)
     except Failure as failure:
         return failure
+    return [each for each in found if choice.takes(each)] or _prohibition(host, found, choice) or ()
+
+
+def _prohibition(host: str, ips: Sequence[str], choice: _Choice) -> Failure | None:
+    """Return the failure of a host that has a prohibited address of a wanted family."""
+    for ip in filter(choice.wants, ips):
+        if network := choice.prohibited.holding(ip):
+            what = ip if _ip(host) else f"{host} ({ip})"
+            why = f"{what} is in {network} of dns.prohibited"
+            return Failure(State.DNS, Kind.ERROR, why, code=550, status=UNROUTABLE)
+    return None
 
 
 def _share(hosts: Sequence[Sequence[Target]], choice: _Choice) -> tuple[Target, ...]:

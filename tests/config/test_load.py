@@ -154,6 +154,13 @@ def test_foreign_variables_do_not_matter():
         ("[dns]\nservers = ['dns.example']", ["dns.servers.0", "not an IP address"]),
         ("[dns]\nservers = ['192.0.2.1:0']", ["dns.servers.0", "no port between"]),
         ("[dns]\noverrides = {'a.example' = ['b c']}", ["dns.overrides.a.example.0", "host:port"]),
+        (
+            "[dns]\nprohibited = ['::1', 'localhost']",
+            ["dns.prohibited.1", '"localhost" is not a network such as "10.0'],
+        ),
+        ("[dns]\nprohibited = ['10.0.0.0/33']", ["dns.prohibited.0", '"10.0.0.0/33" is not a network such as']),
+        ("[dns]\nprohibited = ['10.1.2.3/8']", ["dns.prohibited.0", 'write "10.0.0.0/8", or "10.1.2.3" for it alone']),
+        ("[dns]\nprohibited = '10.0.0.0/8'", ["dns.prohibited: input should be a valid"]),
         ("[dns]\nmin_ttl = 10\nmax_ttl = 5", ["dns: min_ttl is greater than max_ttl"]),
         ("[smarthost]\nusername = 'me'", ["smarthost: username and password go together"]),
         (
@@ -256,6 +263,16 @@ def test_name_servers(write, text):
 @pytest.mark.parametrize("text", ["192.0.2.1", "host", "host.example.", "host:2525", "[::1]:25", "::1"])
 def test_overrides(write, text):
     assert load(write(f"[dns.overrides]\n'*' = ['{text}']"), {}).dns.overrides == {"*": (text,)}
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "192.0.2.1", "192.0.2.0/255.255.255.0", "fd00::/8", "::1", "0.0.0.0/0"])
+def test_prohibited_networks(write, text):
+    assert load(write(f"[dns]\nprohibited = ['{text}']"), {}).dns.prohibited == (text,)
+
+
+def test_prohibited_networks_are_loopback_until_they_are_set():
+    assert load(None, {}).dns.prohibited == ("127.0.0.0/8", "0.0.0.0/8", "::1/128", "::/128")
+    assert load(None, {"MAILQ_DNS__PROHIBITED": "[]"}).dns.prohibited == ()
 
 
 def test_names_in_limits_are_brought_to_the_form_of_jobs(write):

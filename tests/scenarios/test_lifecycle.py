@@ -88,7 +88,7 @@ async def worker_process(rabbit, knot, tmp_path):
         path = tmp_path / "mailq.toml"
         path.write_text(
             f'rabbitmq.url = "{rabbit.url}"\ndelivery.port = {port}\ndelivery.ehlo = "worker.test"\n'
-            f'dns.servers = ["{knot.server}"]\nhttp.port = {http}\n{extra}'
+            f'dns.servers = ["{knot.server}"]\ndns.prohibited = []\nhttp.port = {http}\n{extra}'
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from support.system import stable, until
 
+from mailq.config.dns import DnsConfig
 from mailq.core.times import format_time
 from mailq.lab.sink import Sink
 
@@ -422,6 +423,46 @@ async def test_dns_endings(domain, kind, code, status, queue, system, sink):
     result = (await mail.get(queue))["results"][0]
     assert (result["state"], result["result"], result["code"], result["status"]) == ("dns", kind, code, status)
     assert "to" not in result
+
+
+PROHIBITED = DnsConfig().prohibited
+
+
+@pytest.mark.parametrize("recipient", ["x@a.test", "x@implicit.test", "x@v6.test", "x@mapped.test", "x@[127.0.0.1]"])
+async def test_the_dns_of_strangers_does_not_lead_to_this_host(recipient, system, sink):
+    receiver = await sink()
+    mail = await system(receiver, dns={"prohibited": PROHIBITED})
+
+    await mail.send(recipient=recipient)
+
+    result = (await mail.get("failures"))["results"][0]
+    assert (result["state"], result["result"], result["code"], result["status"]) == ("dns", "error", 550, "5.4.4")
+    assert (result["class"], result["about"]) == (21, "domain")
+    assert "of dns.prohibited" in result["description"]
+    assert "to" not in result
+    assert receiver.connections == 0
+
+
+async def test_an_mx_host_that_is_not_prohibited_takes_the_mail(system, sink):
+    second = await sink(host="127.0.0.3")
+    await sink(host="127.0.0.2", port=second.port)
+    mail = await system(second, dns={"prohibited": ["127.0.0.2"]})
+
+    await mail.send(recipient="accept@twomx.test")
+
+    result = (await mail.get("success"))["results"][0]
+    assert result["to"] == "127.0.0.3"
+    assert "transcript" not in result
+
+
+async def test_what_the_operator_names_may_be_on_this_host(system, sink):
+    receiver = await sink()
+    tables = {"prohibited": PROHIBITED, "overrides": {"a.test": ["mx.b.test"], "[127.0.0.1]": ["127.0.0.1"]}}
+    mail = await system(receiver, dns=tables)
+
+    for recipient in ("accept@a.test", "accept@[127.0.0.1]"):
+        await mail.send(recipient=recipient)
+        assert (await mail.get("success"))["results"][0]["to"] == "127.0.0.1"
 
 
 async def test_a_silent_dns_is_a_timeout(system, sink, silent_dns):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mailq.config.dns import DnsConfig
 from mailq.lab.sink import Sink
 
 USERS = {"anna": "geheim"}
@@ -70,6 +71,23 @@ async def test_a_smarthost_that_cannot_be_resolved_is_no_fault_of_the_recipient(
 
     result = (await mail.get("retry"))["results"][0]
     assert (result["state"], result["code"]) == ("dns", 451)
+
+
+async def test_the_dns_leads_to_this_host_for_the_operators_smarthost_only(system, sink):
+    receiver = await sink()
+    mail = await system(
+        9, smarthost={"hostname": "mx.a.test", "port": receiver.port}, dns={"prohibited": DnsConfig().prohibited}
+    )
+
+    await mail.send(recipient="accept@gone.test")
+    assert (await mail.get("success"))["results"][0]["to"] == "127.0.0.1"
+    await mail.send(recipient="accept@gone.test", smarthost={"hostname": "127.0.0.1", "port": receiver.port})
+    assert (await mail.get("success"))["results"][0]["to"] == "127.0.0.1"
+    await mail.send(recipient="accept@gone.test", smarthost={"hostname": "mx.b.test", "port": receiver.port})
+    result = (await mail.get("retry"))["results"][0]
+
+    assert (result["state"], result["code"]) == ("dns", 451)
+    assert result["description"] == "host mx.b.test: mx.b.test (127.0.0.1) is in 127.0.0.0/8 of dns.prohibited"
 
 
 async def test_a_server_without_our_mechanisms_is_told(system, sink):

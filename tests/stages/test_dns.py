@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.core.failure import Failure
+from mailq.core.networks import Networks
 from mailq.core.routing import Target
 from mailq.core.states import Kind, State
 from mailq.stages.dns import MAX_HOSTS, Endpoint, host_targets, parse_endpoint, targets
@@ -177,6 +178,29 @@ async def test_addresses_that_are_nobodys_mail_server_are_not_connected_to(ip):
     assert await ips(Table({"to.test": [(10, "a")]}, {"a": [ip, V4[0]]})) == [V4[0]]
     failure = await failure_of(find(Table({"to.test": [(10, "a")]}, {"a": [ip]})))
     assert (failure.code, failure.status) == (550, "5.4.4")
+
+
+async def test_prohibited_addresses_take_no_places():
+    mx = {"to.test": [(10, "inside"), (20, "both"), (30, "outside")]}
+    hosts = {"inside": ["10.0.0.1", "10.0.0.2"], "both": ["10.0.0.3", V4[0]], "outside": [V4[1], V6[0]]}
+    prohibited = Networks(["10.0.0.0/8", "2001:db8::/32"])
+    assert await ips(Table(mx, hosts), prohibited=prohibited, max_targets=2) == V4[:2]
+
+
+async def test_a_prohibited_address_is_told_before_a_host_that_does_not_exist():
+    mx = {"to.test": [(10, "gone"), (20, "inside"), (30, "deeper")]}
+    table = Table(mx, {"inside": ["10.0.0.1", "fd00::1"], "deeper": ["10.0.0.2"]})
+    failure = await failure_of(find(table, prohibited=Networks(["10.0.0.0/8", "fd00::/8"])))
+    assert (failure.code, failure.status) == (550, "5.4.4")
+    assert failure.text.endswith(
+        " to.test has an address to connect to: inside (10.0.0.1) is in 10.0.0.0/8 of dns.prohibited"
+    )
+
+
+async def test_what_is_prohibited_in_the_other_family_is_not_why():
+    table = Table({"to.test": [(10, "a")]}, {"a": ["fd00::1"]})
+    failure = await failure_of(find(table, family="ipv4", prohibited=Networks(["fd00::/8"])))
+    assert failure.text == "none of the MX hosts of to.test has an IPv4 address to connect to"
 
 
 async def test_an_mx_that_is_an_address_is_used_as_it_stands():

@@ -7,9 +7,12 @@ import pytest
 
 from mailq.config.dns import DnsConfig
 from mailq.core.failure import Failure
+from mailq.core.networks import Networks
 from mailq.core.states import Kind
 from mailq.edges.resolver import DnsResolver
 from mailq.stages.dns import host_targets, targets
+
+DEFAULTS = Networks(DnsConfig().prohibited)
 
 
 @pytest.fixture
@@ -77,6 +80,58 @@ async def test_failures(resolver, domain, code, status):
     assert (failure.kind, failure.code, failure.status) == (Kind.ERROR, code, status)
     assert domain in failure.text
     assert failure.text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("domain", "why"),
+    [
+        ("a.test", "mx.a.test (127.0.0.1) is in 127.0.0.0/8"),
+        ("implicit.test", "implicit.test (127.0.0.9) is in 127.0.0.0/8"),
+        ("twomx.test", "mx1.twomx.test (127.0.0.2) is in 127.0.0.0/8"),
+        ("mxalias.test", "alias.mxalias.test (127.0.0.1) is in 127.0.0.0/8"),
+        ("halfmissing.test", "mx.a.test (127.0.0.1) is in 127.0.0.0/8"),
+        ("v6.test", "mx.v6.test (::1) is in ::1/128"),
+        ("mapped.test", "mx.mapped.test (::ffff:127.0.0.1) is in 127.0.0.0/8"),
+        ("unspecified.test", "mx.unspecified.test (::) is in ::/128"),
+        ("numeric.test", "127.0.0.1 is in 127.0.0.0/8"),
+        ("[127.0.0.1]", "127.0.0.1 is in 127.0.0.0/8"),
+        ("[IPv6:::1]", "::1 is in ::1/128"),
+    ],
+)
+async def test_the_dns_does_not_lead_to_this_host(resolver, domain, why):
+    with pytest.raises(Failure) as caught:
+        await targets(domain, resolver, rng=Random(1), port=25, prohibited=DEFAULTS)
+    failure = caught.value
+    assert (failure.kind, failure.code, failure.status) == (Kind.ERROR, 550, "5.4.4")
+    assert domain in failure.text
+    assert failure.text.endswith(f": {why} of dns.prohibited")
+
+
+async def test_of_a_host_that_is_also_elsewhere_the_other_addresses_are_used(resolver):
+    found = await targets("mixed.test", resolver, rng=Random(1), port=25, prohibited=DEFAULTS)
+    assert [f"{target.host} {target.ip}" for target in found] == ["mx.mixed.test 192.0.2.1"]
+
+
+async def test_while_another_host_is_not_known_yet_a_prohibited_one_ends_nothing(resolver):
+    with pytest.raises(Failure) as caught:
+        await targets("prohibitedbroken.test", resolver, rng=Random(1), port=25, prohibited=DEFAULTS)
+    assert (caught.value.code, caught.value.status) == (451, "4.4.3")
+
+
+@pytest.mark.parametrize("entry", ["127.0.0.1", "[::1]:2525", "mx.a.test"])
+async def test_an_override_may_be_on_this_host(resolver, entry):
+    overrides = {"*": [entry]}
+    (found,) = await targets("gone.test", resolver, rng=Random(1), port=25, overrides=overrides, prohibited=DEFAULTS)
+    assert found.ip in ("127.0.0.1", "::1")
+
+
+async def test_a_smarthost_may_be_on_this_host_by_address_but_not_by_name(resolver):
+    for host in ("127.0.0.1", "[::1]"):
+        assert await host_targets(host, 25, resolver, rng=Random(1), prohibited=DEFAULTS)
+    with pytest.raises(Failure) as caught:
+        await host_targets("mx.a.test", 25, resolver, rng=Random(1), prohibited=DEFAULTS)
+    assert (caught.value.code, caught.value.status) == (451, "4.4.3")
+    assert caught.value.text == "host mx.a.test: mx.a.test (127.0.0.1) is in 127.0.0.0/8 of dns.prohibited"
 
 
 async def test_the_other_family_is_no_way_to_a_domain(resolver):

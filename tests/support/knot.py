@@ -6,8 +6,8 @@ Fixtures:
 - `dns_relay`: a `DnsRelay` before Knot that counts questions, can hold and drop them (UDP only).
 - `silent_dns`: "127.0.0.1:port" of a server that never answers.
 
-Names, TTL 60 if not said otherwise. Everything that has an address is on loopback; 127.0.0.2 and the
-like need no set-up on Linux.
+Names, TTL 60 if not said otherwise. Everything that has an address is on loopback, so `dns.prohibited` has to be
+empty; 127.0.0.2 and the like need no set-up on Linux.
 
 a.test b.test c.test d.test   MX 10 mx.<domain>; A 127.0.0.1: domains to deliver to
 twomx.test                    MX 10 mx1 (127.0.0.2), MX 20 mx2 (127.0.0.3)
@@ -22,6 +22,9 @@ v4.test v6.test dual.test     MX 10 mx.<domain> with A 127.0.0.1, AAAA ::1, both
 nodata.test                   only a TXT record: neither MX nor addresses
 missing.test                  MX 10 gone.missing.test, which does not exist
 halfmissing.test              MX 10 gone.halfmissing.test, MX 20 mx.a.test
+mixed.test                    MX 10 mx.mixed.test (127.0.0.1, ::1, 192.0.2.1, which nobody has), MX 20 mx.a.test
+mapped.test                   MX 10 mx.mapped.test with AAAA ::ffff:127.0.0.1
+prohibitedbroken.test         MX 10 mx.a.test, MX 20 mx.broken.test
 unspecified.test              MX 10 mx.unspecified.test with A 0.0.0.0 and AAAA ::
 oddhost.test                  MX 10 with a host name of spaces and control characters
 numeric.test                  MX 10 127.0.0.1: an address where a name should be
@@ -93,6 +96,15 @@ nodata TXT "no mail here"
 missing MX 10 gone.missing
 halfmissing MX 10 gone.halfmissing
 halfmissing MX 20 mx.a
+mixed MX 10 mx.mixed
+mixed MX 20 mx.a
+mx.mixed A 127.0.0.1
+mx.mixed A 192.0.2.1
+mx.mixed AAAA ::1
+mapped MX 10 mx.mapped
+mx.mapped AAAA ::ffff:127.0.0.1
+prohibitedbroken MX 10 mx.a
+prohibitedbroken MX 20 mx.broken
 unspecified MX 10 mx.unspecified
 mx.unspecified A 0.0.0.0
 mx.unspecified AAAA ::

@@ -129,7 +129,7 @@ async def system(rabbit: Rabbit, knot: PrivateKnot, tmp_path: Path) -> AsyncIter
     async def start(receiver: Sink | int, **tables: Any) -> System:
         port = receiver if isinstance(receiver, int) else receiver.port
         tables["delivery"] = {"port": port, "retry_jitter": 0, "ehlo": "worker.test"} | tables.get("delivery", {})
-        tables["dns"] = {"servers": [knot.server]} | tables.get("dns", {})
+        tables["dns"] = {"servers": [knot.server], "prohibited": []} | tables.get("dns", {})
         tables["rabbitmq"] = {"url": rabbit.url, "reconnect_delay": 0.1} | tables.get("rabbitmq", {})
         tables["worker"] = {"drain_timeout": 5, "journal_dir": str(tmp_path / "journal")} | tables.get("worker", {})
         config = Config.model_validate(tables)

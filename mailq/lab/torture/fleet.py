@@ -238,7 +238,10 @@ def tables(*, smtp_port: int, name_server: str, journal: Path) -> dict[str, dict
         "delivery": {"port": smtp_port, "ehlo": "worker.torture.test", "retries": [1, 2], "retry_jitter": 0},
         "timeouts": {**dict.fromkeys(states, 3), "message": MESSAGE_SECONDS},
         "tls": {"mode": "none"},
-        "dns": {"servers": [name_server], "timeout": 0.5, "lifetime": 1, "min_ttl": 0, "trouble_ttl": 1},
+        "dns": {
+            "servers": [name_server], "timeout": 0.5, "lifetime": 1, "min_ttl": 0, "trouble_ttl": 1,
+            "prohibited": [],  # the receivers are on loopback
+        },
     }  # fmt: skip
 
 
