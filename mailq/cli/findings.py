@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import EndpointConfig
 from mailq.core.address import ascii_domain
 from mailq.core.failure import Failure
+from mailq.core.networks import Networks
 from mailq.core.reply import MAX_LINE, printable
 from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
@@ -36,12 +38,17 @@ from mailq.ports import BrokerError
 PATIENCE = 10.0
 """Seconds to wait for a name or a greeting."""
 
+SHOWN = 3
+"""MX hosts of a domain that are told of."""
+
 LIMITING = 4
 DROPPED_AT = 20
 """Since this version RabbitMQ gives quorum queues without a delivery limit of their own this one."""
 
 _UNLIMITED = "An earlier version of mailq declared it: set the policy in the README, or delete it once it is empty."
 _CLASSIC = 'Set rabbitmq.queue_type = "quorum", and delete the classic queues once they are empty.'
+
+_PROHIBITED = "If mail is to go there, give the domain an override, or take the network out of dns.prohibited."
 
 _NOT_YET = "not there yet; `mailq run` declares it"
 
@@ -154,8 +161,24 @@ async def names(config: Config, domain: str) -> Finding:
         records = await resolver.mx(name)
     except (Failure, ValueError) as trouble:
         return Finding(Level.FAIL if needed else Level.WARN, "dns", f"{domain}: {trouble}", advice)
-    hosts = ", ".join(host for _, host in records[:3]) or "no MX records, mail goes to the domain itself"
-    return Finding(Level.OK, "dns", f"{domain}: {'takes no mail (null MX)' if hosts == '.' else hosts}")
+    hosts = [host for _, host in records[:SHOWN]]
+    if hosts == ["."]:
+        return Finding(Level.OK, "dns", f"{domain}: takes no mail (null MX)")
+    seen = f"{domain}: {', '.join(hosts) or 'no MX records, mail goes to the domain itself'}"
+    skipped = await _prohibited(hosts or [name], resolver, Networks(config.dns.prohibited)) if needed else []
+    if skipped:
+        return Finding(Level.WARN, "dns", f"{seen}; not connected to: {', '.join(skipped)}", _PROHIBITED)
+    return Finding(Level.OK, "dns", seen)
+
+
+async def _prohibited(hosts: list[str], resolver: DnsResolver, networks: Networks) -> list[str]:
+    """Return the addresses of hosts that are skipped, each with the reason; lookups that fail are another matter."""
+    skipped = []
+    for host in hosts:
+        with suppress(Failure):
+            barred = [(ip, networks.holding(ip)) for ip in await resolver.addresses(host)]
+            skipped += [f"{host} ({ip}, in {network} of dns.prohibited)" for ip, network in barred if network]
+    return skipped
 
 
 async def sources(config: Config) -> AsyncIterator[Finding]:

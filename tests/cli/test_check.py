@@ -12,6 +12,7 @@ from mailq.cli import local_findings
 from mailq.cli.check import _print
 from mailq.cli.finding import Finding, Level
 from mailq.cli.findings import examine, webhooks
+from mailq.config.dns import DnsConfig
 from mailq.config.load import load
 from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
@@ -30,7 +31,7 @@ def write(rabbit, knot, tmp_path):
     def write(text=""):
         file = tmp_path / "mailq.toml"
         file.write_text(
-            f'[rabbitmq]\nurl = "{rabbit.url}"\n[dns]\nservers = ["{knot.server}"]\n'
+            f'[rabbitmq]\nurl = "{rabbit.url}"\n[dns]\nservers = ["{knot.server}"]\nprohibited = []\n'
             f'[delivery]\nehlo = "mta.example.com"\n{text}'
         )
         file.chmod(0o600)
@@ -239,6 +240,26 @@ async def test_dns(check, domain, level, words):
     assert seen["dns"]["level"] == level
     assert words in seen["dns"]["seen"]
     assert status == (1 if level == "fail" else 0)
+
+
+@pytest.mark.parametrize(
+    ("domain", "seen"),
+    [
+        ("a.test", "a.test: mx.a.test; not connected to: mx.a.test (127.0.0.1, in 127.0.0.0/8 of dns.prohibited)"),
+        ("implicit.test", "the domain itself; not connected to: implicit.test (127.0.0.9, in 127.0.0.0/8 of "),
+        ("halfmissing.test", "gone.halfmissing.test, mx.a.test; not connected to: mx.a.test (127.0.0.1"),
+        ("mixed.test", "not connected to: mx.mixed.test (::1, in ::1/128 of dns.prohibited), mx.mixed.test (127.0.0.1"),
+    ],
+)
+async def test_prohibited_addresses_are_told_with_the_remedy(check, domain, seen):
+    prohibited = json.dumps(DnsConfig().prohibited)
+    status, found = await check(domain=domain, MAILQ_DNS__PROHIBITED=prohibited)
+    assert (status, found["dns"]["level"]) == (0, "warn")
+    assert seen in found["dns"]["seen"]
+    assert "192.0.2.1" not in found["dns"]["seen"]
+    assert "dns.prohibited" in found["dns"]["advice"]
+    _, found = await check(domain=domain, MAILQ_DNS__PROHIBITED=prohibited, MAILQ_SMARTHOST__HOSTNAME="relay.example")
+    assert found["dns"]["level"] == "ok"
 
 
 async def test_dns_trouble_is_a_warning_where_no_delivery_needs_it(check):
