@@ -27,6 +27,8 @@ from mailq.smtp.transaction import Transaction, check
 
 T = TypeVar("T")
 
+_MESSAGE = State.MESSAGE
+
 BLOCK = 256 * 1024
 """Octets of a message written before the connection is asked whether it can take more."""
 
@@ -91,10 +93,17 @@ class Session:
             Postponed, JournalError: there is no leave to hand it over; the receiver has not got it.
         """
         try:
-            await self._ready(trail)
+            self._begin(trail)
+            if self._open or not self.wire.alive:
+                await self._come_to_order(trail)
             await self._transact(trail, mail, rcpt)
             trail.said.append(len(content))
-            reply = await self._hand_over(trail, payload(content), claim)
+            message = payload(content)
+            if len(message) > BLOCK:
+                message = await self._send_ahead(trail, message)
+            self._hand_over(trail, message, claim)
+            reply = self._arrived(trail, _MESSAGE) or await self._awaited(trail, _MESSAGE)
+            self._judge(trail, reply)
         except (asyncio.CancelledError, Postponed, JournalError):
             self.retire()
             raise
@@ -110,7 +119,9 @@ class Session:
             Failure: who refused what, or what became of the connection.
         """
         try:
-            await self._ready(trail)
+            self._begin(trail)
+            if self._open or not self.wire.alive:
+                await self._come_to_order(trail)
             reply = await self._transact(trail, mail, rcpt, data=False)
             with contextlib.suppress(Failure):  # it has answered; the session is retired, that is all
                 await self._reset(Trail())
@@ -122,12 +133,15 @@ class Session:
         trail.facts["dsn"] = "dsn" in self._offered
         return reply
 
-    async def _ready(self, trail: Trail) -> None:
-        """Begin with the next message, on a session that is in step and has none open."""
+    def _begin(self, trail: Trail) -> None:
+        """Begin with the next message."""
         self.messages += 1
         trail.facts.update(self._facts, messages=self.messages)
         if not trail.said:
             trail.said.append(f"session {self._facts['session']}, message {self.messages}")
+
+    async def _come_to_order(self, trail: Trail) -> None:
+        """See that the session is in step and has no message open, or fail."""
         if not self.wire.alive:
             await self._listen(trail)
         if self._open:
@@ -152,42 +166,58 @@ class Session:
 
     async def ask(self, trail: Trail, state: State, exchange: Awaitable[Reply]) -> Reply:
         """Do a step that is answered; the answer must be the one this state hopes for."""
-        reply = self._discreet(await self.step(trail, state, exchange))
-        trail.heard(reply)
+        reply = self._heard(trail, await self.step(trail, state, exchange))
         trouble = check(state, reply)
         if trouble:
             raise trouble
         return reply
 
-    async def answer(self, trail: Trail, state: State) -> Reply:
-        """Return the next reply to what was written, once the wire was taken over; it may have come already."""
-        reply = self.wire.ready()
-        if reply is None:
-            reply = await self.step(trail, state, self.wire.reply(self.timeouts[state]), clock=False)
-        else:
-            trail.enter(state)
-            trail.spent(state, 0.0)
-        reply = self._discreet(reply)
-        trail.heard(reply)
-        return reply
-
-    async def step(self, trail: Trail, state: State, exchange: Awaitable[T], *, clock: bool = True) -> T:
-        """Enter `state` and await its one exchange, or fail in it; without `clock` the exchange has one itself."""
+    async def step(self, trail: Trail, state: State, exchange: Awaitable[T]) -> T:
+        """Enter `state` and await its one exchange, or fail in it."""
         trail.enter(state)
         started = monotonic()
         try:
-            if not clock:
-                return await exchange
             async with asyncio.timeout(self.timeouts[state]):
                 return await exchange
-        except Trouble as trouble:
-            self.retire()
-            raise Failure(state, trouble.kind, without(self._secrets, trouble.text)) from trouble
-        except TimeoutError:
-            self.retire()
-            raise Failure(state, Kind.TIMEOUT) from None
+        except (Trouble, TimeoutError) as trouble:
+            raise self._ended(state, trouble) from trouble
         finally:
             trail.spent(state, monotonic() - started)
+
+    def _arrived(self, trail: Trail, state: State) -> Reply | None:
+        """Return the reply in `state` if it has come already: replies to what was written together come together."""
+        reply = self.wire.ready()
+        if reply is None:
+            return None
+        trail.enter(state)
+        trail.spent(state, 0.0)
+        return self._heard(trail, reply)
+
+    async def _awaited(self, trail: Trail, state: State) -> Reply:
+        """Enter `state` and wait for the next reply to what was written, or fail in it; the wire keeps the clock."""
+        trail.enter(state)
+        started = monotonic()
+        try:
+            reply = await self.wire.reply(self.timeouts[state])
+        except (Trouble, TimeoutError) as trouble:
+            raise self._ended(state, trouble) from trouble
+        finally:
+            trail.spent(state, monotonic() - started)
+        return self._heard(trail, reply)
+
+    def _ended(self, state: State, trouble: Trouble | TimeoutError) -> Failure:
+        """Return the failure of an exchange that gave no answer, after which nothing can be said here any more."""
+        self.retire()
+        if isinstance(trouble, Trouble):
+            return Failure(state, trouble.kind, without(self._secrets, trouble.text))
+        return Failure(state, Kind.TIMEOUT)
+
+    def _heard(self, trail: Trail, reply: Reply) -> Reply:
+        """Note a reply, without what was sent as a secret: some servers repeat what they do not like."""
+        if self._secrets:
+            reply = reply._replace(text=without(self._secrets, reply.text))
+        trail.heard(reply)
+        return reply
 
     async def _walk(self, trail: Trail) -> None:
         wire, route = self.wire, self.route
@@ -228,13 +258,7 @@ class Session:
         """Send a line; of one that belongs to a `command` with secrets nothing else may be told."""
         trail.facts["command"] = command or line
         trail.said.append((masked(line, command) if command else line,))
-        reply = self._discreet(await self.step(trail, state, self.wire.command(line)))
-        trail.heard(reply)
-        return reply
-
-    def _discreet(self, reply: Reply) -> Reply:
-        """Return a reply without what was sent as a secret: some servers repeat what they do not like."""
-        return reply._replace(text=without(self._secrets, reply.text)) if self._secrets else reply
+        return self._heard(trail, await self.step(trail, state, self.wire.command(line)))
 
     async def _hello(self, trail: Trail) -> None:
         name = self.route.source.ehlo
@@ -280,7 +304,7 @@ class Session:
 
     async def _listen(self, trail: Trail) -> None:
         """Hear what the server said out of turn before anything is sent: 421, its good-bye, or nonsense."""
-        reply = await self.answer(trail, State.MAILFROM)
+        reply = self._arrived(trail, State.MAILFROM) or await self._awaited(trail, State.MAILFROM)
         self.retire()
         if reply.closing:
             raise Failure(State.MAILFROM, Kind.ERROR, reply=reply)
@@ -291,7 +315,8 @@ class Session:
         trail.said.append(("RSET",))
         self.wire.write(b"RSET\r\n")
         try:
-            trouble = check(State.MAILFROM, await self.answer(trail, State.MAILFROM)) or self._spoken(State.MAILFROM)
+            reply = self._arrived(trail, State.MAILFROM) or await self._awaited(trail, State.MAILFROM)
+            trouble = check(State.MAILFROM, reply) or self._spoken(State.MAILFROM)
         except Failure as failure:
             trouble = failure
         if trouble:
@@ -306,24 +331,25 @@ class Session:
             return None
         return Failure(state, Kind.INVALID, f"the server spoke out of turn: {reply.code} {reply.text}"[:500])
 
+    def _say(self, trail: Trail, lines: tuple[str, ...], state: State) -> None:
+        """Send commands, the first of which is answered in `state`, unless something stands there in their place."""
+        if trouble := self._spoken(state):
+            self.retire()
+            raise trouble
+        trail.said.append(lines)
+        self.wire.write("\r\n".join((*lines, "")).encode())
+
     async def _transact(self, trail: Trail, mail: str, rcpt: str, *, data: bool = True) -> Reply:
         """Send the commands and return the last answer; the first refusal is what is raised."""
         transaction = Transaction(mail, rcpt, pipelining="pipelining" in self._offered, data=data)
         self._open = True
         try:
-            while True:
-                lines = transaction.to_write()
-                state = transaction.awaiting
-                if state is None:
-                    break
-                if lines:
-                    if trouble := self._spoken(state):
-                        self.retire()
-                        raise trouble
-                    trail.said.append(lines)
-                    self.wire.write("".join(f"{line}\r\n" for line in lines).encode())
-                reply = await self.answer(trail, state)
-                transaction.answer(reply)
+            while (lines := transaction.to_write()) and (state := transaction.awaiting):
+                self._say(trail, lines, state)
+                while state is not None:
+                    reply = self._arrived(trail, state) or await self._awaited(trail, state)
+                    transaction.answer(reply)
+                    state = transaction.awaiting
         except Failure as failure:
             if transaction.refusal is None:
                 raise
@@ -338,26 +364,31 @@ class Session:
         trail.enter(transaction.refusal.state)
         raise transaction.refusal
 
-    async def _hand_over(self, trail: Trail, message: bytes, claim: Claim) -> Reply:
-        """Send the message and return the answer; from the last octets on its fate may be in doubt."""
-        wire = self.wire
-        for start in range(0, len(message), BLOCK):
-            if not wire.alive:
+    async def _send_ahead(self, trail: Trail, message: bytes) -> bytes:
+        """Send a message but for its last block, no faster than the connection takes it; return that block."""
+        last = (len(message) - 1) // BLOCK * BLOCK
+        for start in range(0, last, BLOCK):
+            if not self.wire.alive:
                 break
-            block = message[start : start + BLOCK]
-            if start + BLOCK >= len(message):
-                claim.hand_over()
-                trail.in_doubt = True
-            wire.write(block)
-            if not trail.in_doubt:
-                await self.step(trail, State.MESSAGE, wire.drain())
-        reply = await self.answer(trail, State.MESSAGE)
+            self.wire.write(message[start : start + BLOCK])
+            await self.step(trail, _MESSAGE, self.wire.drain())
+        return message[last:]
+
+    def _hand_over(self, trail: Trail, octets: bytes, claim: Claim) -> None:
+        """Send the last octets of a message; from then on its fate may be in doubt."""
+        if self.wire.alive:
+            claim.hand_over()
+            trail.in_doubt = True
+            self.wire.write(octets)
+
+    def _judge(self, trail: Trail, reply: Reply) -> None:
+        """Take the answer to the message: raise what it failed for."""
         self._open = False
-        trouble = check(State.MESSAGE, reply)
+        trouble = check(_MESSAGE, reply)
         if trouble is None and not trail.in_doubt:
-            trouble = Failure(State.MESSAGE, Kind.INVALID, "the server answered before the message was complete")
+            trouble = Failure(_MESSAGE, Kind.INVALID, "the server answered before the message was complete")
         if trouble is None:
-            return reply
+            return
         if not trail.in_doubt or trouble.kind is Kind.INVALID or _is_closing(trouble):
             self.retire()
         raise trouble

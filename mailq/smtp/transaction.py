@@ -11,7 +11,10 @@ from mailq.core.failure import Failure
 from mailq.core.reply import Reply
 from mailq.core.states import Kind, State
 
-EXPECTED_CLASS: dict[State, int] = {State.DATA: 3}
+_STATES = _, _RCPTTO, _DATA, _MESSAGE = State.MAILFROM, State.RCPTTO, State.DATA, State.MESSAGE
+"""The states of the commands in their order, the lone dot's last. In Python 3.11 a member of an `Enum` costs a call."""
+
+EXPECTED_CLASS: dict[State, int] = {_DATA: 3}
 """First digit of the hoped-for reply by state; 2 for all others (RFC 5321 section 4.2.1)."""
 
 
@@ -28,15 +31,25 @@ def check(state: State, reply: Reply) -> Failure | None:
 class Transaction:
     """What to write next, whose reply is awaited, and the first refusal; without `data` it ends after RCPT."""
 
-    __slots__ = ("_answered", "_commands", "_pipelining", "_rcpt_accepted", "_sent", "ended", "must_close", "refusal")
+    __slots__ = (
+        "_answered",
+        "_lines",
+        "_pipelining",
+        "_rcpt_accepted",
+        "_sent",
+        "awaiting",
+        "ended",
+        "must_close",
+        "refusal",
+    )
 
     def __init__(self, mail: str, rcpt: str, *, pipelining: bool, data: bool = True) -> None:
-        self._commands = [(State.MAILFROM, mail), (State.RCPTTO, rcpt)]
-        if data:
-            self._commands.append((State.DATA, "DATA"))
+        self._lines = [mail, rcpt, "DATA"] if data else [mail, rcpt]
         self._sent = self._answered = 0
         self._pipelining = pipelining
         self._rcpt_accepted = False
+        self.awaiting: State | None = None
+        """The state whose reply comes next; None when nothing is owed any more."""
         self.refusal: Failure | None = None
         self.ended = False
         """A refused transaction was closed by the lone dot: no RSET is needed."""
@@ -44,45 +57,45 @@ class Transaction:
         """The server waits for a message that must not be sent: only closing helps."""
 
     @property
-    def awaiting(self) -> State | None:
-        """The state whose reply comes next; None when nothing is owed any more."""
-        return self._commands[self._answered][0] if self._answered < self._sent else None
-
-    @property
     def command(self) -> str:
         """The command that was refused, else the one answered last or awaited."""
-        place = self._answered if self._answered < self._sent else self._answered - 1
-        state = self.refusal.state if self.refusal else self._commands[place][0]
-        return next(line for each, line in self._commands if each is state)
+        if self.refusal is not None:
+            return self._lines[_STATES.index(self.refusal.state)]
+        return self._lines[min(self._answered, self._sent - 1)]
 
     def to_write(self) -> tuple[str, ...]:
         """Return the command lines to send now; they are then awaited."""
-        if self._answered < self._sent:
+        if self.awaiting is not None:
             return ()
-        batch = self._commands[self._sent :] if self._pipelining else self._commands[self._sent : self._sent + 1]
-        self._sent += len(batch)
-        return tuple(line for _, line in batch)
+        lines = tuple(self._lines[self._sent :] if self._pipelining else self._lines[self._sent : self._sent + 1])
+        if lines:
+            self.awaiting = _STATES[self._sent]
+            self._sent += len(lines)
+        return lines
 
     def answer(self, reply: Reply) -> None:
-        """Take the next reply."""
-        state = self._commands[self._answered][0]
+        """Take the next reply, to what is awaited."""
+        state = _STATES[self._answered]
         self._answered += 1
-        if state is State.MESSAGE:
+        self.awaiting = _STATES[self._answered] if self._answered < self._sent else None
+        if state is _MESSAGE:
             self.ended = True
             return
         trouble = check(state, reply)
+        if trouble is None and self.refusal is None:
+            return
         if trouble is None:
             self._go_on(state)
         elif self.refusal is None:
             self.refusal = trouble
-        if self.refusal and self._answered == self._sent and self._commands[-1][0] is not State.MESSAGE:
-            del self._commands[self._sent :]
+        if self.awaiting is None and len(self._lines) < len(_STATES):
+            del self._lines[self._sent :]
 
     def _go_on(self, state: State) -> None:
-        if state is State.RCPTTO:
+        """See what the server waits for that accepts a command after it has refused one."""
+        if state is _RCPTTO:
             self._rcpt_accepted = True
-        if state is State.DATA and self.refusal is not None:
-            if self._rcpt_accepted:
-                self.must_close = True
-            else:
-                self._commands.append((State.MESSAGE, "."))
+        elif state is _DATA and self._rcpt_accepted:
+            self.must_close = True
+        elif state is _DATA:
+            self._lines.append(".")
