@@ -5,7 +5,7 @@ The edges implement these with one library each; tests implement them with a few
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -78,8 +78,8 @@ class Wire(Protocol):
     async def drain(self) -> None:
         """Wait until the connection can take more, or is lost (write backpressure)."""
 
-    async def reply(self, seconds: float) -> Reply:
-        """Return the next reply in order.
+    def reply(self, seconds: float) -> Awaitable[Reply]:
+        """Return the next reply in order; one is awaited at a time.
 
         Raises:
             TimeoutError: none came in so many seconds.

@@ -73,18 +73,15 @@ def make_reply(code: int, lines: list[str]) -> Reply:
 class ReplyReader:
     """Cuts received bytes into replies, however they were split or glued on the way."""
 
-    __slots__ = ("_buffer", "_code", "_lines", "_size")
+    __slots__ = ("_buffer", "_code", "_lines", "_size", "pending")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._lines: list[str] = []
         self._code = 0
         self._size = 0
-
-    @property
-    def pending(self) -> bool:
-        """Tell whether bytes of an unfinished reply are held."""
-        return bool(self._buffer or self._lines)
+        self.pending = False
+        """Whether bytes of an unfinished reply are held."""
 
     def feed(self, data: bytes) -> list[Reply]:
         """Return the replies that are complete now.
@@ -97,18 +94,20 @@ class ReplyReader:
         replies: list[Reply] = []
         try:
             for line in lines:
-                reply = self._line(line)
-                if reply is not None:
+                code, last, text, reply = _read(line) if len(line) > SHORT_LINE else _remembered(line)
+                if last and not self._lines:
                     replies.append(reply)
-            _check_length(self._buffer)
+                else:
+                    self._join(replies, line, code, text, last=last)
+            if self._buffer:
+                _check_length(self._buffer)
         except MalformedReplyError as trouble:
             raise MalformedReplyError(str(trouble), replies) from None
+        self.pending = bool(self._buffer or self._lines)
         return replies
 
-    def _line(self, line: bytes) -> Reply | None:
-        code, last, text, reply = _read(line) if len(line) > SHORT_LINE else _remembered(line)
-        if last and not self._lines:
-            return reply
+    def _join(self, replies: list[Reply], line: bytes, code: int, text: str, *, last: bool) -> None:
+        """Take a line of a reply that has several; the last one completes it."""
         if self._lines and code != self._code:
             raise MalformedReplyError(f"reply changes its code from {self._code} to {code}")
         self._size += len(line)
@@ -116,10 +115,9 @@ class ReplyReader:
             raise MalformedReplyError(f"reply longer than {MAX_REPLY} octets")
         self._code = code
         self._lines.append(text)
-        if not last:
-            return None
-        lines, self._lines, self._size = self._lines, [], 0
-        return make_reply(code, lines)
+        if last:
+            replies.append(make_reply(code, self._lines))
+            self._lines, self._size = [], 0
 
 
 def _read(line: bytes) -> tuple[int, bool, str, Reply]:

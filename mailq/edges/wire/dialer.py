@@ -1,18 +1,15 @@
-"""The wire: one TCP connection, spoken to one exchange at a time. Nobody else imports aiosmtplib.
+"""Opening a connection, one exchange at a time. Nobody else imports aiosmtplib.
 
 aiosmtplib's protocol opens the conversation (greeting, EHLO, STARTTLS, AUTH); its clocks are off,
-since every state has one of ours. Then `take_over` puts a transaction protocol of our own on the
-same transport, plain or TLS, which may write ahead (PIPELINING) and hands out the replies in order.
+since every state has one of ours. Then `take_over` puts the wire itself in its place (`stream`).
 What goes wrong is told as `Trouble`, classified here, once, by type and not by text.
 """
 
 import asyncio
 import contextlib
 import ipaddress
-import os
 import socket
 import ssl
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -21,16 +18,14 @@ from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
 from mailq.core.failure import Trouble
-from mailq.core.reply import MalformedReplyError, Reply, ReplyReader, make_reply, printable
+from mailq.core.reply import Reply, make_reply, printable
 from mailq.core.routing import Source, Target
 from mailq.core.states import Kind
+from mailq.edges.wire.stream import Stream, words
 from mailq.ports import Encryption
 
 IP_BIND_ADDRESS_NO_PORT = 24
 """Linux: choose the local port at connect, so that bound sockets do not use up the ports."""
-
-MAX_UNREAD = 32
-"""Replies that may wait to be read; a server that sends more talks to itself."""
 
 NO_CLOCK = 86_400.0
 """Seconds for clocks of the library that cannot be switched off; ours end long before."""
@@ -48,26 +43,18 @@ class TcpDialer:
         return TcpWire(target, self._sink or (target.ip, target.port), self._security)
 
 
-class TcpWire:
+class TcpWire(Stream):
     """One TCP connection to one target (see `ports.Wire`)."""
 
     def __init__(self, target: Target, address: tuple[str, int], security: Encryption) -> None:
+        super().__init__()
         self._target = target
         self._address = address
         self._security = security
         self._socket: socket.socket | None = None
         self._opening: SMTPProtocol | None = None
-        self._transport: asyncio.Transport | None = None
-        self._replies: _Replies | None = None
-        self.sent = 0
         self.local: str | None = None
         self.local_port: int | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Tell whether the peer may still be spoken to: open, in step, nothing unread."""
-        open_ = self._transport is not None and not self._transport.is_closing()
-        return open_ and (self._replies is None or self._replies.quiet)
 
     async def bind(self, source: Source) -> None:
         """Create the socket and bind it to the source address."""
@@ -81,7 +68,7 @@ class TcpWire:
                     self._socket.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 self._socket.bind((source.ip, 0))
         except OSError as trouble:
-            raise Trouble(Kind.ERROR, _words(trouble)) from trouble
+            raise Trouble(Kind.ERROR, words(trouble)) from trouble
 
     async def connect(self) -> None:
         """Set up the TCP connection."""
@@ -91,7 +78,7 @@ class TcpWire:
         except TimeoutError:
             raise
         except OSError as trouble:
-            raise Trouble(Kind.ERROR, _words(trouble)) from trouble
+            raise Trouble(Kind.ERROR, words(trouble)) from trouble
         self.local, self.local_port = self._socket.getsockname()[:2]
 
     async def handshake(self) -> None:
@@ -141,34 +128,12 @@ class TcpWire:
         """Switch from the opening protocol to the transaction protocol."""
         assert self._transport is not None
         assert self._opening is not None
-        self._replies = _Replies(asyncio.get_running_loop())
         unread = bytes(self._opening._buffer)  # noqa: SLF001 - spoken out of turn: must not be lost
-        self._transport.set_protocol(self._replies)
+        self._transport.set_protocol(self)
         if self._transport.is_closing():
-            self._replies.connection_lost(None)
+            self.connection_lost(None)
         elif unread:
-            self._replies.data_received(unread)
-
-    def write(self, data: bytes) -> None:
-        """Send octets without waiting; a lost connection is noticed by `reply`."""
-        if self._transport is not None and not self._transport.is_closing():
-            self.sent += len(data)
-            self._transport.write(data)
-
-    async def drain(self) -> None:
-        """Wait until the connection can take more, or is lost (write backpressure)."""
-        assert self._replies is not None
-        await self._replies.writable()
-
-    async def reply(self, seconds: float) -> Reply:
-        """Return the next reply in order."""
-        assert self._replies is not None
-        return await self._replies.next(seconds)
-
-    def ready(self) -> Reply | None:
-        """Return the next reply if it has come already."""
-        assert self._replies is not None
-        return self._replies.ready()
+            self.data_received(unread)
 
     def close(self) -> None:
         """Close the connection at once; safe to call twice."""
@@ -218,104 +183,6 @@ class _Opening(SMTPProtocol):
         return None
 
 
-class _Replies(asyncio.Protocol):
-    """The transaction protocol: replies in order, write backpressure, and how it ended."""
-
-    __slots__ = ("_deadline", "_loop", "_paused", "_queue", "_reader", "_timer", "_trouble", "_waiter", "_writable")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._reader = ReplyReader()
-        self._queue: deque[Reply] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
-        self._paused = False
-        self._trouble: Trouble | None = None
-
-    @property
-    def quiet(self) -> bool:
-        """Tell whether nothing was received that nobody asked for."""
-        return self._trouble is None and not self._queue and not self._reader.pending
-
-    async def next(self, seconds: float) -> Reply:
-        """Return the next reply, or raise what came instead; `TimeoutError` when nothing did in so many seconds."""
-        if not self._queue:
-            self._run_clock(seconds)
-        while not self._queue:
-            if self._trouble is not None:
-                raise self._trouble
-            self._waiter = self._loop.create_future()
-            await self._waiter
-        return self._queue.popleft()
-
-    def ready(self) -> Reply | None:
-        """Return the next reply if it has come already."""
-        return self._queue.popleft() if self._queue else None
-
-    async def writable(self) -> None:
-        """Wait until the transport takes more; also returns when it never will."""
-        while self._paused and self._trouble is None and not self._queue:
-            self._writable = self._loop.create_future()
-            await self._writable
-
-    def data_received(self, data: bytes) -> None:
-        if self._trouble is not None:
-            return
-        try:
-            self._queue.extend(self._reader.feed(data))
-        except MalformedReplyError as trouble:
-            self._queue.extend(trouble.replies)
-            self._end(Trouble(Kind.INVALID, str(trouble)))
-        if len(self._queue) > MAX_UNREAD:
-            self._queue.clear()
-            self._end(Trouble(Kind.INVALID, "the server sends replies that nobody asked for"))
-        self._wake()
-
-    def eof_received(self) -> bool:
-        self._end(Trouble(Kind.LOST, "the server closed the connection"))
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(Trouble(Kind.LOST, _words(exc) if exc else "the server closed the connection"))
-
-    def pause_writing(self) -> None:
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        self._wake()
-
-    def _end(self, trouble: Trouble) -> None:
-        self._trouble = self._trouble or trouble
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wake()
-
-    def _run_clock(self, seconds: float) -> None:
-        """Set the clock of a wait; a timer that runs already looks again by itself, which is what makes it cheap."""
-        self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._look_at_clock)
-
-    def _look_at_clock(self) -> None:
-        self._timer = None
-        if self._waiter is None or self._waiter.done():
-            return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look_at_clock)
-        else:
-            self._waiter.set_exception(TimeoutError())
-
-    def _wake(self) -> None:
-        for waiter in (self._waiter, self._writable):
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-
-
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     """Turn what libraries and the system raise into `Trouble`; the narrow before the wide."""
@@ -334,7 +201,7 @@ def _translated() -> Iterator[None]:
     except SMTPServerDisconnected as trouble:
         raise Trouble(Kind.LOST, "the server closed the connection") from trouble
     except OSError as trouble:
-        raise Trouble(Kind.LOST, _words(trouble)) from trouble
+        raise Trouble(Kind.LOST, words(trouble)) from trouble
     except SMTPException as trouble:
         raise Trouble(Kind.INVALID, printable(str(trouble).encode("utf-8", "replace"))) from trouble
 
@@ -345,10 +212,3 @@ def _reply(answer: SMTPResponse) -> Reply:
         raise Trouble(Kind.INVALID, f"not an SMTP reply code: {answer.code}")
     text = answer.message.encode("utf-8", "surrogateescape")
     return make_reply(answer.code, [printable(line, limit=4096) for line in text.split(b"\n")])
-
-
-def _words(trouble: Exception) -> str:
-    """Return what a system error says, without Python's decoration."""
-    if isinstance(trouble, OSError) and trouble.errno and trouble.errno > 0:
-        return os.strerror(trouble.errno)
-    return str(trouble) or type(trouble).__name__
