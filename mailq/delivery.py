@@ -43,6 +43,10 @@ UNRECORDED = 5.0
 UNANSWERED = 5.0
 """Seconds for which a job goes away that waited for the DNS in vain, so that silence does not fill the window."""
 
+# What each message needs of the vocabulary: in Python 3.11 a member of an `Enum` costs a call.
+_PROCESS, _STORAGE, _DNS, _MESSAGE = State.PROCESS, State.STORAGE, State.DNS, State.MESSAGE
+_OPPORTUNISTIC = Tls.OPPORTUNISTIC
+
 Destination = tuple[tuple[str, ...], Sequence[Target]]
 """The site (sorted MX hosts) and the targets in try order."""
 
@@ -64,8 +68,9 @@ class _Ending(NamedTuple):
 class _Errand:
     """One attempt's job with what was made ready for the wire.
 
-    `source` is the one in use; `earlier` are endings without the smarthost that the errand falls back to;
-    `departed` tells that it has had its turn to leave where a rate is limited.
+    `destination` is the domain by which limits are looked up: the recipient's, or the smarthost; `source` is the
+    one in use; `earlier` are endings without the smarthost that the errand falls back to; `departed` tells that it
+    has had its turn to leave where a rate is limited.
     """
 
     job: Job
@@ -75,16 +80,12 @@ class _Errand:
     content: Content
     returned: bool
     smarthost: Smarthost | None = None
+    destination: str = ""
     hosts: tuple[str, ...] = ()
     targets: Sequence[Target] = ()
     departed: bool = False
     source: Source | None = None
     earlier: tuple[_Ending, ...] = ()
-
-    @property
-    def destination(self) -> str:
-        """The domain by which limits are looked up: the recipient's, or the smarthost."""
-        return self.smarthost.hostname if self.smarthost else self.job.recipient.domain
 
 
 class Delivery:
@@ -129,7 +130,7 @@ class Delivery:
         try:
             with self._clock:
                 reply = await self._walk(job, trail, claim, returned=returned)
-            state = State.RCPTTO if job.dryrun else State.MESSAGE
+            state = State.RCPTTO if job.dryrun else _MESSAGE
             return accepted(trail, reply, time=self._now(), attempt=job.attempt, state=state)
         except Postponed as later:
             return later
@@ -147,9 +148,9 @@ class Delivery:
         return failed(trail, failure, time=self._now(), attempt=job.attempt)
 
     async def _walk(self, job: Job, trail: Trail, claim: Claim, *, returned: bool) -> Reply:
-        trail.enter(State.PROCESS)
+        trail.enter(_PROCESS)
         sources = process.sources(job, self._policy, self._sources, self._now())
-        trail.enter(State.STORAGE)
+        trail.enter(_STORAGE)
         content = storage.content(job, self._policy.max_message_size)
         trail.extracted = extract(content.content)
         errand = _Errand(job, trail, claim, sources, content, returned)
@@ -163,8 +164,9 @@ class Delivery:
 
     async def _aim(self, errand: _Errand, smarthost: Smarthost | None) -> None:
         """Find out where the message is to go, from which sources it may go there now, and wait for its turn."""
-        errand.trail.enter(State.DNS)
+        errand.trail.enter(_DNS)
         errand.smarthost = smarthost
+        errand.destination = smarthost.hostname if smarthost else errand.job.recipient.domain
         found = self._known(errand.destination, smarthost, errand.trail)
         errand.hosts, errand.targets = found or await self._resolve(errand.destination, smarthost, errand.trail)
         errand.trail.hosts = errand.hosts
@@ -265,23 +267,24 @@ class Delivery:
 
     async def _session(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
         """Return a session on the route, without TLS where that is opportunistic and does not come about."""
-        falls_back = route.tls is Tls.OPPORTUNISTIC and self._policy.retry_plaintext
+        falls_back = route.tls is _OPPORTUNISTIC and self._policy.retry_plaintext
         if falls_back and self._governor.without_tls(route):
-            return await self._open(trail, replace(route, tls=Tls.NONE), allowance)
+            return await self._session(trail, replace(route, tls=Tls.NONE), allowance)
+        self._spare(trail, route)
+        found = await self._pool.find(route, allowance)
+        if found is not None:
+            return found
         try:
             return await self._open(trail, route, allowance)
         except Failure as failure:
             if failure.state is not State.STARTTLS or not falls_back:
                 raise
-            self._governor.handshake_failed(route)
-            trail.forget_connection()
-            return await self._open(trail, replace(route, tls=Tls.NONE), allowance)
+        self._governor.handshake_failed(route)
+        trail.forget_connection()
+        return await self._session(trail, replace(route, tls=Tls.NONE), allowance)
 
     async def _open(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
-        self._spare(trail, route)
-        found = await self._pool.find(route, allowance)
-        if found is not None:
-            return found
+        """Return a new session, in the place that there is for it."""
         try:
             self._spare(trail, route)  # another one may have found out meanwhile
         except Failure:
@@ -317,7 +320,7 @@ class Delivery:
         until, known = self._destinations.get((name, smarthost.port if smarthost else None), (0.0, None))
         if known is None or monotonic() >= until:
             return None
-        trail.spent(State.DNS, 0.0)
+        trail.spent(_DNS, 0.0)
         return known
 
     async def _resolve(self, name: str, smarthost: Smarthost | None, trail: Trail) -> Destination:

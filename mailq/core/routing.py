@@ -29,7 +29,7 @@ class Source:
 
     def reaches(self, target: Target) -> bool:
         """Tell whether source and target are of one address family."""
-        return self.ip is None or (":" in self.ip) == target.ipv6
+        return self.ip is None or (":" in self.ip) == (":" in target.ip)
 
 
 class Tls(Word):
@@ -58,10 +58,13 @@ class Route:
     target: Target
     tls: Tls
     login: Login | None = None
+    ends: tuple[str | None, str, int] = field(init=False, repr=False, compare=False)
+    """Source and target as the network knows them."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Hash once what is looked up several times for each message."""
+        """Make once what is looked up several times for each message."""
+        object.__setattr__(self, "ends", (self.source.ip, self.target.ip, self.target.port))
         object.__setattr__(self, "_hash", hash((self.source, self.target, self.tls, self.login)))
 
     def __hash__(self) -> int:

@@ -6,6 +6,7 @@ do and the message cannot do without ends the attempt here, before anything is s
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from mailq.core.address import Address
 from mailq.core.failure import Failure
@@ -28,13 +29,21 @@ def mail_from(
     Raises:
         Failure: the message is larger than the server takes, or needs SMTPUTF8 and gets none.
     """
-    parameters = [f"MAIL FROM:<{sender or ''}>"]
+    path = str(sender) if sender else ""
+    parameters = [f"MAIL FROM:<{path}>"]
     if "size" in offered:
-        _check_size(content.size, offered["size"])
+        limit = _limit(offered["size"])
+        if limit and content.size > limit:
+            text = f"message of {content.size} octets is larger than the server's limit of {limit}"
+            raise Failure(State.MAILFROM, Kind.ERROR, text, code=552, status="5.3.4")
         parameters.append(f"SIZE={content.size}")
     if content.eightbit and "8bitmime" in offered:
         parameters.append("BODY=8BITMIME")
-    if _needs_utf8(sender, recipient, content, offered):
+    international = not (path.isascii() and recipient.local.isascii())
+    if international and "smtputf8" not in offered:
+        text = "the address needs SMTPUTF8 and the server does not offer it"
+        raise Failure(State.MAILFROM, Kind.ERROR, text, code=550, status="5.6.7")
+    if international or (content.eightbit_header and "smtputf8" in offered):
         parameters.append("SMTPUTF8")
     if dsn and "dsn" in offered:
         if dsn.ret:
@@ -62,16 +71,7 @@ def xtext(text: str) -> str:
     return re.sub(r"[^!-*,-<>-~]", lambda match: f"+{ord(match[0]):02X}", text)
 
 
-def _check_size(size: int, offered: str) -> None:
-    limit = int(offered) if offered.isascii() and offered.isdigit() and len(offered) < 20 else 0
-    if limit and size > limit:
-        text = f"message of {size} octets is larger than the server's limit of {limit}"
-        raise Failure(State.MAILFROM, Kind.ERROR, text, code=552, status="5.3.4")
-
-
-def _needs_utf8(sender: Address | None, recipient: Address, content: Content, offered: Extensions) -> bool:
-    international = recipient.international or (sender is not None and sender.international)
-    if international and "smtputf8" not in offered:
-        text = "the address needs SMTPUTF8 and the server does not offer it"
-        raise Failure(State.MAILFROM, Kind.ERROR, text, code=550, status="5.6.7")
-    return international or (content.eightbit_header and "smtputf8" in offered)
+@lru_cache(maxsize=1024)
+def _limit(offered: str) -> int:
+    """Return the octets of a message that a server takes at most, 0 if it tells no limit."""
+    return int(offered) if offered.isascii() and offered.isdigit() and len(offered) < 20 else 0

@@ -51,9 +51,9 @@ class Held:
 
     def worn(self, now: float) -> bool:
         """Tell whether it may not carry another message."""
-        limits = self.allowance
-        old = now - self.born >= limits.session_age or self.session.messages >= limits.messages_per_session
-        return old or not self.session.reusable
+        limits, session = self.allowance, self.session
+        old = now - self.born >= limits.session_age or session.messages >= limits.messages_per_session
+        return old or not session.reusable
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +63,7 @@ class Waiter:
     route: Route
     allowance: Allowance
     answer: asyncio.Future[Held | None]
-    since: float = field(default_factory=monotonic)
+    since: float
 
 
 class Pool:
@@ -91,7 +91,18 @@ class Pool:
         Raises:
             Postponed: neither is to be had soon.
         """
-        held = self._used(route) or await self._in_line(route, allowance)
+        held = self._used(route)
+        if held is None:
+            line = self._line(allowance)
+            if not line.waiting and await self._enter(allowance):
+                return None
+            answer = self._join(line, route, allowance)
+            try:
+                held = await answer
+            except asyncio.CancelledError:
+                if not answer.cancelled() and answer.exception() is None:
+                    self._give_back(answer.result(), allowance)
+                raise
         if held is not None:
             held.since = monotonic()
         return held
@@ -194,28 +205,22 @@ class Pool:
             self._dismiss(held)
         return None
 
-    async def _in_line(self, route: Route, allowance: Allowance) -> Held | None:
-        """Wait for a session on `route`; None is leave to open one, its place already taken.
+    def _join(self, line: Line[Waiter], route: Route, allowance: Allowance) -> asyncio.Future[Held | None]:
+        """Stand in line for a session on `route`; the answer None is leave to open one, its place already taken.
 
         Raises:
             Postponed: it would take too long.
         """
-        line = self._line(allowance)
-        if not line.waiting and await self._enter(allowance):
-            return None
-        if line.wait(monotonic()) > PATIENCE:
-            raise Postponed(line.send_away(monotonic()), Cause.CONNECTIONS, REASON)
-        waiter = Waiter(route, allowance, asyncio.get_running_loop().create_future())
-        line.join(waiter, monotonic())
-        self._evict(self._idle_by_key.get(allowance.connections_key, ()))
+        now = monotonic()
+        if line.wait(now) > PATIENCE:
+            raise Postponed(line.send_away(now), Cause.CONNECTIONS, REASON)
+        answer = asyncio.get_running_loop().create_future()
+        line.join(Waiter(route, allowance, answer, now), now)
+        if idle := self._idle_by_key.get(allowance.connections_key):
+            self._evict(idle)
         if self._attendant is None or self._attendant.done():
             self._attendant = asyncio.create_task(self._attend())
-        try:
-            return await waiter.answer
-        except asyncio.CancelledError:
-            if not waiter.answer.cancelled() and waiter.answer.exception() is None:
-                self._give_back(waiter.answer.result(), allowance)
-            raise
+        return answer
 
     async def _attend(self) -> None:
         """While anybody waits, look for places that other processes gave back, and end waits that are too long."""
@@ -246,8 +251,9 @@ class Pool:
         """Answer the first in line, with a session the first who may use it; tell whether there was one."""
         while line.waiting:
             waiter: Waiter | None = line.waiting[0]
-            if held is not None and waiter is not None and waiter.route != held.session.route:
-                waiter = next((each for each in line.waiting if each.route == held.session.route), None)
+            route = held.session.route if held else None
+            if route is not None and waiter is not None and waiter.route is not route and waiter.route != route:
+                waiter = next((each for each in line.waiting if each.route == route), None)
             if waiter is None:
                 return False
             line.waiting.remove(waiter)

@@ -38,11 +38,11 @@ class Session:
 
     __slots__ = (
         "_facts",
-        "_offered",
         "_open",
         "_retired",
         "_secrets",
         "messages",
+        "offered",
         "quit_timeout",
         "route",
         "timeouts",
@@ -55,7 +55,8 @@ class Session:
         self.timeouts = timeouts
         self.quit_timeout = quit_timeout
         self.messages = 0
-        self._offered: Extensions = {}
+        self.offered: Extensions = {}
+        """What the server offered in its last EHLO reply."""
         self._facts: dict[str, Any] = {}
         self._secrets: tuple[str, ...] = ()
         self._open = False
@@ -65,11 +66,6 @@ class Session:
     def reusable(self) -> bool:
         """Tell whether another message may be sent: in step with the peer, and nothing unread."""
         return not self._retired and self.wire.alive
-
-    @property
-    def offered(self) -> Extensions:
-        """What the server offered in its last EHLO reply."""
-        return self._offered
 
     async def open(self, trail: Trail) -> None:
         """Walk bind, connect, intro, ehlo, starttls and login.
@@ -109,7 +105,7 @@ class Session:
             raise
         finally:
             self._note_sent(trail, len(content) if trail.in_doubt else 0)
-        trail.facts["dsn"] = "dsn" in self._offered
+        trail.facts["dsn"] = "dsn" in self.offered
         return reply
 
     async def probe(self, trail: Trail, mail: str, rcpt: str) -> Reply:
@@ -130,7 +126,7 @@ class Session:
             raise
         finally:
             self._note_sent(trail, 0)
-        trail.facts["dsn"] = "dsn" in self._offered
+        trail.facts["dsn"] = "dsn" in self.offered
         return reply
 
     def _begin(self, trail: Trail) -> None:
@@ -263,7 +259,7 @@ class Session:
     async def _hello(self, trail: Trail) -> None:
         name = self.route.source.ehlo
         reply = await self._command(trail, State.EHLO, f"EHLO {name}")
-        self._offered = extensions(reply) if reply.positive else {}
+        self.offered = extensions(reply) if reply.positive else {}
         if reply.permanent:
             reply = await self._command(trail, State.HELO, f"HELO {name}")
         trouble = check(trail.state, reply)
@@ -271,7 +267,7 @@ class Session:
             raise trouble
 
     async def _starttls(self, trail: Trail) -> None:
-        if "starttls" in self._offered:
+        if "starttls" in self.offered:
             trail.facts["command"] = "STARTTLS"
             trail.said.append(("STARTTLS",))
             await self.ask(trail, State.STARTTLS, self.wire.starttls())
@@ -286,7 +282,7 @@ class Session:
         if not (encrypted or login.plaintext):
             trail.enter(State.STARTTLS)
             raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
-        mechanism = auth.choose(self._offered.get("auth", "").upper().split(), encrypted=encrypted)
+        mechanism = auth.choose(self.offered.get("auth", "").upper().split(), encrypted=encrypted)
         self._learn(trail, {"authentication": mechanism})
         self._secrets = auth.secrets(login)
         dialogue = auth.MECHANISMS[mechanism](login)
@@ -341,7 +337,7 @@ class Session:
 
     async def _transact(self, trail: Trail, mail: str, rcpt: str, *, data: bool = True) -> Reply:
         """Send the commands and return the last answer; the first refusal is what is raised."""
-        transaction = Transaction(mail, rcpt, pipelining="pipelining" in self._offered, data=data)
+        transaction = Transaction(mail, rcpt, pipelining="pipelining" in self.offered, data=data)
         self._open = True
         try:
             while (lines := transaction.to_write()) and (state := transaction.awaiting):

@@ -14,6 +14,8 @@ def choose(sources: Sequence[Source], target: Target, rng: Random, pinned: str |
     Raises:
         Failure: there is none of that family; another target may do.
     """
+    if len(sources) == 1 and sources[0].reaches(target):
+        return sources[0]
     fitting = [source for source in sources if source.reaches(target)]
     if not fitting:
         family = "IPv6" if target.ipv6 else "IPv4"

@@ -67,28 +67,27 @@ class Governor:
 
     def spared(self, route: Route) -> tuple[Failure, float] | None:
         """Return what a target that takes no connections would come to, and the seconds until one is tried again."""
-        breaker = self._breakers.get(_target(route))
+        breaker = self._breakers.get(route.ends)
         if breaker is None or breaker.reason is None or not breaker.is_open(now := monotonic()):
             return None
         return remembered(breaker.reason), breaker.until - now
 
     def probe(self, route: Route) -> None:
         """Let a job connect that is not `spared`: after a pause the first, for whose finding the others wait."""
-        breaker = self._breakers.get(_target(route))
+        breaker = self._breakers.get(route.ends)
         if breaker is not None:
-            self._breakers.remember(_target(route), breaker.probing(monotonic()))
+            self._breakers.remember(route.ends, breaker.probing(monotonic()))
 
     def connected(self, route: Route) -> None:
         """Note that a conversation came about."""
-        self._breakers.pop(_target(route), None)
+        self._breakers.pop(route.ends, None)
 
     def failed(self, route: Route, failure: Failure) -> None:
         """Note that none came about."""
-        key = _target(route)
         if counts(failure):
-            self._breakers.remember(key, self._breakers.get(key, Breaker()).failed(failure, monotonic()))
+            self._breakers.remember(route.ends, self._breakers.get(route.ends, Breaker()).failed(failure, monotonic()))
         elif ORDER[failure.state] > ORDER[State.CONNECT]:
-            self._breakers.pop(key, None)  # it takes connections, though it has no good answer
+            self._breakers.pop(route.ends, None)  # it takes connections, though it has no good answer
 
     def without_tls(self, route: Route) -> bool:
         """Tell whether a handshake with this target failed lately."""
@@ -102,7 +101,3 @@ class Governor:
 def _towards(source: Source, hosts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """Return what a pause is for: a pool, or a source that belongs to none, and a site."""
     return (f"pool {source.pool}" if source.pool else source.ip), hosts
-
-
-def _target(route: Route) -> tuple[str | None, str, int]:
-    return route.source.ip, route.target.ip, route.target.port
