@@ -12,7 +12,7 @@ from support.hostile import Hostile, mailer
 
 from mailq.core.reply import MAX_REPLY
 from mailq.core.states import Kind, State
-from mailq.smtp import session
+from mailq.smtp import opening
 
 SOON = 0.2
 """The clock of the state under attack."""
@@ -185,8 +185,8 @@ async def test_of_a_long_list_of_extensions_the_first_hundred_count():
 
 
 def test_extensions_are_bounded_whatever_they_are():
-    reply = session.Reply(250, None, "\n".join(["mx", *(f"{number}={'z' * 100}" for number in range(1000))]))
-    assert len(session.extensions(reply)) == 100
+    reply = opening.Reply(250, None, "\n".join(["mx", *(f"{number}={'z' * 100}" for number in range(1000))]))
+    assert len(opening.extensions(reply)) == 100
 
 
 CA = trustme.CA()

@@ -1,0 +1,185 @@
+"""How a session comes about: bind, connect, intro, ehlo, starttls and login, in the order of `_walk`.
+
+`step` and `_ended` are where a state's clock runs and trouble becomes a `Failure`. Order is code, facts are tables,
+trouble has one door. Timeouts are RFC 5321 section 4.5.3.2 unless the operator says otherwise.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from secrets import token_hex
+from time import monotonic
+from typing import Any, TypeVar
+
+from mailq.core.failure import Failure, Trouble
+from mailq.core.reply import Reply
+from mailq.core.result import Trail
+from mailq.core.routing import Login, Route, Tls
+from mailq.core.states import Kind, State
+from mailq.core.transcript import masked, without
+from mailq.ports import Wire
+from mailq.smtp import auth
+from mailq.smtp.envelope import Extensions
+from mailq.smtp.transaction import check
+
+T = TypeVar("T")
+
+
+class Opening:
+    """The way to a session over one wire, and what was learnt on it."""
+
+    __slots__ = ("_facts", "_retired", "_secrets", "offered", "route", "timeouts", "wire")
+
+    def __init__(self, wire: Wire, route: Route, timeouts: Mapping[State, float]) -> None:
+        self.wire = wire
+        self.route = route
+        self.timeouts = timeouts
+        self.offered: Extensions = {}
+        """What the server offered in its last EHLO reply."""
+        self._facts: dict[str, Any] = {}
+        self._secrets: tuple[str, ...] = ()
+        self._retired = False
+
+    async def open(self, trail: Trail) -> None:
+        """Walk bind, connect, intro, ehlo, starttls and login.
+
+        Raises:
+            Failure: the first state that did not come out well; the wire is closed.
+        """
+        try:
+            await self._walk(trail)
+        except BaseException:
+            self.retire()
+            raise
+        finally:
+            self._note_sent(trail, 0)
+
+    def retire(self) -> None:
+        """Close the connection: never speak here again."""
+        self._retired = True
+        self.wire.close()
+
+    async def ask(self, trail: Trail, state: State, exchange: Awaitable[Reply]) -> Reply:
+        """Do a step that is answered; the answer must be the one this state hopes for."""
+        reply = self._heard(trail, await self.step(trail, state, exchange))
+        trouble = check(state, reply)
+        if trouble:
+            raise trouble
+        return reply
+
+    async def step(self, trail: Trail, state: State, exchange: Awaitable[T]) -> T:
+        """Enter `state` and await its one exchange, or fail in it."""
+        trail.enter(state)
+        started = monotonic()
+        try:
+            async with asyncio.timeout(self.timeouts[state]):
+                return await exchange
+        except (Trouble, TimeoutError) as trouble:
+            raise self._ended(state, trouble) from trouble
+        finally:
+            trail.spent(state, monotonic() - started)
+
+    def _ended(self, state: State, trouble: Trouble | TimeoutError) -> Failure:
+        """Return the failure of an exchange that gave no answer, after which nothing can be said here any more."""
+        self.retire()
+        if isinstance(trouble, Trouble):
+            return Failure(state, trouble.kind, without(self._secrets, trouble.text))
+        return Failure(state, Kind.TIMEOUT)
+
+    def _heard(self, trail: Trail, reply: Reply) -> Reply:
+        """Note a reply, without what was sent as a secret: some servers repeat what they do not like."""
+        if self._secrets:
+            reply = reply._replace(text=without(self._secrets, reply.text))
+        trail.heard(reply)
+        return reply
+
+    async def _walk(self, trail: Trail) -> None:
+        wire, route = self.wire, self.route
+        trail.said.append(f"connecting to {route.target.ip} port {route.target.port}")
+        await self.step(trail, State.BIND, wire.bind(route.source))
+        await self.step(trail, State.CONNECT, wire.connect())
+        trail.said.append(f"connected from {wire.local}")
+        self._learn(trail, {"from": wire.local, "from_port": wire.local_port, "to": route.target.ip})
+        self._learn(trail, {"messages": 1, "session": token_hex(8)})
+        if route.tls is Tls.IMPLICIT:
+            await self.step(trail, State.STARTTLS, wire.handshake())
+            self._learn_security(trail)
+        intro = await self.ask(trail, State.INTRO, wire.greeting())
+        name = intro.text.split(maxsplit=1)
+        self._learn(trail, {"mta": name[0][:255]} if name else {})
+        await self._hello(trail)
+        if route.tls in (Tls.OPPORTUNISTIC, Tls.REQUIRED):
+            await self._starttls(trail)
+        if route.login:
+            await self._login(trail, route.login)
+        wire.take_over()
+
+    def _learn(self, trail: Trail, facts: Mapping[str, Any]) -> None:
+        """Note facts of the connection: they stand in this result and in those of later messages."""
+        self._facts.update(facts)
+        trail.facts.update(facts)
+
+    def _learn_security(self, trail: Trail) -> None:
+        security = self.wire.security()
+        self._learn(trail, security)
+        trail.said.append(f"encrypted: {security.get('cipher', {}).get('protocol', 'TLS')}")
+
+    def _note_sent(self, trail: Trail, data: int) -> None:
+        if "to" in self._facts:
+            trail.facts["sent"] = {"connection": self.wire.sent, "data": data}
+
+    async def _command(self, trail: Trail, state: State, line: str, command: str = "") -> Reply:
+        """Send a line; of one that belongs to a `command` with secrets nothing else may be told."""
+        trail.facts["command"] = command or line
+        trail.said.append((masked(line, command) if command else line,))
+        return self._heard(trail, await self.step(trail, state, self.wire.command(line)))
+
+    async def _hello(self, trail: Trail) -> None:
+        name = self.route.source.ehlo
+        reply = await self._command(trail, State.EHLO, f"EHLO {name}")
+        self.offered = extensions(reply) if reply.positive else {}
+        if reply.permanent:
+            reply = await self._command(trail, State.HELO, f"HELO {name}")
+        trouble = check(trail.state, reply)
+        if trouble:
+            raise trouble
+
+    async def _starttls(self, trail: Trail) -> None:
+        if "starttls" in self.offered:
+            trail.facts["command"] = "STARTTLS"
+            trail.said.append(("STARTTLS",))
+            await self.ask(trail, State.STARTTLS, self.wire.starttls())
+            self._learn_security(trail)
+            await self._hello(trail)
+        elif self.route.tls is Tls.REQUIRED:
+            trail.enter(State.STARTTLS)
+            raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required and the server does not offer STARTTLS")
+
+    async def _login(self, trail: Trail, login: Login) -> None:
+        encrypted = "cipher" in self._facts
+        if not (encrypted or login.plaintext):
+            trail.enter(State.STARTTLS)
+            raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
+        mechanism = auth.choose(self.offered.get("auth", "").upper().split(), encrypted=encrypted)
+        self._learn(trail, {"authentication": mechanism})
+        self._secrets = auth.secrets(login)
+        dialogue = auth.MECHANISMS[mechanism](login)
+        state, line = next(dialogue)
+        reply = await self._command(trail, state, line, f"AUTH {mechanism}")
+        while reply.code // 100 == 3:
+            try:
+                state, line = dialogue.send(reply)
+            except StopIteration:
+                break
+            reply = await self._command(trail, state, line, f"AUTH {mechanism}")
+        trouble = check(state, reply)
+        if trouble:
+            raise trouble
+
+
+def extensions(reply: Reply) -> dict[str, str]:
+    """Return what an EHLO reply offers: keyword in lower case to its parameters (RFC 5321 section 4.1.1.1)."""
+    offered: dict[str, str] = {}
+    for line in reply.text.split("\n")[1:101]:
+        keyword, _, parameters = line.strip().replace("=", " ", 1).partition(" ")
+        offered.setdefault(keyword.lower(), parameters.strip())
+    return offered
