@@ -6,11 +6,9 @@ attempt at all (`Postponed`) is made when the traffic limits say later, or while
 alone. What the result means is for `core.verdict`, what becomes of the job for `settlement`.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from time import monotonic
 from typing import NamedTuple
 
 from mailq.clock import Clock
@@ -31,24 +29,16 @@ from mailq.ports import Claim, Now, Observer, Resolver, Sources
 from mailq.smtp.envelope import mail_from, rcpt_to
 from mailq.smtp.pool import Held, Pool
 from mailq.smtp.session import Session
-from mailq.stages import bind, dns, process, storage
+from mailq.stages import bind, process, storage
+from mailq.stages.destinations import Destinations
 from mailq.traffic.governor import Governor
-
-SHARED = 1.0
-"""Seconds for which jobs for one domain share what was found of it, the order of its targets included."""
 
 UNRECORDED = 5.0
 """Seconds for which a job goes away whose handing over could not be recorded."""
 
-UNANSWERED = 5.0
-"""Seconds for which a job goes away that waited for the DNS in vain, so that silence does not fill the window."""
-
 # What each message needs of the vocabulary: in Python 3.11 a member of an `Enum` costs a call.
 _PROCESS, _STORAGE, _DNS, _MESSAGE = State.PROCESS, State.STORAGE, State.DNS, State.MESSAGE
 _OPPORTUNISTIC = Tls.OPPORTUNISTIC
-
-Destination = tuple[tuple[str, ...], Sequence[Target]]
-"""The site (sorted MX hosts) and the targets in try order."""
 
 
 class _Ending(NamedTuple):
@@ -105,7 +95,6 @@ class Delivery:
     ) -> None:
         self._policy = policy
         self._meaning = meaning
-        self._resolver = resolver
         self._sources = sources
         self._governor = governor
         self._pool = pool
@@ -114,7 +103,7 @@ class Delivery:
         self._rng = rng
         self._clock = Clock(policy.attempt_timeout)
         self._routes: Recent[tuple[str | None, str, str, str, int], Route] = Recent()
-        self._destinations: Recent[tuple[str, int | None], tuple[float, Destination | None]] = Recent()
+        self._destinations = Destinations(policy, resolver, rng)
 
     @property
     def pool(self) -> Pool:
@@ -167,8 +156,9 @@ class Delivery:
         errand.trail.enter(_DNS)
         errand.smarthost = smarthost
         errand.destination = smarthost.hostname if smarthost else errand.job.recipient.domain
-        found = self._known(errand.destination, smarthost, errand.trail)
-        errand.hosts, errand.targets = found or await self._resolve(errand.destination, smarthost, errand.trail)
+        port = smarthost.port if smarthost else None
+        found = self._destinations.known(errand.destination, port, errand.trail)
+        errand.hosts, errand.targets = found or await self._destinations.find(errand.destination, port, errand.trail)
         errand.trail.hosts = errand.hosts
         errand.sources = self._governor.unpaused(errand.sources, errand.hosts, errand.targets)
         if self._governor.paces:
@@ -314,52 +304,6 @@ class Delivery:
         allowance = self._governor.allowance(source, errand.destination, errand.hosts)
         if allowance.message_rate:
             await self._pool.pace(allowance.message_rate_key, allowance.message_rate, returned=errand.returned)
-
-    def _known(self, name: str, smarthost: Smarthost | None, trail: Trail) -> Destination | None:
-        """Return what was found of a destination within the last second: all jobs for it share that."""
-        until, known = self._destinations.get((name, smarthost.port if smarthost else None), (0.0, None))
-        if known is None or monotonic() >= until:
-            return None
-        trail.spent(_DNS, 0.0)
-        return known
-
-    async def _resolve(self, name: str, smarthost: Smarthost | None, trail: Trail) -> Destination:
-        """Return the site and the targets in try order."""
-        port, policy = smarthost.port if smarthost else None, self._policy
-        now = monotonic()
-        try:
-            async with asyncio.timeout(min(policy.dns_timeout, policy.dns_patience)):
-                found = await self._look_up(name, port)
-        except TimeoutError:
-            if policy.dns_patience < policy.dns_timeout:
-                # The question goes on, and its answer is there for who asks again.
-                raise Postponed(UNANSWERED, Cause.DNS, "the DNS takes its time") from None
-            raise Failure(State.DNS, Kind.TIMEOUT) from None
-        finally:
-            trail.spent(State.DNS, monotonic() - now)
-        self._destinations.remember((name, port), (monotonic() + SHARED, found))
-        return found
-
-    async def _look_up(self, name: str, port: int | None) -> Destination:
-        """Return where mail for a domain goes, or where a host is that has a port already."""
-        policy, resolver, rng = self._policy, self._resolver, self._rng
-        family, most = policy.family, policy.max_targets
-        if port is not None:
-            barred = policy.prohibited_for(name, port)
-            return (name,), await dns.host_targets(
-                name, port, resolver, rng=rng, family=family, max_targets=most, prohibited=barred
-            )
-        targets = await dns.targets(
-            name,
-            resolver,
-            rng=rng,
-            port=policy.port,
-            family=family,
-            max_targets=most,
-            overrides=policy.overrides,
-            prohibited=policy.prohibited,
-        )
-        return await dns.site(name, resolver, policy.overrides), targets
 
 
 def _stale(session: Session, failure: Failure) -> bool:

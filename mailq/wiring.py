@@ -20,7 +20,7 @@ from mailq.core.networks import Networks
 from mailq.core.policy import Policy
 from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
-from mailq.delivery import UNANSWERED, Delivery
+from mailq.delivery import Delivery
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.control import Order, Place, Status, WorkerEnd
@@ -39,6 +39,7 @@ from mailq.ports import Journal, Limits, Observer
 from mailq.reload import Reload, describe, meaning_of
 from mailq.settlement import Settlement
 from mailq.smtp.pool import Pool
+from mailq.stages.destinations import UNANSWERED
 from mailq.stages.dns import parse_endpoint
 from mailq.traffic.governor import Governor
 from mailq.worker import Worker

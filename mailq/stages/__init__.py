@@ -1,1 +1,1 @@
-"""The states before the wire; each file is named as the state it makes happen."""
+"""The states before the wire; each file is named as the state it makes happen, but for `destinations`."""

@@ -1,0 +1,86 @@
+"""What state `dns` found of destinations, shared for a moment: a mailing asks for the same ones again and again."""
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+from time import monotonic
+
+from mailq.core.failure import Cause, Failure, Postponed
+from mailq.core.policy import Policy
+from mailq.core.recent import Recent
+from mailq.core.result import Trail
+from mailq.core.routing import Target
+from mailq.core.states import Kind, State
+from mailq.ports import Resolver
+from mailq.stages import dns
+
+SHARED = 1.0
+"""Seconds for which jobs for one domain share what was found of it, the order of its targets included."""
+
+UNANSWERED = 5.0
+"""Seconds for which a job goes away that waited for the DNS in vain, so that silence does not fill the window."""
+
+Destination = tuple[tuple[str, ...], Sequence[Target]]
+"""The site (sorted MX hosts) and the targets in try order."""
+
+_DNS = State.DNS
+
+
+class Destinations:
+    """Where mail for a domain goes, or, with a port, where a smarthost is."""
+
+    def __init__(self, policy: Policy, resolver: Resolver, rng: Random) -> None:
+        self._policy = policy
+        self._resolver = resolver
+        self._rng = rng
+        self._found: Recent[tuple[str, int | None], tuple[float, Destination]] = Recent()
+
+    def known(self, name: str, port: int | None, trail: Trail) -> Destination | None:
+        """Return what was found of a destination within the last second: all jobs for it share that."""
+        until_known = self._found.get((name, port))
+        if until_known is None or monotonic() >= until_known[0]:
+            return None
+        trail.spent(_DNS, 0.0)
+        return until_known[1]
+
+    async def find(self, name: str, port: int | None, trail: Trail) -> Destination:
+        """Return the site and the targets in try order.
+
+        Raises:
+            Failure: it has none, or the DNS does not tell.
+            Postponed: the DNS takes its time.
+        """
+        policy = self._policy
+        now = monotonic()
+        try:
+            async with asyncio.timeout(min(policy.dns_timeout, policy.dns_patience)):
+                found = await self._look_up(name, port)
+        except TimeoutError:
+            if policy.dns_patience < policy.dns_timeout:
+                # The question goes on, and its answer is there for who asks again.
+                raise Postponed(UNANSWERED, Cause.DNS, "the DNS takes its time") from None
+            raise Failure(State.DNS, Kind.TIMEOUT) from None
+        finally:
+            trail.spent(State.DNS, monotonic() - now)
+        self._found.remember((name, port), (monotonic() + SHARED, found))
+        return found
+
+    async def _look_up(self, name: str, port: int | None) -> Destination:
+        policy, resolver, rng = self._policy, self._resolver, self._rng
+        family, most = policy.family, policy.max_targets
+        if port is not None:
+            barred = policy.prohibited_for(name, port)
+            return (name,), await dns.host_targets(
+                name, port, resolver, rng=rng, family=family, max_targets=most, prohibited=barred
+            )
+        targets = await dns.targets(
+            name,
+            resolver,
+            rng=rng,
+            port=policy.port,
+            family=family,
+            max_targets=most,
+            overrides=policy.overrides,
+            prohibited=policy.prohibited,
+        )
+        return await dns.site(name, resolver, policy.overrides), targets
