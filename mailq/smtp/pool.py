@@ -160,6 +160,7 @@ class Pool:
                 over = now - held.since >= held.allowance.idle_timeout or held.worn(now)
                 if over or self._due_elsewhere(held.allowance):
                     self._dismiss(self._taken(held), elsewhere=not over)
+        self._idle, self._idle_by_key = _cleared(self._idle), _cleared(self._idle_by_key)
         for key, line in list(self._lines.items()):
             if not line.waiting and now - line.progress > FORGOTTEN:
                 del self._lines[key]
@@ -197,9 +198,13 @@ class Pool:
 
     def _used(self, route: Route) -> Held | None:
         """Return the session on `route` that was used last, since it is the least likely to be closed by the peer."""
+        idle = self._idle.get(route)
+        if not idle:
+            return None
         now = monotonic()
-        while idle := self._idle.get(route):
-            held = self._taken(idle[-1])
+        while idle:
+            held = idle.pop()
+            self._idle_by_key[held.allowance.connections_key].remove(held)
             if not held.worn(now):
                 return held
             self._dismiss(held)
@@ -303,8 +308,8 @@ class Pool:
 
     def _taken(self, held: Held) -> Held:
         """Take a session from the idle ones."""
-        _remove(self._idle, held.session.route, held)
-        _remove(self._idle_by_key, held.allowance.connections_key, held)
+        self._idle[held.session.route].remove(held)
+        self._idle_by_key[held.allowance.connections_key].remove(held)
         return held
 
     def _line(self, allowance: Allowance) -> Line[Waiter]:
@@ -315,7 +320,6 @@ class Pool:
         return line
 
 
-def _remove(shelf: dict[K, list[Held]], key: K, held: Held) -> None:
-    shelf[key].remove(held)
-    if not shelf[key]:
-        del shelf[key]
+def _cleared(shelf: dict[K, list[Held]]) -> dict[K, list[Held]]:
+    """Return a shelf without its empty places."""
+    return {key: held for key, held in shelf.items() if held}
