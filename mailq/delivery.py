@@ -137,9 +137,9 @@ class Delivery:
         return failed(trail, failure, time=self._now(), attempt=job.attempt)
 
     async def _walk(self, job: Job, trail: Trail, claim: Claim, *, returned: bool) -> Reply:
-        trail.enter(_PROCESS)
+        trail.state = _PROCESS
         sources = process.sources(job, self._policy, self._sources, self._now())
-        trail.enter(_STORAGE)
+        trail.state = _STORAGE
         content = storage.content(job, self._policy.max_message_size)
         trail.extracted = extract(content.content)
         errand = _Errand(job, trail, claim, sources, content, returned)
@@ -153,7 +153,7 @@ class Delivery:
 
     async def _aim(self, errand: _Errand, smarthost: Smarthost | None) -> None:
         """Find out where the message is to go, from which sources it may go there now, and wait for its turn."""
-        errand.trail.enter(_DNS)
+        errand.trail.state = _DNS
         errand.smarthost = smarthost
         errand.destination = smarthost.hostname if smarthost else errand.job.recipient.domain
         port = smarthost.port if smarthost else None

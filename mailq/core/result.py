@@ -26,8 +26,9 @@ Certificates = Literal["full", "summary", "none"]
 class Trail:
     """The facts learnt so far in one attempt; all of them land in the result, however it ends.
 
-    `facts` holds JSON-ready result properties (`mta`, `from`, `to`, `cipher`, ...); `timing` the
-    milliseconds spent in each state, over all targets of the attempt; `said` what was said on the last connection.
+    `state` is where it stands; `facts` holds JSON-ready result properties (`mta`, `from`, `to`, `cipher`, ...);
+    `timing` the milliseconds spent in each state, over all targets of the attempt; `said` what was said on the last
+    connection.
     """
 
     state: State = State.PROCESS
@@ -38,10 +39,6 @@ class Trail:
     hosts: tuple[str, ...] = ()
     pool: str | None = None
     said: list[Said] = field(default_factory=list)
-
-    def enter(self, state: State) -> None:
-        """Note that the attempt now stands in `state`."""
-        self.state = state
 
     def spent(self, state: State, seconds: float) -> None:
         """Add the time that an exchange in `state` took."""

@@ -68,7 +68,7 @@ class Opening:
 
     async def step(self, trail: Trail, state: State, exchange: Awaitable[T]) -> T:
         """Enter `state` and await its one exchange, or fail in it."""
-        trail.enter(state)
+        trail.state = state
         started = monotonic()
         try:
             async with asyncio.timeout(self.timeouts[state]):
@@ -151,13 +151,13 @@ class Opening:
             self._learn_security(trail)
             await self._hello(trail)
         elif self.route.tls is Tls.REQUIRED:
-            trail.enter(State.STARTTLS)
+            trail.state = State.STARTTLS
             raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required and the server does not offer STARTTLS")
 
     async def _login(self, trail: Trail, login: Login) -> None:
         encrypted = "cipher" in self._facts
         if not (encrypted or login.plaintext):
-            trail.enter(State.STARTTLS)
+            trail.state = State.STARTTLS
             raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
         mechanism = auth.choose(self.offered.get("auth", "").upper().split(), encrypted=encrypted)
         self._learn(trail, {"authentication": mechanism})

@@ -120,13 +120,13 @@ class Session(Opening):
         reply = self.wire.ready()
         if reply is None:
             return None
-        trail.enter(state)
+        trail.state = state
         trail.spent(state, 0.0)
         return self._heard(trail, reply)
 
     async def _awaited(self, trail: Trail, state: State) -> Reply:
         """Enter `state` and wait for the next reply to what was written, or fail in it; the wire keeps the clock."""
-        trail.enter(state)
+        trail.state = state
         started = monotonic()
         try:
             reply = await self.wire.reply(self.timeouts[state])
@@ -195,7 +195,7 @@ class Session(Opening):
         self._open = not transaction.ended
         if transaction.must_close or transaction.refusal.kind is Kind.INVALID or _is_closing(transaction.refusal):
             self.retire()
-        trail.enter(transaction.refusal.state)
+        trail.state = transaction.refusal.state
         raise transaction.refusal
 
     async def _send_ahead(self, trail: Trail, message: bytes) -> bytes:
