@@ -14,7 +14,7 @@ from mailq.core.failure import Failure
 from mailq.core.job import Job
 from mailq.core.mime import extract, normalize
 from mailq.core.reply import Reply
-from mailq.core.states import Kind, State
+from mailq.core.states import NAMES, Kind, State
 from mailq.core.times import format_time
 from mailq.core.transcript import MAX_TRANSCRIPT, Said, cut, lines
 
@@ -42,7 +42,7 @@ class Trail:
 
     def spent(self, state: State, seconds: float) -> None:
         """Add the time that an exchange in `state` took."""
-        name = str(state)
+        name = NAMES[state]
         self.timing[name] = self.timing.get(name, 0.0) + seconds * 1000
 
     def heard(self, reply: Reply) -> None:

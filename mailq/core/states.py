@@ -53,6 +53,9 @@ class Kind(Word):
     ERROR = "error"
 
 
+NAMES: dict[State, str] = {state: str(state) for state in State}
+"""The states as plain text, as keys of JSON have to be: to look it up is a third of making it."""
+
 ORDER: dict[State, int] = {state: place for place, state in enumerate(State)}
 
 AUTH_STATES = frozenset(state for state in State if state.startswith("auth"))

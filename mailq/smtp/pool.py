@@ -146,7 +146,8 @@ class Pool:
         if worn or due_elsewhere:
             self._dismiss(held, elsewhere=due_elsewhere)
         elif line.waiting:
-            self._hand_over(line, held)
+            if not self._next(line, held):
+                self._dismiss(held)  # nobody may use it: its place is for the first of all
         else:
             held.since = now
             self._idle.setdefault(held.session.route, []).append(held)
@@ -246,11 +247,6 @@ class Pool:
             self._evict([held for idle in self._idle.values() for held in idle])
             return False
         return await self._limits.enter(allowance.connections_key, allowance.connections)
-
-    def _hand_over(self, line: Line[Waiter], held: Held) -> None:
-        """Give a session to the first in line who may use it; if nobody may, its place to the first of all."""
-        if not self._next(line, held):
-            self._dismiss(held)
 
     def _next(self, line: Line[Waiter], held: Held | None) -> bool:
         """Answer the first in line, with a session the first who may use it; tell whether there was one."""
