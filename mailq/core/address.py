@@ -18,6 +18,8 @@ MAX_PATH = 254
 
 _ATOM = re.compile(r"[^\s\x00-\x20\x7f-\x9f\ud800-\udfff<>()\[\],;:\\\"@]+")
 _QUOTED = re.compile(r'"(?:[^\x00-\x1f\x7f-\x9f\ud800-\udfff\\"]|\\[\x20-\x7e])*"')
+_PLAIN = re.compile(rf"([\w.!#$%&'*+/=?^`{{|}}~-]{{1,{MAX_LOCAL}}})@([a-z0-9.-]+)", re.ASCII)
+"""What most addresses look like: nothing but the domain is left to be judged."""
 _LABELS = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 
 
@@ -59,6 +61,8 @@ def parse_address(text: str) -> Address:
     Raises:
         AddressError: what is wrong with it, in one clause.
     """
+    if len(text) <= MAX_PATH and (plain := _PLAIN.fullmatch(text)):
+        return Address(plain[1], ascii_domain(plain[2]))
     if len(text) > MAX_PATH + 1:  # a final dot does not count; nothing longer is worth a look
         raise AddressError(f"is longer than {MAX_PATH} octets")
     local, at, domain = text.rpartition("@")

@@ -29,6 +29,8 @@ from mailq.core.times import parse_time
 NOT_BUILT = ("data", "key", "dkim", "inlinecss", "headers", "security")
 """Properties that are understood but not acted on yet: a job that asks for one is refused."""
 
+_NOT_BUILT = frozenset(NOT_BUILT)
+_CONTAINERS = (dict, list)
 
 MAX_DEPTH = 200
 """Objects and arrays a document may hold before it is tried out whether they are nested too deeply."""
@@ -241,7 +243,7 @@ class Job(_Asked):
         """
         document = read_document(body, encoding, limit)
         try:
-            job = cls.model_validate({name: value for name, value in document.items() if value is not None})
+            job = cls.model_validate(_without_nulls(document))
         except ValidationError as trouble:
             error = trouble.errors(include_url=False, include_input=False)[0]
             reason = error["msg"].removeprefix("Value error, ")
@@ -261,12 +263,21 @@ class Job(_Asked):
         return job
 
     def _refuse_not_built(self) -> None:
+        if not isinstance(self.mime, dict) and _NOT_BUILT.isdisjoint(self.document):
+            return
         asked = [name for name in NOT_BUILT if name in self.document and _asks(self.document[name])]
         if isinstance(self.mime, dict):
             asked.append("mime")
         if asked:
             reason = f"asks for something mailq does not do yet: {', '.join(asked)}; remove it"
             raise InvalidJobError(reason, f"/{asked[0]}", self.document)
+
+
+def _without_nulls(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the properties that have a value: null is as good as absent."""
+    if None not in document.values():
+        return document
+    return {name: value for name, value in document.items() if value is not None}
 
 
 def _asks(value: object) -> bool:
@@ -292,7 +303,7 @@ def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, An
         raise InvalidJobError(f"body is not JSON: {trouble}") from None
     if not isinstance(document, dict):
         raise InvalidJobError("body is JSON but not an object")
-    nested = [value for value in document.values() if isinstance(value, dict | list) and _holds_others(value)]
+    nested = [value for value in document.values() if isinstance(value, _CONTAINERS) and _holds_others(value)]
     if nested and body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _check_depth(nested)
     return document
@@ -300,8 +311,10 @@ def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, An
 
 def _holds_others(container: dict[str, Any] | list[Any]) -> bool:
     """Tell whether an object or array holds another one: few do, and only in these things can be nested deeply."""
-    values = container.values() if isinstance(container, dict) else container
-    return any(isinstance(value, dict | list) for value in values)
+    for value in container.values() if isinstance(container, dict) else container:
+        if isinstance(value, _CONTAINERS):
+            return True
+    return False
 
 
 def _check_depth(nested: list[Any]) -> None:

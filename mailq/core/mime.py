@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from encodings.aliases import aliases
 from functools import lru_cache
 from io import IncrementalNewlineDecoder
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_HEADER = 64 * 1024
 """Octets of the header that are looked at."""
@@ -22,8 +22,8 @@ MAX_HEADER = 64 * 1024
 MAX_NAME = 998
 """Characters of a field name: the longest line (RFC 5322 section 2.1.1)."""
 
-SHORT_VALUE = 200
-"""Characters of a header value up to which it is worth remembering what it says."""
+SHORT = 200
+"""Characters of a header line up to which it is worth remembering what it says."""
 
 MAX_FIELDS = 500
 """Lines of the unfolded header that are looked at."""
@@ -108,34 +108,47 @@ def extract(content: bytes) -> dict[str, Any]:
     the field is repeated. What the message does not have is absent. Never raises.
     """
     fields = _fields(content)
-    headers = {
-        name: decode(values[0]) if len(values) == 1 else [decode(value) for value in values]
-        for name, values in fields.items()
-    }
-    found: dict[str, Any] = {}
-    if senders := addresses(fields.get("from", ("",))[0]):
-        found["from"] = senders[0]
-    if receivers := [address for value in fields.get("to", ()) for address in addresses(value)]:
-        found["to"] = receivers
-    if "subject" in headers:
-        found["subject"] = headers["subject"] if len(fields["subject"]) == 1 else headers["subject"][0]
+    headers: dict[str, Any] = {}
+    for name, found in fields.items():
+        headers[name] = found[0].text if len(found) == 1 else [each.text for each in found]
+    extracted: dict[str, Any] = {}
+    if "from" in fields and (senders := addresses(fields["from"][0].value)):
+        extracted["from"] = senders[0]
+    if receivers := [address for each in fields.get("to", ()) for address in addresses(each.value)]:
+        extracted["to"] = receivers
+    if "subject" in fields:
+        extracted["subject"] = fields["subject"][0].text
     if headers:
-        found["headers"] = headers
-    return found
+        extracted["headers"] = headers
+    return extracted
 
 
 _NAME = re.compile(r"[!-9;-~]+")
 _FOLD = re.compile(r"\r\n(?=[ \t])")
 
 
-@lru_cache(maxsize=1000)
-def _field_name(name: str) -> str | None:
-    """Return the name of a field in lower case, None if it is not the form of one; mails use the same few."""
-    return name.lower() if _NAME.fullmatch(name) else None
+class _Field(NamedTuple):
+    """A line of the unfolded header: its name in lower case (None: it is no field), its value, and that decoded."""
+
+    name: str | None
+    value: str
+    text: str
 
 
-def _fields(content: bytes) -> dict[str, list[str]]:
-    """Return the header fields by lower-case name, unfolded but not decoded, in order.
+def _read(line: str) -> _Field:
+    name, colon, value = line.partition(":")
+    if not colon or len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        return _Field(None, "", "")
+    value = value.strip(" \t\r\n")
+    return _Field(name.lower(), value, decode(value))
+
+
+_remembered = lru_cache(maxsize=1000)(_read)
+"""The messages of a mailing have most lines of their header in common."""
+
+
+def _fields(content: bytes) -> dict[str, list[_Field]]:
+    """Return the header fields by lower-case name, in order.
 
     The header ends at the first line that is no field, as for Python's own parser; a line without
     a name, a continuation of nothing and mbox's `From ` line are passed over.
@@ -147,14 +160,17 @@ def _fields(content: bytes) -> dict[str, list[str]]:
     lines = text.split("\r\n")
     if end < 0:
         lines.pop()  # cut somewhere in its middle
-    fields: dict[str, list[str]] = {}
+    fields: dict[str, list[_Field]] = {}
     for line in lines[:MAX_FIELDS]:
-        name, colon, value = line.partition(":")
-        key = _field_name(name) if colon and len(name) <= MAX_NAME else None
-        if key is not None:
-            fields.setdefault(key, []).append(value.strip(" \t\r\n"))
-        elif not line.startswith((" ", "\t", ":", "From ")):
-            break
+        found = _remembered(line) if len(line) <= SHORT else _read(line)
+        name = found.name
+        if name is None:
+            if not line.startswith((" ", "\t", ":", "From ")):
+                break
+        elif name in fields:
+            fields[name].append(found)
+        else:
+            fields[name] = [found]
     return fields
 
 
@@ -207,10 +223,6 @@ def decode(value: str) -> str:
     """
     if "=?" not in value:
         return value
-    return _remembered(value) if len(value) <= SHORT_VALUE else _decode(value)
-
-
-def _decode(value: str) -> str:
     pieces: list[str] = []
     place = 0
     before: str | None = None
@@ -222,10 +234,6 @@ def _decode(value: str) -> str:
         place, before = end, text
     pieces.append(value[place:])
     return "".join(pieces)
-
-
-_remembered = lru_cache(maxsize=512)(_decode)
-"""The messages of a mailing have the same subject and sender."""
 
 
 def _decoded(value: str) -> Iterator[tuple[int, int, str | None]]:
