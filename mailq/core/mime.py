@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from encodings.aliases import aliases
 from functools import lru_cache
 from io import IncrementalNewlineDecoder
-from typing import Any, NamedTuple
+from typing import Any
 
 MAX_HEADER = 64 * 1024
 """Octets of the header that are looked at."""
@@ -107,48 +107,61 @@ def extract(content: bytes) -> dict[str, Any]:
     maps each field name in lower case to its unfolded, decoded value, or to a list in order where
     the field is repeated. What the message does not have is absent. Never raises.
     """
-    fields = _fields(content)
     headers: dict[str, Any] = {}
-    for name, found in fields.items():
-        headers[name] = found[0].text if len(found) == 1 else [each.text for each in found]
-    extracted: dict[str, Any] = {}
-    if "from" in fields and (senders := addresses(fields["from"][0].value)):
-        extracted["from"] = senders[0]
-    if receivers := [address for each in fields.get("to", ()) for address in addresses(each.value)]:
-        extracted["to"] = receivers
-    if "subject" in fields:
-        extracted["subject"] = fields["subject"][0].text
+    sender = None
+    receivers: list[str] = []
+    for name, text, mailboxes in _fields(content):
+        if name not in headers:
+            headers[name] = text
+            if name == "from" and mailboxes:
+                sender = mailboxes[0]
+        elif isinstance(earlier := headers[name], list):
+            earlier.append(text)
+        else:
+            headers[name] = [earlier, text]
+        if name == "to":
+            receivers += mailboxes
+    return _told(sender, receivers, headers)
+
+
+def _told(sender: str | None, receivers: list[str], headers: dict[str, Any]) -> dict[str, Any]:
+    """Return those properties of `extracted` that there are."""
+    found: dict[str, Any] = {}
+    if sender is not None:
+        found["from"] = sender
+    if receivers:
+        found["to"] = receivers
+    if "subject" in headers:
+        subject = headers["subject"]
+        found["subject"] = subject[0] if isinstance(subject, list) else subject
     if headers:
-        extracted["headers"] = headers
-    return extracted
+        found["headers"] = headers
+    return found
 
 
 _NAME = re.compile(r"[!-9;-~]+")
 _FOLD = re.compile(r"\r\n(?=[ \t])")
 
 
-class _Field(NamedTuple):
-    """A line of the unfolded header: its name in lower case (None: it is no field), its value, and that decoded."""
-
-    name: str | None
-    value: str
-    text: str
+_Field = tuple[str, str, tuple[str, ...]]
+"""A header field: its name in lower case, its value decoded, and of From and To the addresses in it."""
 
 
-def _read(line: str) -> _Field:
+def _read(line: str) -> _Field | None:
+    """Return the field in a line of the unfolded header, None if it is none."""
     name, colon, value = line.partition(":")
     if not colon or len(name) > MAX_NAME or not _NAME.fullmatch(name):
-        return _Field(None, "", "")
-    value = value.strip(" \t\r\n")
-    return _Field(name.lower(), value, decode(value))
+        return None
+    name, value = name.lower(), value.strip(" \t\r\n")
+    return name, decode(value), tuple(addresses(value)) if name in {"from", "to"} else ()
 
 
 _remembered = lru_cache(maxsize=1000)(_read)
 """The messages of a mailing have most lines of their header in common."""
 
 
-def _fields(content: bytes) -> dict[str, list[_Field]]:
-    """Return the header fields by lower-case name, in order.
+def _fields(content: bytes) -> list[_Field]:
+    """Return the header fields in order.
 
     The header ends at the first line that is no field, as for Python's own parser; a line without
     a name, a continuation of nothing and mbox's `From ` line are passed over.
@@ -160,17 +173,13 @@ def _fields(content: bytes) -> dict[str, list[_Field]]:
     lines = text.split("\r\n")
     if end < 0:
         lines.pop()  # cut somewhere in its middle
-    fields: dict[str, list[_Field]] = {}
+    fields: list[_Field] = []
     for line in lines[:MAX_FIELDS]:
         found = _remembered(line) if len(line) <= SHORT else _read(line)
-        name = found.name
-        if name is None:
-            if not line.startswith((" ", "\t", ":", "From ")):
-                break
-        elif name in fields:
-            fields[name].append(found)
-        else:
-            fields[name] = [found]
+        if found is not None:
+            fields.append(found)
+        elif not line.startswith((" ", "\t", ":", "From ")):
+            break
     return fields
 
 
