@@ -1,7 +1,6 @@
 """Timestamps in JSON: `YYYY-MM-DD HH:MM:SS`, always UTC, as MailerQ writes them."""
 
 from datetime import UTC, datetime
-from functools import lru_cache
 
 FORMAT = "%Y-%m-%d %H:%M:%S"
 
@@ -26,9 +25,5 @@ def parse_time(text: str) -> datetime:
 
 def format_time(moment: datetime) -> str:
     """Return the moment in MailerQ's form, fractions of a second cut off."""
-    return _format(moment.replace(microsecond=0))
-
-
-@lru_cache(maxsize=4096)
-def _format(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime(FORMAT)
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat(" ", "seconds")[:19]
