@@ -7,7 +7,6 @@ What is seen, and what it is good for, is each observer's own affair.
 
 from collections.abc import Sequence
 from datetime import datetime
-from types import TracebackType
 
 from mailq.core.ending import End
 from mailq.core.failure import Cause
@@ -19,7 +18,7 @@ from mailq.ports import Observer
 
 
 class _Guard:
-    """A `with` block around one observer: lets nothing out but what ends the process."""
+    """What becomes of the exceptions of one observer."""
 
     __slots__ = ("failures", "observer", "others")
 
@@ -28,20 +27,16 @@ class _Guard:
         self.others: tuple[_Guard, ...] = ()
         self.failures = 0
 
-    def __enter__(self) -> None:
-        """Do nothing; the promise is kept on the way out."""
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> bool:
-        """Swallow an `Exception`; KeyboardInterrupt and its like pass."""
-        if not isinstance(error, Exception):
-            return False
+    def failed(self, error: Exception) -> None:
+        """Count what an observer raised, and let the others see the first."""
         self.failures += 1
         if self.failures == 1:
             where = f"observer {type(self.observer).__name__}"
             for other in self.others:
-                with other:
+                try:
                     other.observer.bug(where, error)
-        return True
+                except Exception as another:  # noqa: BLE001 - so is the report of it
+                    other.failed(another)
 
 
 class Observers:
@@ -61,71 +56,95 @@ class Observers:
     def consumed(self) -> None:
         """A message came from the outbox."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.consumed()
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def ended(self, end: End) -> None:
         """What became of a message that had come."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.ended(end)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:
         """Whether the journal can be written, and what it has to say."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.journal(trouble, notes, stats)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
         """One attempt was judged."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.attempted(job, result, verdict)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def refused(self, result: Result) -> None:
         """A document that is no job was answered with a result."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.refused(result)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
         """A job went back without an attempt."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.parked(job, until, cause, reason)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def poisoned(self, reason: str) -> None:
         """A message that is no job went to the poison queue."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.poisoned(reason)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def published(self, routing_key: str, count: int) -> None:
         """The broker confirmed publications."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.published(routing_key, count)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def bug(self, where: str, error: BaseException) -> None:
         """Something happened that the code does not foresee."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.bug(where, error)
+            except Exception as another:  # noqa: BLE001 - whatever it is
+                guard.failed(another)
 
     def broker(self, event: str, detail: str) -> None:
         """The connection to the broker changed."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.broker(event, detail)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def flight(self, jobs: int, sessions: int) -> None:
         """So many jobs are being worked on and so many SMTP connections are open."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.flight(jobs, sessions)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)
 
     def stalled(self, *, stalled: bool) -> None:
         """Jobs wait, the worker is connected, and nothing is delivered to it; or that is over."""
         for observer, guard in self._guarded:
-            with guard:
+            try:
                 observer.stalled(stalled=stalled)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                guard.failed(error)

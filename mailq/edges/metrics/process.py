@@ -90,10 +90,6 @@ class _Durations:
         self.counts = [0] * len(_LABELS)
         self.total = 0.0
 
-    def add(self, milliseconds: float) -> None:
-        self.counts[bisect_left(_BOUNDS_MS, milliseconds)] += 1
-        self.total += milliseconds
-
     def buckets(self) -> list[tuple[str, float]]:
         """Return the cumulated counts by upper bound, as Prometheus has them."""
         running = 0
@@ -148,9 +144,10 @@ class Metrics(Collector):
                 self._flags[flag] += getattr(verdict.flags, flag)
         if verdict.expired or (result.state is State.PROCESS and result.kind is Kind.TIMEOUT):
             self._expired += 1
-        durations = self._durations
         for state, milliseconds in result.timing.items():
-            durations[state].add(milliseconds)  # type: ignore[index]  # timing is keyed by State, which is a str
+            durations = self._durations[state]  # type: ignore[index]  # timing is keyed by State, which is a str
+            durations.counts[bisect_left(_BOUNDS_MS, milliseconds)] += 1
+            durations.total += milliseconds
 
     def refused(self, result: Result) -> None:
         """Count a document that is no job: it has a result, and that is a failure."""
