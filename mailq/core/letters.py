@@ -127,7 +127,7 @@ def report(
     """
     queues = names.queues_of(verdict.outcome)
     body = orjson.dumps(public(document, extracted))
-    own = {name: getattr(override, name) for name in queues if override and name in override.model_fields_set}
+    own = {name: getattr(override, name) for name in queues if name in override.model_fields_set} if override else None
     if not own:
         yield _letter(names.exchange, verdict.routing_key, body, message_id, consumed, mandatory=any(queues.values()))
         return
@@ -236,7 +236,7 @@ def unnamed(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _passed_on(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the producer's AMQP headers (traceparent among them) without those that brokers add."""
-    return {name: value for name, value in headers.items() if not name.startswith("x-")}
+    return {name: value for name, value in headers.items() if not name.startswith("x-")} if headers else {}
 
 
 def _letter(

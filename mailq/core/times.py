@@ -1,8 +1,11 @@
 """Timestamps in JSON: `YYYY-MM-DD HH:MM:SS`, always UTC, as MailerQ writes them."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 FORMAT = "%Y-%m-%d %H:%M:%S"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_time(text: str) -> datetime:
@@ -25,5 +28,10 @@ def parse_time(text: str) -> datetime:
 
 def format_time(moment: datetime) -> str:
     """Return the moment in MailerQ's form, fractions of a second cut off."""
-    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return utc.isoformat(" ", "seconds")[:19]
+    passed = moment - _EPOCH
+    return _format(passed.days, passed.seconds)
+
+
+@lru_cache(maxsize=4096)
+def _format(days: int, seconds: int) -> str:
+    return (_EPOCH + timedelta(days, seconds)).strftime(FORMAT)
