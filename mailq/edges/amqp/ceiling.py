@@ -35,5 +35,5 @@ class Ceiling:
         Raises:
             OversizedError: the broker is known to take none.
         """
-        if octets > self._most and monotonic() < self._until:
+        if self._most and octets > self._most and monotonic() < self._until:
             raise OversizedError(octets, self._most)

@@ -42,7 +42,7 @@ _FRAME = struct.Struct(">BHI")
 _KEY = struct.Struct(">I")
 _TAG = struct.Struct(">QB")
 _CONTENT = struct.Struct(">HHQH")
-_CODE = struct.Struct(">H")
+_CONTENT_FRAME = struct.Struct(">BHIHHQH")
 
 # One acknowledgement: frame of 13 octets on channel 1, method, tag, bits, end.
 _SETTLE = struct.Struct(">BHIIQBB")
@@ -115,14 +115,14 @@ class FrameReader:
         return events
 
     def _frame(self, kind: int, data: bytes, at: int, stop: int) -> None:
-        if kind == _BODY:
-            self._body(data[at + 7 : stop])
-        elif kind == _METHOD:
+        if kind == _METHOD:
             if self._method is not None:
                 raise FrameError("method inside of a message")
             self._take_method(data, at, stop)
         elif kind == _HEADER:
             self._take_header(data, at + 7, stop)
+        elif kind == _BODY:
+            self._body(data[at + 7 : stop])
         elif kind != _HEARTBEAT:
             raise FrameError(f"frame of type {kind}")
 
@@ -229,13 +229,9 @@ def publish_frames(publication: Publication, frame_max: int) -> list[bytes]:
         bare, _ = _write_properties(publication._replace(headers={}))
         left = room - _CONTENT.size - SPARE - len(bare) - _KEY.size
         properties, flags = _write_properties(publication._replace(headers=_fitting(publication.headers, left)))
-    header = _CONTENT.pack(60, 0, len(body), flags) + properties
-    parts = [
-        _publish_method(publication.exchange, publication.routing_key, publication.mandatory),
-        _frame(_HEADER, header),
-    ]
-    if len(body) <= room:
-        return [*parts, _frame(_BODY, body)] if body else parts
+    header = _CONTENT_FRAME.pack(_HEADER, 1, _CONTENT.size + len(properties), 60, 0, len(body), flags)
+    parts = [_publish_method(publication.exchange, publication.routing_key, publication.mandatory)]
+    parts.append(b"".join((header, properties, b"\xce")))
     parts += [_frame(_BODY, body[at : at + room]) for at in range(0, len(body), room)]
     return parts
 

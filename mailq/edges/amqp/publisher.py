@@ -114,9 +114,8 @@ class Publisher:
         if not publications:
             return
         frames = [part for publication in publications for part in self._encode(publication)]
-        gates = (self._unblocked, self._connection.writable, self._open)
-        while not all(gate.is_set() for gate in gates):
-            for gate in gates:
+        while not (self._unblocked.is_set() and self._connection.writable.is_set() and self._open.is_set()):
+            for gate in (self._unblocked, self._connection.writable, self._open):
                 await gate.wait()
         if self._connection.closed.done():
             raise _again(self._connection.closed.result())
@@ -242,17 +241,17 @@ class Publisher:
                 batch.end(_again(error))
 
     def _confirm(self, confirm: Confirm) -> None:
-        first = self._oldest if confirm.multiple else confirm.tag
-        for tag in range(first, confirm.tag + 1):
+        last, multiple, ack = confirm
+        for tag in range(self._oldest, last + 1) if multiple else (last,):
             entry = self._pending.pop(tag, None)
             if entry is None:
                 continue
             batch, publication = entry
-            if not confirm.ack:
+            if not ack:
                 batch.refused.append(publication)
             batch.settle()
-        if confirm.multiple:
-            self._oldest = confirm.tag + 1
+        if multiple:
+            self._oldest = last + 1
 
     def _return(self, returned: Returned) -> None:
         """Mark what came back: a return has no tag, so all that look like it are taken for it."""
