@@ -170,7 +170,7 @@ async def work(
 ) -> float:
     """Return the CPU seconds of this process for so many jobs."""
     log = stack.enter_context(configure(config.log, nowhere))
-    limits = stack.enter_context(closing(SharedTable.create(1)))
+    limits = stack.enter_context(closing(SharedTable(config.worker.journal_dir)))
     journal = FileJournal(config.worker.journal_dir, config.journal, 0)
     worker = wiring.build(config, Observers(Metrics(), log), limits, journal)
 

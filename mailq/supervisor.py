@@ -1,9 +1,9 @@
-"""The supervisor: N worker processes, one port, one table of limits, one way to end.
+"""The supervisor: N worker processes, one port, one way to end.
 
-It starts `mailq run --child` processes, each with a line (`edges.control`) and the shared table
-(`edges.shared`), starts anew what dies, and answers /metrics, /healthz and /readyz for all of them. It
-consumes nothing, delivers nothing and decides nothing about mail: a worker beneath it does what a worker
-does alone (`worker`), and when the supervisor dies, the end of the line makes the workers drain.
+It starts `mailq run --child` processes, each with a line (`edges.control`), starts anew what dies, and
+answers /metrics, /healthz and /readyz for all of them. It consumes nothing, delivers nothing and decides
+nothing about mail: a worker beneath it does what a worker does alone (`worker`), and when the
+supervisor dies, the end of the line makes the workers drain.
 
 SIGTERM or SIGINT tells every process to drain, once; a second one tells them to hasten. SIGHUP makes the
 supervisor read the configuration again and hand it to every process, and to those it starts later. Children
@@ -33,9 +33,8 @@ from mailq.edges.http import HttpServer
 from mailq.edges.log import Logger, configure
 from mailq.edges.metrics import Fleet
 from mailq.edges.observers import Observers
-from mailq.edges.shared import SharedTable
 from mailq.reload import Reload
-from mailq.wiring import build, caution
+from mailq.wiring import build, caution, limits_of
 
 PATIENCE = 1.0
 """Seconds in which a process answers."""
@@ -63,10 +62,11 @@ async def supervise(config: Config, read: Callable[[], Config], processes: int) 
         ListenError: the HTTP port cannot be had; no process was started.
         ConfigError: no worker can be built of the configuration; no process was started.
     """
-    with configure(config.log) as log, contextlib.closing(SharedTable.create(processes)) as table:
-        build(config, Observers(), table)  # what can't be built is told here, and not by each process again and again
+    with configure(config.log) as log:
+        # What can't be built is told here, and not by each process again and again.
+        build(config, Observers(), limits_of(config))
         caution(config, log.logger)
-        supervisor = Supervisor(Reload(config, read, log.logger), processes, table, log.logger)
+        supervisor = Supervisor(Reload(config, read, log.logger), processes, log.logger)
         async with AsyncExitStack() as stack:
             if config.http.enabled:
                 server = HttpServer(
@@ -90,11 +90,10 @@ class Child:
 class Supervisor:
     """Keeps the processes alive and speaks for them."""
 
-    def __init__(self, reload: Reload, processes: int, table: SharedTable, logger: Logger) -> None:
+    def __init__(self, reload: Reload, processes: int, logger: Logger) -> None:
         self._reload = reload
         self._configuration = dump(reload.config)
         self._drain_timeout = reload.config.worker.drain_timeout
-        self._table = table
         self._logger = logger
         self._fleet = Fleet(processes)
         self._children: dict[int, Child | None] = dict.fromkeys(range(processes))
@@ -129,7 +128,6 @@ class Supervisor:
         """Return the page of all processes."""
         answers = {index: status.metrics for index, status in (await self._ask()).items() if status is not None}
         pids = {str(index): child.process.pid for index, child in self._children.items() if child is not None}
-        self._fleet.overflows = self._table.overflows
         return self._fleet.page(answers, pids | {"supervisor": os.getpid()})
 
     async def dead(self) -> str | None:
@@ -194,7 +192,6 @@ class Supervisor:
         self._children[index] = None
         await child.line.aclose()
         self._fleet.died(index)
-        freed = self._table.forget(index)
         clean = self._stopping.is_set() and code == 0
         self._logger.log(
             logging.INFO if clean else logging.WARNING,
@@ -204,7 +201,6 @@ class Supervisor:
             pid=child.process.pid,
             status=describe(code),
             seconds=round(monotonic() - child.born, 1),
-            connections_freed=freed,
         )
         return clean
 
@@ -212,11 +208,11 @@ class Supervisor:
         ours, theirs = pair()
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(ours.close)
-            place = Place(index, theirs.fileno(), self._table.descriptor)
+            place = Place(index, theirs.fileno())
             # -P: a folder `mailq` where the supervisor happens to run is not imported.
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "mailq", "run", "--child", str(place),
-                stdin=DEVNULL, pass_fds=(place.line, place.table), start_new_session=True,
+                stdin=DEVNULL, pass_fds=(place.line,), start_new_session=True,
             )  # fmt: skip
             undo.pop_all()
         configuration = self._configuration

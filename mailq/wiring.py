@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, closing, contextmanager
+from contextlib import AsyncExitStack, aclosing, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
+from tempfile import gettempdir
 
 from mailq.config import Config
 from mailq.config.delivery import SmarthostConfig
@@ -35,7 +38,7 @@ from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
 from mailq.handling import Bounds
-from mailq.ports import Journal, Limits, Observer
+from mailq.ports import BrokerError, Journal, Limits, Observer
 from mailq.reload import Reload, describe, meaning_of
 from mailq.settlement import Settlement
 from mailq.smtp.pool import Pool
@@ -64,7 +67,7 @@ async def run(config: Config, read: Callable[[], Config]) -> int:
                 meaning.replace(newest)
 
         async with AsyncExitStack() as stack:
-            limits = stack.enter_context(closing(SharedTable.create(1)))
+            limits = stack.enter_context(closing(limits_of(config)))
             worker = build(config, Observers(metrics, log), limits, journal_of(config), meaning)
             if config.http.enabled:
 
@@ -96,24 +99,31 @@ async def run_child(place: Place) -> int:
         config = Config.model_validate_json(configuration)
         _settle_in()
         log = stack.enter_context(configure(config.log, process=place.index))
-        limits = stack.enter_context(closing(SharedTable(place.table, place.index)))
+        limits = stack.enter_context(closing(limits_of(config)))
         metrics = Metrics()
         meaning = meaning_of(config)
         worker = build(config, Observers(metrics, log), limits, journal_of(config, place.index), meaning)
         stack.enter_context(_signals(worker, None))
-        obedience = asyncio.create_task(_obey(line, worker, metrics, meaning, log.logger))
+
+        def status() -> Status:
+            metrics.overflows = limits.overflows
+            return Status(metrics.heartbeat.trouble(), worker.not_ready, metrics.snapshot())
+
+        obedience = asyncio.create_task(_obey(line, worker, status, meaning, log.logger))
         await worker.run()
         obedience.cancel()
     return 0
 
 
-async def _obey(line: WorkerEnd, worker: Worker, metrics: Metrics, meaning: Meaning, logger: Logger) -> None:
+async def _obey(
+    line: WorkerEnd, worker: Worker, status: Callable[[], Status], meaning: Meaning, logger: Logger
+) -> None:
     """Do what the supervisor asks; drain when it is gone."""
     try:
         async for order in line.orders():
             match order:
                 case Order.STATUS:
-                    line.answer(Status(metrics.heartbeat.trouble(), worker.not_ready, metrics.snapshot()))
+                    line.answer(status())
                 case Order.RELOAD:
                     _reload(await line.configuration(), meaning, logger)
                 case Order.DRAIN:
@@ -173,14 +183,36 @@ def build(
         poison_after=config.worker.poison_after,
     )
     ceiling = Ceiling()
+
+    async def open_broker() -> Broker:
+        if (unshared := limits.trouble()) is not None:  # nothing may be begun, so nothing is consumed
+            raise BrokerError(unshared)
+        return await Broker.open(config.rabbitmq, config.worker.prefetch, observer, ceiling)
+
     return Worker(
-        lambda: Broker.open(config.rabbitmq, config.worker.prefetch, observer, ceiling),
+        open_broker,
         delivery,
         settlement,
         journal or NullJournal(),
         observer,
         bounds,
     )
+
+
+def limits_of(config: Config) -> SharedTable:
+    """Return the table of limits that the host shares: with the journals, or else in a directory of this user.
+
+    Raises:
+        ConfigError: no journals are kept, and there is no such directory.
+    """
+    if config.worker.journal_dir:
+        return SharedTable(config.worker.journal_dir)
+    directory = Path(gettempdir(), f"mailq-{os.geteuid()}")
+    with suppress(OSError):
+        directory.mkdir(mode=0o700)
+    if not directory.is_dir() or directory.lstat().st_uid != os.geteuid():  # anybody may have made it
+        raise ConfigError(f"worker.journal_dir: is empty, and {directory}, where limits would be, is not this user's")
+    return SharedTable(directory)
 
 
 def journal_of(config: Config, process: int = 0) -> Journal:

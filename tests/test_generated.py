@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import orjson
 import pytest
+from support.limits import private_table
 
 from mailq.cli.contracts import documents
 from mailq.config import Config
@@ -22,7 +23,6 @@ from mailq.core.result import Trail, accepted, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.observers import Observers
-from mailq.edges.shared import SharedTable
 from mailq.wiring import build
 
 ROOT = Path(__file__).parent.parent
@@ -153,7 +153,7 @@ async def test_results_of_real_attempts_are_as_published(validators, sink, recip
         if "users" in options
         else {},
     )
-    worker = build(config, Observers(), SharedTable.create(1))
+    worker = build(config, Observers(), private_table())
     job = Job.parse(json.dumps({"recipient": recipient, "mime": "Subject: hi\r\n\r\nx"}).encode(), limit=1000)
     record = orjson.loads(orjson.dumps((await worker._delivery.attempt(job, Trail(), Granted())).as_json()))
     validators["result"].validate(record)

@@ -23,9 +23,9 @@ class WorkerConfig(Section):
     drain_timeout: float = Field(30, ge=0, description="Seconds that SIGTERM gives to what is on the wire.")
     journal_dir: str = Field(
         "journal",
-        description="Directory of the journals, on a local disk, shared by all processes of the host; a relative one is"
-        " under the working directory. It is made with mode 0700. Empty: none is kept, and a job whose worker died"
-        " after its message was accepted is sent again.",
+        description="Directory of the journals and of the limits' counts, on a local disk, shared by all processes of"
+        " the host; a relative one is under the working directory. It is made with mode 0700. Empty: no journal is"
+        " kept, and a job whose worker died after its message was accepted is sent again.",
     )
     poison_after: int = Field(
         3,

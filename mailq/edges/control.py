@@ -44,11 +44,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a process is started with: its index, and the inherited descriptors of its line and of the shared table."""
+    """What a process is started with: its index, and the inherited descriptor of its line."""
 
     index: int
     line: int
-    table: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -57,12 +56,12 @@ class Place:
         Raises:
             ValueError: it is none.
         """
-        index, line, table = map(int, text.split(":"))
-        return cls(index, line, table)
+        index, line = map(int, text.split(":"))
+        return cls(index, line)
 
     def __str__(self) -> str:
         """Return it as an argument."""
-        return f"{self.index}:{self.line}:{self.table}"
+        return f"{self.index}:{self.line}"
 
 
 class WorkerEnd:

@@ -12,13 +12,13 @@ import orjson
 import pytest
 from support.broker import Remembering, until
 from support.cluster import Cluster
+from support.limits import private_table
 from support.system import MIME, Seen
 
 from mailq.config import Config
 from mailq.core.publication import Publication
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.journal import FileJournal
-from mailq.edges.shared import SharedTable
 from mailq.lab.sink import Sink
 from mailq.ports import BrokerError
 from mailq.wiring import build
@@ -78,7 +78,7 @@ async def test_without_a_majority_nothing_is_confirmed_and_nothing_is_lost(clust
         recipients = [f"slow-50+{number}@a.test" for number in range(JOBS)]
         await publish(cluster, [{"recipient": each, "mime": MIME, "id": each} for each in recipients])
         seen = Seen()
-        worker = build(settings, seen, SharedTable.create(1), FileJournal(str(tmp_path), settings.journal, 0))
+        worker = build(settings, seen, private_table(), FileJournal(str(tmp_path), settings.journal, 0))
         working = asyncio.create_task(worker.run())
         await until(lambda: len(receiver.messages) > 10)
 

@@ -10,15 +10,17 @@ import signal
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from support.limits import beside, private_table
 
 from mailq.core.pace import Rate, Slot
-from mailq.edges.shared import WAYS, SharedTable
+from mailq.edges.shared import SharedTable
+from mailq.edges.shared.table import WAYS
 from mailq.ports import Limits
 
 PROCESSES = 4
+SLOTS = WAYS * 8
 NEVER = 1e9
 
 # Python warns of threads at a fork from 3.12 on; what is forked here takes none of their locks.
@@ -26,22 +28,32 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture
-def table():
-    with contextlib.closing(SharedTable.create(PROCESSES, slots=WAYS * 8)) as table:
-        yield table
+def home(tmp_path):
+    return tmp_path / "home"
 
 
 @pytest.fixture
-def spawn(table):
-    """Run a function in processes of their own, each with its column; killed with the test."""
+def table(home):
+    with contextlib.closing(opened(home)) as table:
+        yield table
+
+
+def opened(home):
+    table = SharedTable(home, slots=SLOTS)
+    assert table.trouble() is None
+    return table
+
+
+@pytest.fixture
+def spawn(home):
+    """Run a function in processes of their own, each with the host's table; killed with the test."""
     pids = []
 
-    def start(index: int, work: Callable[[SharedTable], None]) -> int:
+    def start(work: Callable[[SharedTable], None]) -> int:
         pid = os.fork()
         if pid == 0:
             try:
-                # A mapping of its own over an inherited descriptor, as a worker has it.
-                work(SharedTable(os.dup(table.descriptor), index))
+                work(opened(home))
             except BaseException:  # noqa: BLE001 - a forked test must never run on as a second pytest
                 os._exit(1)
             os._exit(0)
@@ -120,7 +132,7 @@ def test_four_processes_with_a_limit_of_one_never_overlap(table, spawn, tmp_path
                 log.write(struct.pack("2d", begun, time.monotonic()))
                 mine.leave("site")
 
-    pids = [spawn(index, work) for index in range(PROCESSES)]
+    pids = [spawn(work) for _ in range(PROCESSES)]
 
     assert [ended(pid) for pid in pids] == [0] * PROCESSES
     spans = sorted(struct.iter_unpack("2d", journal.read_bytes()))
@@ -148,7 +160,7 @@ def test_four_processes_together_never_exceed_five_a_second(table, spawn, tmp_pa
                 if not away:
                     log.write(struct.pack("2d", before + slot.wait, after + slot.wait))
 
-    pids = [spawn(index, work) for index in range(PROCESSES)]
+    pids = [spawn(work) for _ in range(PROCESSES)]
 
     assert [ended(pid) for pid in pids] == [0] * PROCESSES
     # The clock that decided was read between the two moments of an event.
@@ -168,14 +180,14 @@ def test_the_pace_is_that_of_the_core(table):
     assert run(table.take("b", rate, patience=0.25, returned=False)) == Slot(0.0)
 
 
-def test_a_process_killed_while_it_is_in_is_counted_out_by_forget(table, spawn):
+def test_a_process_killed_while_it_is_in_is_counted_out_by_whoever_looks(table, spawn):
     def work(mine):
         assert do(mine.enter("a", 3))
         assert do(mine.enter("a", 3))
         assert do(mine.enter("b", 1))
         signal.pause()
 
-    pid = spawn(1, work)
+    pid = spawn(work)
     until(lambda: not run(table.enter("b", 1)) or table.leave("b"))
     assert run(table.enter("a", 3)) is True
     assert run(table.enter("a", 3)) is False
@@ -184,10 +196,11 @@ def test_a_process_killed_while_it_is_in_is_counted_out_by_forget(table, spawn):
     assert ended(pid) == -signal.SIGKILL
     assert run(table.enter("a", 3)) is False
 
-    assert table.forget(1) == 3
+    table.tend()
     assert [run(table.enter("a", 3)) for _ in range(3)] == [True, True, False]
     assert run(table.enter("b", 1)) is True
-    assert table.forget(1) == 0
+    table.tend()
+    assert run(table.enter("b", 1)) is False
 
 
 def test_death_at_any_moment_leaves_no_lock_and_no_damage(table, spawn):
@@ -202,22 +215,23 @@ def test_death_at_any_moment_leaves_no_lock_and_no_damage(table, spawn):
                 mine.wanted(key, 2, 0)
                 mine.leave(key)
 
-    pids = {index: spawn(index, work) for index in range(1, PROCESSES)}
+    pids = [spawn(work) for _ in range(1, PROCESSES)]
     began = time.monotonic()
-    for victim in itertools.islice(itertools.cycle(pids), 100):
+    for victim in itertools.islice(itertools.cycle(range(len(pids))), 100):
         time.sleep(secrets.randbelow(20) / 1000)
         os.kill(pids[victim], signal.SIGKILL)
         assert ended(pids[victim]) == -signal.SIGKILL
-        assert table.forget(victim) <= 1
+        table.tend()
         for key in range(40):  # no lock is left, and nobody is in who should not be
             run(table.take(f"key {key}", rate, patience=NEVER, returned=True))
-        pids[victim] = spawn(victim, work)
+        pids[victim] = spawn(work)
     assert time.monotonic() - began < 60
+    assert table._top[0] <= PROCESSES + 1  # columns are used again
 
-    for index, pid in pids.items():
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
         ended(pid)
-        table.forget(index)
+    table.tend()
     for key in (f"key {number}" for number in range(40)):
         assert [run(table.enter(key, 2)) for _ in range(3)] == [True, True, False]
         slot = run(table.take(key, rate, patience=NEVER, returned=True))
@@ -242,7 +256,7 @@ def test_a_key_that_has_nothing_to_say_gives_its_slot_to_another(table):
 
 def test_a_slot_is_not_given_away_while_its_pace_matters():
     slow, fast = Rate(0.1), Rate(1e6)
-    with contextlib.closing(SharedTable.create(1, slots=WAYS)) as table:
+    with contextlib.closing(private_table(slots=WAYS)) as table:
         for number in range(WAYS - 1):
             run(table.take(f"slow {number}", slow, patience=0, returned=False))
         for number in range(200):
@@ -256,7 +270,7 @@ def test_a_slot_is_not_given_away_while_its_pace_matters():
 
 
 def test_keys_that_meet_in_one_bucket_are_told_apart_and_a_full_one_lets_mail_pass():
-    with contextlib.closing(SharedTable.create(2, slots=WAYS)) as table:
+    with contextlib.closing(private_table(slots=WAYS)) as table:
         keys = [f"key {number}" for number in range(WAYS)]
         assert all(run(table.enter(key, 1)) for key in keys)
         assert not any(run(table.enter(key, 1)) for key in keys)
@@ -278,7 +292,7 @@ def test_keys_that_meet_in_one_bucket_are_told_apart_and_a_full_one_lets_mail_pa
 
 
 def test_a_digest_across_two_neighbours_is_not_found():
-    with contextlib.closing(SharedTable.create(1, slots=WAYS)) as table:
+    with contextlib.closing(private_table(slots=WAYS)) as table:
         digest, bucket, home = table._place("mine")
         start = table._digests
         for place in range(start, start + WAYS * 16 - 16, 16):
@@ -290,7 +304,7 @@ def test_a_digest_across_two_neighbours_is_not_found():
 
 
 def test_a_refusal_is_a_wish_for_a_second_that_others_see(table):
-    other = SharedTable(os.dup(table.descriptor), 2)
+    other = beside(table, 2)
     assert run(table.enter("a", 1)) is True
     assert table.wanted("a", 1, 0) is False
 
@@ -311,7 +325,7 @@ def test_a_refusal_is_a_wish_for_a_second_that_others_see(table):
 
 
 def test_no_more_is_due_elsewhere_than_makes_both_equal_and_nobody_takes_it_back(table):
-    other = SharedTable(os.dup(table.descriptor), 2)
+    other = beside(table, 2)
     assert all(run(table.enter("a", 10)) for _ in range(10))
     assert run(other.enter("a", 10)) is False
 
@@ -325,27 +339,11 @@ def test_no_more_is_due_elsewhere_than_makes_both_equal_and_nobody_takes_it_back
     assert not other.wanted("a", 10, 0)
 
 
-def test_a_descriptor_of_something_else_is_refused(tmp_path, table):
-    file = tmp_path / "file"
-    file.write_bytes(bytes(1000))
-    descriptor = os.open(file, os.O_RDWR)
-    with pytest.raises(ValueError, match="not a shared table"):
-        SharedTable(descriptor, 0)
-    os.close(descriptor)
-    with pytest.raises(ValueError, match="column 4"):
-        SharedTable(table.descriptor, PROCESSES)
-
-
 def test_who_leaves_after_the_end_does_no_harm():
-    table = SharedTable.create(1, slots=WAYS)
+    table = private_table(slots=WAYS)
     assert run(table.enter("a", 1)) is True
     table.close()
     table.leave("a")
-
-
-def test_nothing_of_it_is_left_in_the_file_system(table):
-    assert os.fstat(table.descriptor).st_nlink == 0
-    assert "deleted" in str(Path(f"/proc/self/fd/{table.descriptor}").readlink())
 
 
 async def test_a_call_costs_microseconds(table):

@@ -2,17 +2,16 @@
 
 import asyncio
 import contextlib
-import os
 from dataclasses import replace
 from time import monotonic
 
 import pytest
+from support.limits import beside, private_table
 
 from mailq.config import Config
 from mailq.core.limits import Allowance
 from mailq.core.result import Trail
 from mailq.core.routing import Route, Source, Target, Tls
-from mailq.edges.shared import SharedTable
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
 from mailq.smtp.pool import TENURE, Pool
@@ -28,8 +27,8 @@ ONCE = replace(ALLOWANCE, session_age=0.0)
 async def pools():
     """Return two pools as two processes of a host have them."""
     config = Config()
-    with contextlib.closing(SharedTable.create(2)) as table:
-        tables = [table, SharedTable(os.dup(table.descriptor), 1)]
+    with contextlib.closing(private_table()) as table:
+        tables = [table, beside(table, 1)]
         dialer = TcpDialer(Security(config.tls))
         both = [Pool(dialer, each, timeouts_of(config), config.timeouts.quit, 100) for each in tables]
         yield both

@@ -38,13 +38,13 @@ from mailq.core.job import Job
 from mailq.core.result import Result, Trail
 from mailq.delivery import Delivery
 from mailq.edges.resolver import DnsResolver
-from mailq.edges.shared import SharedTable
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
 from mailq.smtp.pool import Pool
 from mailq.traffic.governor import Governor
 from mailq.wiring import meaning_of, policy_of, timeouts_of
+from support.limits import private_table
 
 DEADLINE = 10.0
 """Seconds in which a client must have done what the dialogue says."""
@@ -208,7 +208,7 @@ async def deliver(addresses: Sequence[tuple[str, int]], options: dict[str, Any])
     """
     config = _config(addresses, options)
     job = Job.parse(orjson.dumps(_job(options)), limit=100_000_000)
-    pool = Pool(TcpDialer(Security(config.tls)), SharedTable.create(1), timeouts_of(config), config.timeouts.quit, 100)
+    pool = Pool(TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100)
     sources = HostSources(config.sources, config.delivery.ehlo)
     bugs = _Bugs()
     delivery = Delivery(

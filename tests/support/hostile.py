@@ -26,7 +26,6 @@ from mailq.core.job import Job
 from mailq.core.result import Result, Trail
 from mailq.delivery import Delivery
 from mailq.edges.resolver import DnsResolver
-from mailq.edges.shared import SharedTable
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
@@ -34,6 +33,7 @@ from mailq.smtp.pool import Pool
 from mailq.traffic.governor import Governor
 from mailq.wiring import meaning_of, policy_of, timeouts_of
 from support.dialogue import Leave
+from support.limits import private_table
 
 DEADLINE = 10.0
 """Seconds in which a client must have done what is waited for."""
@@ -145,7 +145,7 @@ class Mailer:
         )
         self.bugs: list[BaseException] = []
         self.pool = Pool(
-            TcpDialer(Security(config.tls)), SharedTable.create(1), timeouts_of(config), config.timeouts.quit, 100
+            TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100
         )
         self._delivery = Delivery(
             policy_of(config),

@@ -23,11 +23,11 @@ import pytest
 from mailq.config import Config
 from mailq.core.job import Job
 from mailq.core.result import Result
-from mailq.edges.shared import SharedTable
 from mailq.lab.knot import PrivateKnot
 from mailq.lab.sink import Sink
 from mailq.wiring import build, journal_of
 from mailq.worker import Worker
+from support.limits import private_table
 from support.rabbitmq import Rabbit
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,7 @@ async def system(rabbit: Rabbit, knot: PrivateKnot, tmp_path: Path) -> AsyncIter
         tables["worker"] = {"drain_timeout": 5, "journal_dir": str(tmp_path / "journal")} | tables.get("worker", {})
         config = Config.model_validate(tables)
         seen = Seen()
-        worker = build(config, seen, SharedTable.create(1), journal_of(config))
+        worker = build(config, seen, private_table(), journal_of(config))
         task = asyncio.create_task(worker.run())
         running.append(System(rabbit, config, worker, task, seen))
         await until(lambda: worker.not_ready is None or task.done())

@@ -25,7 +25,6 @@ class Fleet(Collector):
     """
 
     def __init__(self, processes: int) -> None:
-        self.overflows = 0
         self._gone = Metrics()
         self._last: dict[int, Snapshot] = {}
         self._now: Mapping[int, Snapshot] = {}
@@ -58,7 +57,6 @@ class Fleet(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family as it stands now; called by the registry for each scrape."""
         total = Metrics()
-        total.overflows = self.overflows
         for snapshot in (self._gone.snapshot(), *self._last.values()):
             total.merge(snapshot)
         yield from total.counters()

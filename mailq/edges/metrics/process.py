@@ -103,7 +103,7 @@ class _Durations:
 class Metrics(Collector):
     """Counts everything that an `Observer` sees; each instance has a registry of its own.
 
-    `overflows` is set by whoever makes the page: how often `Limits` could not keep a limit.
+    `overflows` is set by whoever asks for what is counted: how often `Limits` could not keep a limit.
     """
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ class Metrics(Collector):
         """Return everything counted so far."""
         return {
             "counters": [list(table.values()) for table in self._tables],
-            "singles": [self._expired, self._poisoned, self._bugs, self._reconnects, self._consumed],
+            "singles": [*(self._expired, self._poisoned, self._bugs, self._reconnects, self._consumed, self.overflows)],
             "journal": [self._journal.octets, self._journal.records, self._journal.corrupt],
             "durations": [[*durations.counts, durations.total] for durations in self._durations.values()],
             "amounts": [self._jobs, self._sessions, self._drift],
@@ -235,7 +235,7 @@ class Metrics(Collector):
         for durations, (*counts, total) in zip(self._durations.values(), snapshot["durations"], strict=True):
             durations.counts = [mine + other for mine, other in zip(durations.counts, counts, strict=True)]
             durations.total += total
-        expired, poisoned, bugs, reconnects, consumed = snapshot["singles"]
+        expired, poisoned, bugs, reconnects, consumed, overflows = snapshot["singles"]
         self._consumed += consumed
         mine = (self._journal.octets, self._journal.records, self._journal.corrupt)
         self._journal = JournalStats(*(one + other for one, other in zip(mine, snapshot["journal"], strict=True)))
@@ -243,6 +243,7 @@ class Metrics(Collector):
         self._poisoned += poisoned
         self._bugs += bugs
         self._reconnects += reconnects
+        self.overflows += overflows
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family as it stands now; called by the registry for each scrape."""
