@@ -2,7 +2,8 @@
 #   docker build -t mailq .
 #   docker run --rm -e MAILQ_RABBITMQ__URL=amqp://user:secret@broker/ -v mailq:/var/lib/mailq mailq
 #
-# The volume holds the journal, by which a worker knows what one before it has sent: all workers of a host share it.
+# The volume holds the journal, by which a worker knows what one before it has sent, and the counts of limits: all
+# workers of a host share it.
 
 FROM python:3.11-slim AS build
 COPY pyproject.toml constraints.txt README.md LICENSE /src/
