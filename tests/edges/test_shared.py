@@ -284,8 +284,10 @@ def test_keys_that_meet_in_one_bucket_are_told_apart_and_a_full_one_lets_mail_pa
         table.leave(keys[0])
         table._moments[:] = memoryview(bytes(table._moments.nbytes)).cast("d")  # its refusal is long ago
         assert run(table.enter("one more", 1)) is True  # now it has a slot
+        table.leave("one more")  # of the two that were not kept, and so is the next
+        assert run(table.enter("one more", 2)) is True
         for _ in range(2):
-            table.leave("one more")  # of the two that were not kept
+            table.leave("one more")
         assert run(table.enter("one more", 1)) is False
         table.leave("one more")
         assert run(table.enter("one more", 1)) is True
