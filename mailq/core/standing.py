@@ -75,7 +75,7 @@ class Index:
         self._ended: set[EntryId] = set()
         self._done = Settled()
         self._now = 0.0
-        meanings: dict[Mark, Callable[[_Writer, bytes], None]] = {
+        meanings: dict[int, Callable[[_Writer, bytes], None]] = {
             Mark.INTENT: self._intent,
             Mark.ANSWER: self._answer,
             Mark.WITHDRAWN: self._withdrawn,
@@ -86,8 +86,7 @@ class Index:
             Mark.TRIED: self._tried,
             Mark.PUBLISHED: self._published,
         }
-        # Plain numbers: a dictionary finds an octet among them twice as fast.
-        self._meanings = {int(mark): (BODY_SIZES.get(mark, 0), meaning) for mark, meaning in meanings.items()}
+        self._meanings = {mark: (BODY_SIZES.get(mark, 0), meaning) for mark, meaning in meanings.items()}
 
     def at(self, now: float) -> None:
         """Note the moment, in seconds on a clock that only goes on: what is settled is not remembered for ever."""

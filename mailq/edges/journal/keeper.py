@@ -238,12 +238,12 @@ class FileJournal:
         self._closed = True
         self._shelf.close()
 
-    def _end(self, mark: Mark, entry: EntryId) -> None:
+    def _end(self, mark: int, entry: EntryId) -> None:
         opened = self._open.pop(entry.serial, None)
         if opened is None:
             return
         self._pen.write(codec.ending(mark, entry), -opened.promised)
-        self._named = self._named or (mark is Mark.SETTLED and opened.key.identified)
+        self._named = self._named or (mark == Mark.SETTLED and opened.key.identified)
 
     def _give_way(self, key: JobKey, entry: EntryId) -> None:
         """Withdraw an intent if another process has handed the job over, or is about to.
