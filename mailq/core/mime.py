@@ -77,7 +77,7 @@ def _line_ends(text: str) -> object:
 def payload(content: bytes) -> bytes:
     """Return what goes on the wire after DATA: normalized `content` dot-stuffed, and the final dot."""
     first = b"." if content.startswith(b".") else b""
-    if content.rfind(b"\n.") >= 0:  # looking from the end takes CPython a third of the time
+    if b"\r\n." in content:  # CPython finds three octets in less time than two
         content = content.replace(b"\n.", b"\n..")
     return b"".join((first, content, b".\r\n"))
 

@@ -170,7 +170,7 @@ def judge(
     `flags` are those inferred from the result (`hints.infer`); None: nothing is read into its words, only the code and
     the schedule count. `effects` are those of the patterns that match it.
     """
-    if result.kind is Kind.ACCEPTED:
+    if result.accepted:
         return _SUCCESS
     known = effects.over(flags or Flags(fatal=result.code // 100 == 5))
     if result.in_doubt and (job.on_doubt or policy.on_doubt) == "fail":
