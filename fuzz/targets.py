@@ -27,7 +27,7 @@ from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict, judge
 from mailq.lab import syntax
 from mailq.smtp.envelope import mail_from, rcpt_to
-from mailq.smtp.session import extensions
+from mailq.smtp.opening import extensions
 from mailq.smtp.transaction import check
 from mailq.stages import storage
 from mailq.wiring import policy_of
