@@ -53,98 +53,57 @@ class Observers:
         """How often an observer has raised."""
         return sum(guard.failures for _, guard in self._guarded)
 
-    def consumed(self) -> None:
-        """A message came from the outbox."""
+    def _tell(self, event: str, *what: object, **named: object) -> None:
         for observer, guard in self._guarded:
             try:
-                observer.consumed()
+                getattr(observer, event)(*what, **named)
             except Exception as error:  # noqa: BLE001 - whatever it is
                 guard.failed(error)
+
+    def consumed(self) -> None:
+        """A message came from the outbox."""
+        self._tell("consumed")
 
     def ended(self, end: End) -> None:
         """What became of a message that had come."""
-        for observer, guard in self._guarded:
-            try:
-                observer.ended(end)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("ended", end)
 
     def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:
         """Whether the journal can be written, and what it has to say."""
-        for observer, guard in self._guarded:
-            try:
-                observer.journal(trouble, notes, stats)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("journal", trouble, notes, stats)
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
         """One attempt was judged."""
-        for observer, guard in self._guarded:
-            try:
-                observer.attempted(job, result, verdict)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("attempted", job, result, verdict)
 
     def refused(self, result: Result) -> None:
         """A document that is no job was answered with a result."""
-        for observer, guard in self._guarded:
-            try:
-                observer.refused(result)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("refused", result)
 
     def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
         """A job went back without an attempt."""
-        for observer, guard in self._guarded:
-            try:
-                observer.parked(job, until, cause, reason)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("parked", job, until, cause, reason)
 
     def poisoned(self, reason: str) -> None:
         """A message that is no job went to the poison queue."""
-        for observer, guard in self._guarded:
-            try:
-                observer.poisoned(reason)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("poisoned", reason)
 
     def published(self, routing_key: str, count: int) -> None:
         """The broker confirmed publications."""
-        for observer, guard in self._guarded:
-            try:
-                observer.published(routing_key, count)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("published", routing_key, count)
 
     def bug(self, where: str, error: BaseException) -> None:
         """Something happened that the code does not foresee."""
-        for observer, guard in self._guarded:
-            try:
-                observer.bug(where, error)
-            except Exception as another:  # noqa: BLE001 - whatever it is
-                guard.failed(another)
+        self._tell("bug", where, error)
 
     def broker(self, event: str, detail: str) -> None:
         """The connection to the broker changed."""
-        for observer, guard in self._guarded:
-            try:
-                observer.broker(event, detail)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("broker", event, detail)
 
     def flight(self, jobs: int, sessions: int) -> None:
         """So many jobs are being worked on and so many SMTP connections are open."""
-        for observer, guard in self._guarded:
-            try:
-                observer.flight(jobs, sessions)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("flight", jobs, sessions)
 
     def stalled(self, *, stalled: bool) -> None:
         """Jobs wait, the worker is connected, and nothing is delivered to it; or that is over."""
-        for observer, guard in self._guarded:
-            try:
-                observer.stalled(stalled=stalled)
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                guard.failed(error)
+        self._tell("stalled", stalled=stalled)
