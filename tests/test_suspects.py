@@ -86,8 +86,8 @@ async def test_deaths_are_counted_by_message_and_identity(journal):
     trials = Suspects(other)
     async with Suspects(one).trial(KILLER, 0):
         assert trials.deaths(KILLER) == 0  # it lives
-        one._current.close(remove=False)  # as the kernel does for a process that is killed
-        one._current = None
+        one._pen._current.close(remove=False)  # as the kernel does for a process that is killed
+        one._pen._current = None
     assert trials.deaths(KILLER) == 1
     assert trials.deaths(SLOW) == 0
     assert trials.deaths(KILLER._replace(message_id="another")) == 0
