@@ -146,7 +146,8 @@ be noted; then a job that was sent back twice is known for one."""
 
 
 REQUEUED = "x-mailq-requeued"
-"""AMQP header of a job that may have been handed over before: it is back from poison, or came again and was parked."""
+"""AMQP header of a job that may have been handed over before: it is back from poison, or mailq sent it on its way back,
+and who can tell whether only once."""
 
 
 def postpone(job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
@@ -175,7 +176,7 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
         priority=consumed.priority if job.priority is None else job.priority,
         headers=_passed_on(consumed.headers)
         | ({RETURNED: 1} if RETURNED in consumed.headers else {})
-        | ({REQUEUED: 1} if consumed.redelivered or REQUEUED in consumed.headers else {})
+        | {REQUEUED: 1}
         | ({UNNAMED: job.alias} if job.alias else {} if job.identified else {UNNAMED: 1}),
     )
 

@@ -263,14 +263,13 @@ async def test_a_retry_published_twice_is_one_job_though_nobody_named_it(system,
     assert await rabbit.count("success") == await rabbit.count("outbox") == 0
 
 
-async def test_a_job_parked_twice_is_one_job_though_nobody_named_it_and_not_sent_early(
-    system, sink, lose_an_ack, rabbit
-):
+@pytest.mark.parametrize("named", [{"id": "1"}, {}])
+async def test_a_job_parked_twice_is_one_job_and_not_sent_early(system, sink, lose_an_ack, rabbit, named):
     receiver = await sink()
     mail = await system(receiver)
     lose_an_ack()
     due = datetime.now(UTC) + timedelta(seconds=8)
-    await mail.send(recipient="accept@a.test", delayed=f"{due:%Y-%m-%d %H:%M:%S}")
+    await mail.send(recipient="accept@a.test", delayed=f"{due:%Y-%m-%d %H:%M:%S}", **named)
 
     await rabbit.wait_for_count("success", 1, deadline=30)
     sent = datetime.now(UTC)
