@@ -1,18 +1,16 @@
 """Journals of real processes that are killed, stopped, and run out of disk."""
 
-import ast
 import contextlib
 import os
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from support.puppet import Puppet
 
 from mailq.config.journal import JournalConfig
 from mailq.core.failure import Postponed
@@ -78,37 +76,6 @@ for line in sys.stdin:
 """
 
 
-class Process:
-    """A process with a journal, which evaluates what it is told."""
-
-    def __init__(self, directory, size):
-        arguments = [sys.executable, "-c", PROCESS, str(directory), str(size)]
-        self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def hear(self):
-        return ast.literal_eval(self.process.stdout.readline())
-
-    def __call__(self, line):
-        self.ask(line)
-        return self.hear()
-
-    def signal(self, number):
-        self.process.send_signal(number)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def close(self):
-        self.kill()
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-
 @pytest.fixture
 def home(tmp_path):
     return tmp_path / "journal"
@@ -120,7 +87,7 @@ def spawn(home):
     with contextlib.ExitStack() as stack:
 
         def start(*, size=SMALL, directory=home, begin="start()"):
-            process = Process(directory, size)
+            process = Puppet(PROCESS, directory, size)
             stack.callback(process.close)
             assert process(begin) is None
             return process

@@ -1,17 +1,14 @@
 """The file of the limits: found, made, refused and lost, by real processes that start, race and are killed."""
 
-import ast
 import contextlib
 import os
 import shutil
-import signal
 import stat
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from support.puppet import Puppet
 
 from mailq.config import Config
 from mailq.config.load import ConfigError
@@ -64,31 +61,6 @@ for line in sys.stdin:
 """
 
 
-class Process:
-    """Another process of the host; called with Python, it answers what that comes to."""
-
-    def __init__(self, home):
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(home), str(SLOTS)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def say(self, line):
-        self.popen.stdin.write(line + "\n")
-        self.popen.stdin.flush()
-
-    def hear(self):
-        return ast.literal_eval(self.popen.stdout.readline())
-
-    def __call__(self, line):
-        self.say(line)
-        return self.hear()
-
-    def end(self, number=signal.SIGKILL):
-        self.popen.send_signal(number)
-        self.popen.communicate()
-
-
 @pytest.fixture
 def home(tmp_path):
     return tmp_path / "journal"
@@ -99,8 +71,8 @@ def spawn(home):
     with contextlib.ExitStack() as stack:
 
         def start(*, begin="start()", directory=home):
-            process = Process(directory)
-            stack.callback(process.end)
+            process = Puppet(PROCESS, directory, SLOTS)
+            stack.callback(process.close)
             if begin:
                 assert process(begin) is None
             return process
@@ -139,7 +111,7 @@ def test_starters_at_once_end_up_with_one_file_and_a_column_each(spawn, home, be
             home.mkdir(exist_ok=True)
             (home / NAME).write_bytes(before)
         for process in processes:
-            process.say("start() or place()")
+            process.ask("start() or place()")
         places = [process.hear() for process in processes]
         assert {inode for inode, _ in places} == {(home / NAME).stat().st_ino}
         assert sorted(column for _, column in places) == list(range(6))
@@ -153,7 +125,7 @@ def test_a_column_is_used_again_and_nothing_is_left_of_who_had_it(spawn):
     watcher, victim, third = spawn(), spawn(), spawn()
     assert victim("enter('a'), enter('a', 2)") == (True, True)
     assert third("enter('b')") is True
-    victim.end()
+    victim.kill()
     third("t.close()")
     assert watcher("enter('b')") is True  # who leaves is out at once
     heir = spawn()
@@ -166,7 +138,7 @@ def test_what_dead_runs_had_in_is_free_when_somebody_looks(spawn):
         assert victim("enter('a', 3)") is True
     survivor = spawn()
     assert survivor("enter('a', 3)") is False
-    victim.end()
+    victim.kill()
     assert survivor("t.tend(), enter('a', 3), enter('a', 3)") == (None, True, False)
 
 
@@ -175,10 +147,10 @@ def test_a_table_lives_as_long_as_somebody_has_it(spawn, home):
     first, second = spawn(), spawn()
     inode = (home / NAME).stat().st_ino
     assert first("enter('a'), wait('a')") == (True, 0)
-    first.end()
+    first.kill()
     second("t.tend()")
     assert second("enter('a'), wait('a') > 99") == (True, True)
-    second.end()
+    second.kill()
     third = spawn()
     assert third("enter('a'), wait('a')") == (True, 0)
     assert (home / NAME).stat().st_ino != inode
@@ -202,7 +174,7 @@ DAMAGES = ["other version", "other size", "truncated", "header alone"]
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_file_that_does_not_count_is_replaced_if_nobody_has_it(spawn, home, how):
-    spawn().end()
+    spawn().kill()
     damage(home / NAME, how)
     first, second = spawn(), spawn()
     assert (first("enter('a')"), second("enter('a')")) == (True, False)
@@ -220,7 +192,7 @@ def test_a_file_of_another_version_is_not_torn_away_from_its_processes(spawn, ho
         "end them or set worker.journal_dir elsewhere"
     )
     assert (home / NAME).stat().st_ino == inode
-    user.end()
+    user.kill()
     assert newcomer("t.trouble(), enter('a')") == (None, True)
 
 
@@ -230,7 +202,7 @@ def test_when_all_columns_are_taken_that_is_said_until_one_is_free(spawn, home):
     whole = f"fcntl.lockf(os.open({str(home / NAME)!r}, os.O_RDWR), fcntl.LOCK_EX, {COLUMNS - 1}, {SLOTS + 1})"
     assert holder(whole) is None
     assert f"limits has {COLUMNS} processes already; run fewer" in late("start()")
-    holder.end()
+    holder.kill()
     assert late("t.trouble(), place()[1]") == (None, 1)
 
 
@@ -276,7 +248,7 @@ def test_a_link_is_not_followed(spawn, home, tmp_path):
 def test_what_may_not_be_written_is_named_with_the_remedy():
     place = Path(tempfile.mkdtemp(dir="/tmp"))  # a folder of pytest's could not be reached by another user
     remedy = "is not to be written by this user; change its owner or set worker.journal_dir elsewhere"
-    process, owner = Process("."), Process(place)
+    process, owner = Puppet(PROCESS, ".", SLOTS), Puppet(PROCESS, place, SLOTS)
     try:
         process(f"os.chdir({str(place)!r}) or os.setuid(65534)")
         place.chmod(0o755)
@@ -284,12 +256,12 @@ def test_what_may_not_be_written_is_named_with_the_remedy():
         place.chmod(0o777)
         assert owner("start()") is None
         assert process("t.trouble()") == f"table of limits limits {remedy}"  # it is root's
-        owner.end()
+        owner.kill()
         (place / NAME).unlink()
         assert process("t.trouble(), enter('a')") == (None, True)
     finally:
-        process.end()
-        owner.end()
+        process.close()
+        owner.close()
         shutil.rmtree(place)
 
 
