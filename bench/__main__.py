@@ -51,17 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bench(options: Options, home: Path) -> None:
     say = _Teller()
-    # Told before minutes of work: it may not be able to.
-    postfix = Postfix(options, home, say) if options.versus else None
-    figures = _mailq(options, home, say)
-    peers = postfix.run() if postfix else {}
+    rounds = []
+    for number in range(options.rounds):
+        place = home / f"{number + 1}"
+        place.mkdir()
+        place.chmod(0o755)
+        # Made before minutes of work: it may not be able to.
+        postfix = Postfix(options, place, say) if options.versus else None
+        rounds.append((_mailq(options, place, say), postfix.run() if postfix else {}))
     rules = classify.measure()
-    report.show(options, figures, peers, rules)
+    report.show(options, rounds, rules)
     if options.profile:
-        report.show_profile(profile_file(home))
+        report.show_profile(profile_file(place))
     if options.keep:
         say(f"files are in {home}")
-    report.print_json(options, figures, peers, rules)
+    report.print_json(options, rounds, rules)
 
 
 def _soak(options: Options, home: Path) -> None:

@@ -25,6 +25,7 @@ class Options:
     latency: float | None
     live: bool
     versus: str | None
+    rounds: int
     profile: bool
     pace: int
     pace_seconds: float
@@ -54,6 +55,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--latency", type=_within(float, 0, 10_000), metavar="MS", help="round trip time to the receiver")
     add("--live", action="store_true", help="also inject and deliver at once")
     add("--vs", dest="versus", choices=["postfix"], help="the same messages through Postfix, and the ratio")
+    add(
+        "--rounds", type=_within(int, 1, 20), default=1, help="all of it so often, in turns; the best of each count (1)"
+    )
     add("--profile", action="store_true", help="run the worker under cProfile; rates are far lower then")
     add("--pace", type=_within(int, 1, 100_000), default=500, help="jobs a second where latency is taken (500)")
     add("--pace-seconds", type=_within(float, 0.1, 600), default=10, metavar="S", help="and for how long (10)")

@@ -3,7 +3,7 @@
 import io
 import pstats
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -21,9 +21,13 @@ _ROLES = ("worker", "postfix", "broker", "sink", "relay", "bench")
 
 Peers = Mapping[Variant, Phase]
 
+Rounds = Sequence[tuple[Figures, Peers]]
+"""What was measured in turns: mailq, and its peer; of several rounds the best of each count."""
 
-def show(options: Options, figures: Figures, peers: Peers, rules: Mapping[str, float]) -> None:
+
+def show(options: Options, rounds: Rounds, rules: Mapping[str, float]) -> None:
     """Print the tables."""
+    figures, peers = _best(rounds)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
     phases = list(_phases(figures, peers))
     roles = [role for role in _ROLES if any(role in phase.cpu for _, phase in phases)]
@@ -46,6 +50,8 @@ def show(options: Options, figures: Figures, peers: Peers, rules: Mapping[str, f
         console.print(f"round trips per message: {figures.round_trips_per_message:.2f}")
     if peers:
         console.print(f"mailq drains {_ratio(figures, peers):.2f} times as fast as Postfix at its best")
+    for name, rates in _rates(rounds).items() if len(rounds) > 1 else ():
+        console.print(f"{name}, round by round: {', '.join(f'{rate:,.0f}' for rate in rates)} messages/s")
     if not figures.complete:
         console.print(f"not all of {options.jobs:,} jobs were delivered within {options.limit:g} s (--limit)")
 
@@ -57,8 +63,9 @@ def show_profile(file: Path) -> None:
     sys.stdout.write(text.getvalue())
 
 
-def print_json(options: Options, figures: Figures, peers: Peers, rules: Mapping[str, float]) -> None:
+def print_json(options: Options, rounds: Rounds, rules: Mapping[str, float]) -> None:
     """Print the last line; what was not measured is absent."""
+    figures, peers = _best(rounds)
     drain, live = figures.drain, figures.live
     record: dict[str, object] = {
         "rate": round(drain.rate, 1),
@@ -85,9 +92,26 @@ def print_json(options: Options, figures: Figures, peers: Peers, rules: Mapping[
     if peers:
         record["postfix_rate"] = round(max(phase.rate for phase in peers.values()), 1)
         record["ratio"] = round(_ratio(figures, peers), 3)
+    if len(rounds) > 1:
+        record["rounds"] = {name: [round(rate, 1) for rate in rates] for name, rates in _rates(rounds).items()}
     sys.stdout.flush()
     sys.stdout.write(orjson.dumps(record).decode() + "\n")
     sys.stdout.flush()
+
+
+def _best(rounds: Rounds) -> tuple[Figures, Peers]:
+    """Return the figures of mailq's fastest round, and the fastest phase of each variant of its peer."""
+    figures = max((figures for figures, _ in rounds), key=lambda each: each.drain.rate)
+    variants = rounds[0][1]
+    return figures, {each: max((peers[each] for _, peers in rounds), key=lambda phase: phase.rate) for each in variants}
+
+
+def _rates(rounds: Rounds) -> dict[str, list[float]]:
+    """Return how fast each was in each round, Postfix at its best there."""
+    rates = {"mailq": [figures.drain.rate for figures, _ in rounds]}
+    if rounds[0][1]:
+        rates["Postfix"] = [max(phase.rate for phase in peers.values()) for _, peers in rounds]
+    return rates
 
 
 def _phases(figures: Figures, peers: Peers) -> Iterator[tuple[str, Phase]]:

@@ -11,6 +11,7 @@ import pytest
 from bench.jobs import Jobs, message
 from bench.measure import Figures, Phase
 from bench.options import parse
+from bench.report import print_json
 from bench.usage import cpu_seconds, peak_rss_mb, tree
 from mailq.core.job import Job
 from mailq.core.mime import normalize
@@ -106,6 +107,19 @@ def test_percentiles_are_by_nearest_rank():
     assert [figures.percentile(share) for share in (0.5, 0.99, 1)] == [50.0, 99.0, 100.0]
     assert phase.rate == 250
     assert phase.cpu_per_1000("worker") == 1.0
+
+
+def test_of_several_rounds_the_best_of_each_counts(capsys):
+    def round_of(mine, peer):
+        mailq, postfix = (Phase(rate, 1.0, {"worker": 1.0}, 0.0) for rate in (mine, peer))
+        figures = Figures(mailq, complete=True, pace=1, latencies=[1.0], live=None, peak_rss_mb=1)
+        return figures, {"cached": postfix}
+
+    print_json(parse(["--rounds", "2"]), [round_of(300, 100), round_of(200, 150)], {"known_us": 1, "unlike_us": 2})
+
+    record = json.loads(capsys.readouterr().out)
+    assert (record["rate"], record["postfix_rate"], record["ratio"]) == (300, 150, 2)
+    assert record["rounds"] == {"mailq": [300, 200], "Postfix": [100, 150]}
 
 
 _BURN = """
