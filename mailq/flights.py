@@ -50,8 +50,22 @@ class Flight:
         if self.entry is not None:  # to the target before this one, which refused it
             self.journal.withdrawn(self.entry)
             self.entry = None
-        contested = self.again or not self.broker.alive
-        self.entry = self.journal.hand_over(key_of(self.job), contested=contested)
+        self.enter()
+
+    def enter(self) -> None:
+        """Note the attempt in the journal.
+
+        Of a job that nobody named and that the broker gives out again, what another process may have done with it
+        meanwhile looks like an equal job's: whoever has it now begins anew.
+
+        Raises:
+            Postponed: another process has the same job, or may have.
+            JournalError: it cannot be noted.
+        """
+        alive = self.broker.alive
+        if not alive and not self.job.identified:
+            raise Postponed(UNRECORDED, Cause.ELSEWHERE, "the broker gives the job out again")
+        self.entry = self.journal.hand_over(key_of(self.job), contested=self.again or not alive)
 
     def withdraw(self) -> None:
         """Note that no receiver has the message, unless one may have it."""
@@ -123,11 +137,11 @@ class Flights:
         """
         try:
             if flight.entry is None:
-                contested = flight.again or not flight.broker.alive
-                flight.entry = self._journal.hand_over(key_of(flight.job), contested=contested)
+                flight.enter()
         except Postponed as later:
             return later
         except JournalError:
             return result  # the receiver has nothing, so another attempt does no harm
+        assert flight.entry is not None
         self._journal.answered(flight.entry, pack(result))
         return result

@@ -7,6 +7,7 @@ import pytest
 from support.broker import until
 
 from mailq.config.journal import JournalConfig
+from mailq.core.failure import Postponed
 from mailq.core.job import Job
 from mailq.core.journal import PARKED, Standing, key_of
 from mailq.edges.journal import FileJournal, NullJournal
@@ -158,3 +159,18 @@ def test_without_a_journal_there_are_no_names():
     journal = NullJournal()
     receipts = Receipts(journal, Flights(journal, None, None))
     assert not named(job(), receipts.parking(job())).identified
+
+
+@pytest.mark.parametrize("properties", [{}, {"message_id": "one"}])
+async def test_what_the_broker_gives_out_again_is_not_handed_over_where_nobody_could_tell_by_whom(
+    journal, flights, properties
+):
+    broker = Life()
+    flight = flights.begin(job(**properties), broker, again=False)
+    broker.lose()
+    if properties:
+        flight.hand_over()
+    else:
+        with pytest.raises(Postponed):
+            flight.hand_over()
+    assert len(journal._open) == len(properties)
