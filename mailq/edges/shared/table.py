@@ -25,6 +25,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from time import monotonic
@@ -92,22 +93,24 @@ class SharedTable:
         self._own = file.column * self._stride
         self._place = lru_cache(maxsize=self._slots)(self._locate)
         for key, count in self._inside.items():
-            digest, bucket, home = self._place(key)
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, bucket)
-            try:
-                slot = self._claim(digest, bucket, home, monotonic())
+            with self._locked(key) as (slot, _):
                 if slot is not None:
                     self._cells[self._own + slot] = count
-            finally:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, bucket)
 
-    async def take(self, key: str, rate: Rate, *, patience: float, returned: bool) -> Slot:
-        """Return when the next event of a rate may be; see `core.pace.take`, which decides it."""
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[tuple[int | None, float]]:
+        """Lock the bucket of a key, and yield its slot, None if there is no room for it, and the moment."""
         digest, bucket, home = self._place(key)
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, bucket)
         try:
             now = monotonic()
-            slot = self._claim(digest, bucket, home, now)
+            yield self._claim(digest, bucket, home, now), now
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, bucket)
+
+    async def take(self, key: str, rate: Rate, *, patience: float, returned: bool) -> Slot:
+        """Return when the next event of a rate may be; see `core.pace.take`, which decides it."""
+        with self._locked(key) as (slot, now):
             if slot is None:
                 self.overflows += 1
                 return Slot(0.0)
@@ -117,16 +120,10 @@ class SharedTable:
             ends = max(ends, pace.next + (rate.burst - 1) * rate.interval, pace.front, pace.back)
             moments[at + 3], moments[at], moments[at + 1], moments[at + 2] = ends, pace.next, pace.front, pace.back
             return answer
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, bucket)
 
     async def enter(self, key: str, limit: int) -> bool:
         """Count this process in once more if fewer than `limit` are in and none with less waits; tell whether it is."""
-        digest, bucket, home = self._place(key)
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, bucket)
-        try:
-            now = monotonic()
-            slot = self._claim(digest, bucket, home, now)
+        with self._locked(key) as (slot, now):
             if slot is None:
                 self.overflows += 1
                 self._inside[key] = self._inside.get(key, 0) + 1
@@ -141,8 +138,6 @@ class SharedTable:
             ends = slot * MOMENTS + 3
             self._moments[ends] = max(self._moments[ends], now + WANTED / 1000)
             return False
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, bucket)
 
     def leave(self, key: str) -> None:
         """Count this process out once; nothing happens if it is not in, or the table is given back."""
