@@ -22,8 +22,7 @@ from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
-from mailq.edges import log as log_module
-from mailq.edges.log import configure
+from mailq.edges.log import configure, outlet
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 JOB = Job.parse(
@@ -361,9 +360,9 @@ def wait_for_line(reader):
 _WRITER = """
 import sys
 from mailq.config.operations import LogConfig
-from mailq.edges import log as module
-module.PATIENCE, number = 60, int(sys.argv[1])
-with module.configure(LogConfig(), process=number) as log:
+from mailq.edges.log import configure, outlet
+outlet.PATIENCE, number = 60, int(sys.argv[1])
+with configure(LogConfig(), process=number) as log:
     log.logger.info("ready")
     sys.stdin.read()
     for line in range(2000):
@@ -430,7 +429,7 @@ def test_a_broken_pipe_stops_nothing():
 
 
 def test_a_blocked_pipe_delays_nothing_and_what_is_dropped_is_counted(monkeypatch):
-    monkeypatch.setattr(log_module, "MAX_BUFFER", 20_000)
+    monkeypatch.setattr(outlet, "MAX_BUFFER", 20_000)
     readable, writable = os.pipe()
     fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, 4096)
     reader, stream = os.fdopen(readable, "rb"), os.fdopen(writable, "w")
@@ -452,7 +451,7 @@ def test_a_blocked_pipe_delays_nothing_and_what_is_dropped_is_counted(monkeypatc
 
 
 def test_a_pipe_blocked_for_good_does_not_keep_the_process_from_ending(monkeypatch):
-    monkeypatch.setattr(log_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(outlet, "PATIENCE", 0.2)
     readable, writable = os.pipe()
     stream = os.fdopen(writable, "w")
     with os.fdopen(readable, "rb") as reader:

@@ -16,12 +16,13 @@ from mailq.core.reply import printable
 from mailq.core.result import Trail, accepted, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
-from mailq.edges import log as log_module
 from mailq.edges.log import Log
+from mailq.edges.log.lines import renderer
+from mailq.edges.log.outlet import PIPE_BUF
 
 RENDERERS = {
-    "json": log_module._fitting(log_module._for_programs({})),
-    "console": log_module._fitting(log_module._for_people({}, colours=True)),
+    "json": renderer("json", {}),
+    "console": renderer("console", {}, colours=True),
 }
 ODD = st.sampled_from(
     [
@@ -70,7 +71,7 @@ def written(format_, call):
     lines = []
     call(Log(LogConfig(format=format_, level="debug"), RENDERERS[format_], lines.append))
     for line in lines:
-        assert len(line) <= log_module.PIPE_BUF
+        assert len(line) <= PIPE_BUF
         text = line.decode()
         assert text.endswith("\n")
         text = re.sub(r"\x1b\[\d+m", "", text)  # ours

@@ -8,9 +8,8 @@ handed to the `receiver`, a consumer or a publisher.
 
 import asyncio
 import os
-import socket
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from pamqp import commands
 from pamqp import frame as codec
@@ -23,6 +22,7 @@ from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.frames import HEARTBEAT, MAX_FRAME, PROTOCOL_HEADER, Event, FrameError, FrameReader
 from mailq.edges.amqp.gathering import Gathering
 from mailq.edges.amqp.methods import ConnectionOpen
+from mailq.edges.amqp.reach import reach
 from mailq.ports import BrokerError
 
 CROWD = 24
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         connection = cls(address, name, heartbeat=heartbeat, answer_timeout=answer_timeout)
         try:
             async with asyncio.timeout(connect_timeout):
-                await connection._connect(connect_timeout)
+                await reach(address, connection, connect_timeout)
                 await connection._log_in()
         except TimeoutError:
             error = BrokerError(f"no AMQP connection to {address} within {connect_timeout:g} s")
@@ -213,40 +213,6 @@ class Connection(asyncio.Protocol):
         self._end(BrokerError(f"connection to {self._address} lost: {why}"))
 
     # Opening.
-
-    async def _connect(self, seconds: float) -> None:
-        """Connect to the first address that answers; each has an equal share of the time that is left."""
-        address, loop = self._address, self._loop
-        ends = loop.time() + seconds
-        try:
-            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise BrokerError(f"host name {address.host!r} cannot be resolved: {error.strerror}") from None
-        trouble = "it has no address"
-        for index, (family, _, _, _, where) in enumerate(found):
-            try:
-                async with asyncio.timeout((ends - loop.time()) / (len(found) - index)):
-                    await self._attach(family, where)
-            except TimeoutError:
-                trouble = "no answer in time"
-            except OSError as error:  # ssl.SSLError is one
-                trouble = error.strerror or str(error)
-            else:
-                return
-        raise BrokerError(f"cannot connect to RabbitMQ at {address}: {printable(trouble.encode())}")
-
-    async def _attach(self, family: int, where: tuple[Any, ...]) -> None:
-        """Connect a socket, then put this protocol on it (inside TLS, if so configured)."""
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            await self._loop.sock_connect(sock, where)
-            tls = self._address.tls
-            name = self._address.host if tls else None
-            await self._loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=name)
-        except BaseException:
-            sock.close()
-            raise
 
     async def _log_in(self) -> None:
         """Walk through start, tune and open with PLAIN, then open the channel."""
