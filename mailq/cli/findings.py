@@ -24,7 +24,7 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import EndpointConfig
 from mailq.core.address import ascii_domain
 from mailq.core.failure import Failure
-from mailq.core.networks import Networks
+from mailq.core.networks import Networks, numeric
 from mailq.core.reply import MAX_LINE, printable
 from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
@@ -176,7 +176,8 @@ async def _prohibited(hosts: list[str], resolver: DnsResolver, networks: Network
     skipped = []
     for host in hosts:
         with suppress(Failure):
-            barred = [(ip, networks.holding(ip)) for ip in await resolver.addresses(host)]
+            ips = [ip] if (ip := numeric(host)) else await resolver.addresses(host)
+            barred = [(ip, networks.holding(ip)) for ip in ips]
             skipped += [f"{host} ({ip}, in {network} of dns.prohibited)" for ip, network in barred if network]
     return skipped
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 from mailq.core.address import AddressError, ascii_domain
 from mailq.core.failure import Failure
-from mailq.core.networks import NO_NETWORKS, Networks
+from mailq.core.networks import NO_NETWORKS, Networks, numeric
 from mailq.core.reply import printable
 from mailq.core.routing import Target
 from mailq.core.states import Kind, State
@@ -143,7 +143,7 @@ async def host_targets(
         Failure: always transient (451 4.4.3), for the recipient has no part in it.
     """
     name = _unbracketed(host)
-    choice = _Choice(family, max_targets, rng, prohibited if _ip(name) is None else NO_NETWORKS)
+    choice = _Choice(family, max_targets, rng, prohibited if numeric(name) is None else NO_NETWORKS)
     return await _reach(f"host {printable(host.encode())}", [Endpoint(name, port)], resolver, choice)
 
 
@@ -157,7 +157,7 @@ def parse_endpoint(text: str, port: int) -> Endpoint:
     match = _ENDPOINT.fullmatch(text)
     host, number = (match["v6"] or match["name"], int(match["port"] or port)) if match else (text, port)
     try:
-        name = _ip(host) or ascii_domain(host)
+        name = numeric(host) or ascii_domain(host)
     except AddressError:
         name = ""
     bracketed_name = text.startswith("[") and ":" not in name
@@ -236,7 +236,7 @@ async def _look_up(
 
 async def _addresses(host: str, resolver: Resolver, choice: _Choice) -> Sequence[str] | Failure:
     """Return the usable addresses of a host, or why there are none: one's trouble must not end others' lookups."""
-    ip = _ip(host)
+    ip = numeric(host)
     try:
         found = [ip] if ip is not None else await resolver.addresses(host)
     except Failure as failure:
@@ -248,7 +248,7 @@ def _prohibition(host: str, ips: Sequence[str], choice: _Choice) -> Failure | No
     """Return the failure of a host that has a prohibited address of a wanted family."""
     for ip in filter(choice.wants, ips):
         if network := choice.prohibited.holding(ip):
-            what = ip if _ip(host) else f"{host} ({ip})"
+            what = ip if numeric(host) else f"{host} ({ip})"
             why = f"{what} is in {network} of dns.prohibited"
             return Failure(State.DNS, Kind.ERROR, why, code=550, status=UNROUTABLE)
     return None
@@ -287,14 +287,3 @@ def _unbracketed(text: str) -> str:
     if not (text.startswith("[") and text.endswith("]")):
         return text
     return text[1:-1].removeprefix("IPv6:")
-
-
-@lru_cache(maxsize=10_000)
-def _ip(text: str) -> str | None:
-    """Return the text as an IP address in its usual form, None if it is a name."""
-    if (":" not in text and not text[-1:].isdigit()) or "%" in text:  # a scope may hold any character
-        return None
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        return None

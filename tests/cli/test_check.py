@@ -247,6 +247,7 @@ async def test_dns(check, domain, level, words):
     [
         ("a.test", "a.test: mx.a.test; not connected to: mx.a.test (127.0.0.1, in 127.0.0.0/8 of dns.prohibited)"),
         ("implicit.test", "the domain itself; not connected to: implicit.test (127.0.0.9, in 127.0.0.0/8 of "),
+        ("numeric.test", "numeric.test: 127.0.0.1; not connected to: 127.0.0.1 (127.0.0.1, in 127.0.0.0/8 of "),
         ("halfmissing.test", "gone.halfmissing.test, mx.a.test; not connected to: mx.a.test (127.0.0.1"),
         ("mixed.test", "not connected to: mx.mixed.test (::1, in ::1/128 of dns.prohibited), mx.mixed.test (127.0.0.1"),
     ],

@@ -25,6 +25,11 @@ DEFAULTS = Networks(DnsConfig().prohibited)
         ("::ffff:7f00:1", "127.0.0.0/8"),
         ("::ffff:0:0", "0.0.0.0/8"),
         ("::ffff:192.0.2.1", None),
+        ("2002:7f00:1::1", "127.0.0.0/8"),
+        ("2002:c000:201::7f00:1", None),
+        ("64:ff9b::127.0.0.1", "127.0.0.0/8"),
+        ("64:ff9b::192.0.2.1", None),
+        ("64:ff9c::127.0.0.1", None),
         ("10.0.0.1", None),
         ("2001:db8::1", None),
     ],
@@ -32,6 +37,12 @@ DEFAULTS = Networks(DnsConfig().prohibited)
 def test_loopback_and_this_host_are_prohibited(ip, network):
     assert DEFAULTS.holding(ip) == network
     assert NO_NETWORKS.holding(ip) is None
+
+
+def test_a_translated_address_is_prohibited_by_what_it_is_and_by_what_it_leads_to():
+    assert Networks(["10.0.0.0/8"]).holding("64:ff9b::a00:1") == "10.0.0.0/8"
+    assert Networks(["64:ff9b::/96"]).holding("64:ff9b::c000:201") == "64:ff9b::/96"
+    assert Networks(["2002::/16"]).holding("2002:c000:201::1") == "2002::/16"
 
 
 def test_of_networks_in_each_other_the_first_is_told():
