@@ -12,7 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 from mailq.clock import Clock
-from mailq.core.failure import Cause, Failure, Postponed
+from mailq.core.failure import Cause, Failure, Postponed, bare
 from mailq.core.job import Job, Smarthost
 from mailq.core.journal import JournalError
 from mailq.core.limits import Allowance
@@ -122,11 +122,11 @@ class Delivery:
             state = State.RCPTTO if job.dryrun else _MESSAGE
             return accepted(trail, reply, time=self._now(), attempt=job.attempt, state=state)
         except Postponed as later:
-            return later
+            return bare(later)
         except JournalError as trouble:
             return Postponed(UNRECORDED, Cause.JOURNAL, str(trouble))
         except Failure as trouble:
-            failure = trouble
+            failure = bare(trouble)
         except TimeoutError:
             failure = Failure(trail.state, Kind.TIMEOUT, f"the attempt took more than {self._clock.limit:g} s")
         except Exception as error:  # noqa: BLE001 - a bug costs one attempt and never a job
@@ -148,7 +148,7 @@ class Delivery:
         except Failure as failure:
             if not self._meaning.falls_back(job, failure, trail):
                 raise
-            return await self._fall_back(errand, [_Ending(failure, replace(trail))])
+            return await self._fall_back(errand, [_Ending(bare(failure), replace(trail))])
         return await self._reach(errand)
 
     async def _aim(self, errand: _Errand, smarthost: Smarthost | None) -> None:
@@ -174,7 +174,7 @@ class Delivery:
             except Failure as failure:
                 # A smarthost that takes no mail at all says nothing about the message.
                 if not errand.earlier or ORDER[failure.state] >= ORDER[State.MAILFROM]:
-                    endings.append(_Ending(failure, replace(errand.trail), errand.source))
+                    endings.append(_Ending(bare(failure), replace(errand.trail), errand.source))
                 if not self._meaning.falls_back(errand.job, failure, errand.trail):
                     break
         else:

@@ -5,10 +5,12 @@ description, so that result consumers always find numbers. The code's first digi
 default verdict (`core.verdict`): a 4 is tried again, a 5 is not.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mailq.core.reply import Reply
 from mailq.core.states import Kind, State, Word
+
+E = TypeVar("E", bound=Exception)
 
 
 class Default(NamedTuple):
@@ -93,6 +95,16 @@ class Postponed(Exception):  # noqa: N818 - nothing went wrong
         self.wait = wait
         self.cause = cause
         self.reason = reason
+
+
+def bare(trouble: E) -> E:
+    """Return an exception that was caught and is kept, without its traceback and what it came from.
+
+    The frames in a traceback hold what they worked on, often the exception itself: then a job and its message would
+    stay in memory until the garbage collector comes by.
+    """
+    trouble.__traceback__ = trouble.__cause__ = trouble.__context__ = None
+    return trouble
 
 
 DEFAULTS_BY_KIND: dict[Kind, Default] = {

@@ -129,6 +129,7 @@ class TcpWire(Stream):
         assert self._transport is not None
         assert self._opening is not None
         unread = bytes(self._opening._buffer)  # noqa: SLF001 - spoken out of turn: must not be lost
+        self._opening = None
         self._transport.set_protocol(self)
         if self._transport.is_closing():
             self.connection_lost(None)

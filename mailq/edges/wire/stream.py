@@ -124,15 +124,19 @@ class Stream(asyncio.Protocol):
             self._set_timer()
         else:
             self._waiter.set_exception(TimeoutError())
+            self._waiter = None
 
     def _wake(self) -> None:
         """Let go on who waits for what is there now."""
-        waiter, writable = self._waiter, self._writable
-        if waiter is not None and not waiter.done():
-            if self._queue:
+        waiter, writable, trouble = self._waiter, self._writable, self._trouble
+        if waiter is not None and (self._queue or trouble is not None):
+            self._waiter = None  # it would hold what it raises, and that who waited, and with that this wire
+            if waiter.done():  # given up
+                pass
+            elif self._queue:
                 waiter.set_result(self._queue.popleft())
-            elif self._trouble is not None:
-                waiter.set_exception(self._trouble)
+            elif trouble is not None:
+                waiter.set_exception(Trouble(trouble.kind, trouble.text))
         if writable is not None and not writable.done():
             writable.set_result(None)
 
