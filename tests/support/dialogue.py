@@ -240,7 +240,7 @@ def _config(addresses: Sequence[tuple[str, int]], options: dict[str, Any]) -> Co
     tables: dict[str, dict[str, Any]] = {
         "delivery": {"ehlo": "client.example"},
         "dns": {"overrides": {"*": [f"{host}:{port}" for host, port in addresses]}},
-        "timeouts": dict.fromkeys(STATES_WITH_CLOCKS, DEADLINE / 2),
+        "timeouts": dict.fromkeys(STATES_WITH_CLOCKS, DEADLINE / 2) | {"quit": 0.5},
     }
     for key, value in options.items():
         table, dot, name = key.partition(".")

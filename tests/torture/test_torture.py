@@ -81,8 +81,8 @@ async def test_nothing_is_lost_and_nothing_doubled_without_a_word(start, tmp_pat
 
 
 async def test_an_interrupted_run_leaves_nothing_running(start, tmp_path):
-    process = await start("-n", "500", "--kinds", "stop")
-    while b"0 stop " not in await asyncio.wait_for(process.stdout.readline(), 60):
+    process = await start("-n", "500", "--kinds", "smtp-cut")
+    while b"0 smtp-cut " not in await asyncio.wait_for(process.stdout.readline(), 60):
         assert process.returncode is None
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 60)

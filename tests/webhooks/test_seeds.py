@@ -21,7 +21,7 @@ async def told(system, sink, hooks, receiver):
         running = await hooks(crm={"url": crm.url})
         mail = await system(server or await sink(faults=faults), patterns=list(patterns),
                             delivery={"retries": [1, 3600], "max_attempts": 10}, **(tables or {}),
-                            timeouts={"connect": 0.3, "intro": 0.3, "rcptto": 0.3, "message": 0.3})  # fmt: skip
+                            timeouts=dict.fromkeys(("connect", "intro", "rcptto", "message", "quit"), 0.3))  # fmt: skip
         job |= {"recipient": recipient, "mime": MIME, "id": "job", "maxattempts": maxattempts}
         await mail.send(properties={"message_id": "queue-id"}, **job)
         await until(lambda: len(crm.taken) >= events)
