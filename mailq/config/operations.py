@@ -17,7 +17,8 @@ class WorkerConfig(Section):
     max_bytes: int = Field(
         256 * 1024 * 1024,
         ge=1,
-        description="Octets of jobs in memory, gzip undone; above that no more are received for a while.",
+        description="Octets of jobs in memory, gzip undone; above that no more are received for a while. With the"
+        " copies that are made on the way to the wire, memory grows by up to three times as much.",
     )
     sessions: int = Field(1000, ge=1, description="SMTP connections open at once, idle ones among them.")
     drain_timeout: float = Field(30, ge=0, description="Seconds that SIGTERM gives to what is on the wire.")
