@@ -147,7 +147,9 @@ class Opening:
         if "starttls" in self.offered:
             trail.facts["command"] = "STARTTLS"
             trail.said.append(("STARTTLS",))
-            await self.ask(trail, State.STARTTLS, self.wire.starttls())
+            reply = await self.ask(trail, State.STARTTLS, self.wire.starttls())
+            if reply.code != 220:  # no refusal, but no leave either: the connection is as open as before
+                raise Failure(State.STARTTLS, Kind.INVALID, f"unexpected answer: {reply.code} {reply.text}"[:500])
             self._learn_security(trail)
             await self._hello(trail)
         elif self.route.tls is Tls.REQUIRED:
