@@ -298,6 +298,20 @@ async def test_octets_smuggled_before_tls_are_no_answer_after_it():
     assert (result.state, result.description) in ((State.MAILFROM, "true"), (State.STARTTLS, "TLS handshake failed"))
 
 
+@pytest.mark.parametrize("answer", [b"220 go ahead\r\n", b"454 not now\r\n", b"22"])
+async def test_an_answer_to_starttls_that_came_before_it_was_asked_is_none(answer):
+    async def script(peer):
+        await peer.say(b"220 mx.test\r\n")
+        await peer.hear()
+        await peer.say(OFFER + answer)
+
+    async with Hostile(script) as server, mailer(server.address, REQUIRED) as client:
+        result = await client.send()
+
+    assert (result.state, result.kind) == (State.STARTTLS, Kind.INVALID)
+    assert server.peers[0].heard == b"EHLO client.example\r\n"
+
+
 class Deceiver:
     """Answers each transaction by dice, and glues replies that nobody asked for to the answers to `verbs`.
 

@@ -52,7 +52,7 @@ class TcpWire(Stream):
         self._address = address
         self._security = security
         self._socket: socket.socket | None = None
-        self._opening: SMTPProtocol | None = None
+        self._opening: _Opening | None = None
         self.local: str | None = None
         self.local_port: int | None = None
 
@@ -99,8 +99,7 @@ class TcpWire(Stream):
         assert self._opening is not None
         with _translated():
             octets = line.encode()
-            if self._opening._buffer:  # noqa: SLF001 - else it would pass for the answer to this command
-                raise Trouble(Kind.INVALID, "the server spoke out of turn")
+            self._opening.expect_silence()
             self.sent += len(octets) + 2
             return _reply(await self._opening.execute_command(octets))
 
@@ -108,9 +107,10 @@ class TcpWire(Stream):
         """Ask for TLS and, if the answer is 220, do the handshake; returns the answer."""
         opening = self._opening
         assert opening is not None
-        self.sent += len(b"STARTTLS\r\n")
         try:
             with _translated():
+                opening.expect_silence()
+                self.sent += len(b"STARTTLS\r\n")
                 answer = await opening.start_tls(
                     self._security.context, server_hostname=self._server_name(), timeout=NO_CLOCK
                 )
@@ -172,6 +172,15 @@ class _Opening(SMTPProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._looked = 0
+
+    def expect_silence(self) -> None:
+        """Refuse to send a command to which there is an answer already.
+
+        Raises:
+            Trouble: there is one, or a part of one.
+        """
+        if self._buffer:
+            raise Trouble(Kind.INVALID, "the server spoke out of turn")
 
     def _read_response_from_buffer(self) -> SMTPResponse | None:
         while (end := self._buffer.find(b"\n", self._looked)) >= 0:
