@@ -193,7 +193,7 @@ class Session(Opening):
         if transaction.refusal is None:
             return reply
         self._open = not transaction.ended
-        if transaction.must_close or transaction.refusal.kind is Kind.INVALID or _is_closing(transaction.refusal):
+        if transaction.must_close:
             self.retire()
         trail.state = transaction.refusal.state
         raise transaction.refusal

@@ -54,7 +54,7 @@ class Transaction:
         self.ended = False
         """A refused transaction was closed by the lone dot: no RSET is needed."""
         self.must_close = False
-        """The server waits for a message that must not be sent: only closing helps."""
+        """The server leaves, is out of step, or waits for a message that must not be sent: only closing helps."""
 
     @property
     def command(self) -> str:
@@ -78,16 +78,15 @@ class Transaction:
         state = _STATES[self._answered]
         self._answered += 1
         self.awaiting = _STATES[self._answered] if self._answered < self._sent else None
-        if state is _MESSAGE:
-            self.ended = True
-            return
         trouble = check(state, reply)
         if trouble is None and self.refusal is None:
             return
+        self.ended = state is _MESSAGE
         if trouble is None:
             self._go_on(state)
-        elif self.refusal is None:
-            self.refusal = trouble
+        else:
+            self.refusal = self.refusal or trouble
+            self.must_close = self.must_close or trouble.kind is Kind.INVALID or reply.closing
         if self.awaiting is None and len(self._lines) < len(_STATES):
             del self._lines[self._sent :]
 

@@ -104,6 +104,24 @@ def test_a_354_with_an_accepted_recipient_and_a_refused_sender_closes_instead_of
     assert walked.transaction.refusal.state is State.MAILFROM
 
 
+@pytest.mark.parametrize(
+    "codes",
+    [
+        (250, 550, 421),  # it leaves
+        (550, 421, 421),
+        (250, 550, 354, 421),
+        (250, 550, 250),  # no answer to DATA: the replies do not belong to these commands
+        (550, 354, 503),
+        (250, 550, 354, 354),
+    ],
+)
+def test_whatever_refused_first_a_later_reply_that_cannot_stand_there_or_421_closes(codes):
+    transaction = walk(map(reply, codes), pipelining=True).transaction
+
+    assert transaction.must_close
+    assert transaction.refusal.code == next(code for code in codes if code >= 500)
+
+
 CODES = st.sampled_from([250, 251, 354, 421, 450, 451, 499, 500, 550, 554, 599])
 
 
@@ -135,5 +153,5 @@ def test_a_dry_run_never_asks_for_data(codes, refused, pipelining):
 
     assert walked.written == [MAIL, RCPT][: len(walked.written)]
     assert (walked.transaction.refusal and walked.transaction.refusal.state) is refused
-    assert not walked.transaction.must_close
+    assert walked.transaction.must_close is (354 in codes)
     assert not walked.transaction.ended
