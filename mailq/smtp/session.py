@@ -192,7 +192,7 @@ class Session(Opening):
             trail.facts["command"] = transaction.command
         if transaction.refusal is None:
             return reply
-        self._open = not transaction.ended
+        self._open = transaction.left_open
         if transaction.must_close:
             self.retire()
         trail.state = transaction.refusal.state

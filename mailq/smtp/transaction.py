@@ -63,6 +63,12 @@ class Transaction:
             return self._lines[_STATES.index(self.refusal.state)]
         return self._lines[min(self._answered, self._sent - 1)]
 
+    @property
+    def left_open(self) -> bool:
+        """Tell whether what was refused has begun at the server all the same, and nothing has ended it."""
+        begun = self._rcpt_accepted or self.refusal is None or self.refusal.state is not State.MAILFROM
+        return begun and not self.ended
+
     def to_write(self) -> tuple[str, ...]:
         """Return the command lines to send now; they are then awaited."""
         if self.awaiting is not None:

@@ -1,0 +1,73 @@
+"""Sessions used again, towards servers that say what each test wants them to say."""
+
+import pytest
+from support.hostile import Hostile, mailer
+
+from mailq.core.states import Kind, State
+
+ANSWERS = {
+    "MAIL": b"250 ok\r\n",
+    "RCPT": b"250 ok\r\n",
+    "DATA": b"354 ok\r\n",
+    "dot": b"250 ok\r\n",
+    "RSET": b"250 ok\r\n",
+}
+PLAIN = b"250-mx.test\r\n250 SIZE 1000\r\n"
+PIPELINING = b"250-mx.test\r\n250-SIZE 1000\r\n250 PIPELINING\r\n"
+BOTH = pytest.mark.parametrize("hello", [PLAIN, PIPELINING], ids=["plain", "pipelining"])
+
+
+def server(hello, **first):
+    """Return a script that answers well, but for what of the `first` message is given another answer."""
+
+    async def script(peer):
+        answers = ANSWERS | first
+        await peer.say(b"220 mx.test\r\n")
+        await peer.hear()
+        await peer.say(hello)
+        while (verb := (await peer.hear())[:4].decode()) != "QUIT":
+            if peer.heard.count(b"MAIL") > 1:
+                answers = ANSWERS
+            await peer.say(answers[verb])
+            if verb == "DATA" and answers[verb].startswith(b"354"):
+                await peer.hear(b".\r\n")
+                await peer.say(answers["dot"])
+        await peer.say(b"221 bye\r\n")
+
+    return script
+
+
+def verbs(peer):
+    """Return the commands that a server heard."""
+    return [line[:4].decode() for line in peer.heard.split(b"\r\n") if line[:4].decode() in {*ANSWERS, "QUIT"}]
+
+
+@BOTH
+async def test_nothing_is_reset_where_nothing_was_begun(hello):
+    refused = server(hello, MAIL=b"550 no\r\n", RCPT=b"503 no\r\n", DATA=b"503 no\r\n")
+    async with Hostile(refused) as mx, mailer(mx.address) as client:
+        results = [await client.send() for _ in range(2)]
+
+    assert [(result.state, result.kind) for result in results] == [
+        (State.MAILFROM, Kind.ERROR),
+        (State.MESSAGE, Kind.ACCEPTED),
+    ]
+    assert [result.facts["messages"] for result in results] == [1, 2]
+    assert "RSET" not in verbs(mx.peers[0])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "refusal",
+    [{"RCPT": b"550 no\r\n", "DATA": b"503 no\r\n"}, {"DATA": b"451 no\r\n"}],
+    ids=["recipient", "data"],
+)
+async def test_what_was_begun_is_reset_before_the_next(refusal, hello):
+    async with Hostile(server(hello, **refusal)) as mx, mailer(mx.address) as client:
+        results = [await client.send() for _ in range(2)]
+
+    assert [result.delivered for result in results] == [False, True]
+    assert len(mx.peers) == 1
+    heard = verbs(mx.peers[0])
+    assert heard.count("RSET") == 1
+    assert heard.index("RSET") + 1 == len(heard) - 1 - heard[::-1].index("MAIL")
