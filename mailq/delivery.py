@@ -307,6 +307,6 @@ class Delivery:
 
 
 def _stale(session: Session, failure: Failure) -> bool:
-    """Tell whether a used session turned out to be closed by the peer: the message has not been offered yet."""
-    closing = failure.reply is not None and failure.reply.closing
-    return session.messages > 1 and failure.state is State.MAILFROM and (failure.kind is Kind.LOST or closing)
+    """Tell whether a used session turned out to be closed by the peer, or out of step: nothing was offered yet."""
+    ended = failure.kind in (Kind.LOST, Kind.INVALID) or (failure.reply is not None and failure.reply.closing)
+    return session.messages > 1 and failure.state is State.MAILFROM and ended

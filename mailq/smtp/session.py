@@ -50,8 +50,8 @@ class Session(Opening):
         """
         try:
             self._begin(trail)
-            if self._open or not self.wire.alive:
-                await self._come_to_order(trail)
+            if self._open:
+                await self._reset(trail)
             await self._transact(trail, mail, rcpt)
             trail.said.append(len(content))
             message = payload(content)
@@ -76,8 +76,8 @@ class Session(Opening):
         """
         try:
             self._begin(trail)
-            if self._open or not self.wire.alive:
-                await self._come_to_order(trail)
+            if self._open:
+                await self._reset(trail)
             reply = await self._transact(trail, mail, rcpt, data=False)
             with contextlib.suppress(Failure):  # it has answered; the session is retired, that is all
                 await self._reset(Trail())
@@ -95,13 +95,6 @@ class Session(Opening):
         trail.facts.update(self._facts, messages=self.messages)
         if not trail.said:
             trail.said.append(f"session {self._facts['session']}, message {self.messages}")
-
-    async def _come_to_order(self, trail: Trail) -> None:
-        """See that the session is in step and has no message open, or fail."""
-        if not self.wire.alive:
-            await self._listen(trail)
-        if self._open:
-            await self._reset(trail)
 
     async def quit(self) -> None:
         """Say QUIT if the peer may still be spoken to, and close; never raises."""
@@ -136,21 +129,31 @@ class Session(Opening):
             trail.spent(state, monotonic() - started)
         return self._heard(trail, reply)
 
-    async def _listen(self, trail: Trail) -> None:
-        """Hear what the server said out of turn before anything is sent: 421, its good-bye, or nonsense."""
-        reply = self._arrived(trail, State.MAILFROM) or await self._awaited(trail, State.MAILFROM)
+    def _say(self, trail: Trail, lines: tuple[str, ...]) -> None:
+        """Send commands."""
+        trail.said.append(lines)
+        self.wire.write("\r\n".join((*lines, "")).encode())
+
+    async def _listen(self, trail: Trail, state: State) -> None:
+        """Hear what the server said before it was asked, and fail: 421, its good-bye, or what would shift all replies.
+
+        Raises:
+            Failure: always.
+        """
+        reply = self._arrived(trail, state) or await self._awaited(trail, state)
         self.retire()
         if reply.closing:
-            raise Failure(State.MAILFROM, Kind.ERROR, reply=reply)
-        raise Failure(State.MAILFROM, Kind.INVALID, f"the server spoke out of turn: {reply.code} {reply.text}"[:500])
+            raise Failure(state, Kind.ERROR, reply=reply)
+        raise Failure(state, Kind.INVALID, f"the server spoke out of turn: {reply.code} {reply.text}"[:500])
 
     async def _reset(self, trail: Trail) -> None:
         """End a transaction that was left open before the next one begins (RFC 5321 section 4.1.1.5)."""
-        trail.said.append(("RSET",))
-        self.wire.write(b"RSET\r\n")
         try:
+            if not self.wire.alive:
+                await self._listen(trail, State.MAILFROM)
+            self._say(trail, ("RSET",))
             reply = self._arrived(trail, State.MAILFROM) or await self._awaited(trail, State.MAILFROM)
-            trouble = check(State.MAILFROM, reply) or self._spoken(State.MAILFROM)
+            trouble = check(State.MAILFROM, reply)
         except Failure as failure:
             trouble = failure
         if trouble:
@@ -158,28 +161,15 @@ class Session(Opening):
             raise Failure(State.MAILFROM, Kind.LOST, f"the session cannot be used again: {trouble.text}") from trouble
         self._open = False
 
-    def _spoken(self, state: State) -> Failure | None:
-        """Return the trouble with a reply that is there before its command: all later ones would be shifted."""
-        reply = self.wire.ready()
-        if reply is None:
-            return None
-        return Failure(state, Kind.INVALID, f"the server spoke out of turn: {reply.code} {reply.text}"[:500])
-
-    def _say(self, trail: Trail, lines: tuple[str, ...], state: State) -> None:
-        """Send commands, the first of which is answered in `state`, unless something stands there in their place."""
-        if trouble := self._spoken(state):
-            self.retire()
-            raise trouble
-        trail.said.append(lines)
-        self.wire.write("\r\n".join((*lines, "")).encode())
-
     async def _transact(self, trail: Trail, mail: str, rcpt: str, *, data: bool = True) -> Reply:
         """Send the commands and return the last answer; the first refusal is what is raised."""
         transaction = Transaction(mail, rcpt, pipelining="pipelining" in self.offered, data=data)
         self._open = True
         try:
-            while (lines := transaction.to_write()) and (state := transaction.awaiting):
-                self._say(trail, lines, state)
+            while (state := transaction.due) is not None:
+                if not self.wire.alive:
+                    await self._listen(trail, state)
+                self._say(trail, transaction.to_write())
                 while state is not None:
                     reply = self._arrived(trail, state) or await self._awaited(trail, state)
                     transaction.answer(reply)
@@ -189,7 +179,8 @@ class Session(Opening):
                 raise
             trail.said.append(failure.text)
         finally:
-            trail.facts["command"] = transaction.command
+            if command := transaction.command:
+                trail.facts["command"] = command
         if transaction.refusal is None:
             return reply
         self._open = transaction.left_open

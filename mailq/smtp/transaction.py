@@ -58,10 +58,15 @@ class Transaction:
 
     @property
     def command(self) -> str:
-        """The command that was refused, else the one answered last or awaited."""
+        """The command that was refused, else the one answered last or awaited; empty if none was written."""
         if self.refusal is not None:
             return self._lines[_STATES.index(self.refusal.state)]
-        return self._lines[min(self._answered, self._sent - 1)]
+        return self._lines[min(self._answered, self._sent - 1)] if self._sent else ""
+
+    @property
+    def due(self) -> State | None:
+        """The state of the command to be written next, once nothing is awaited; None at the end."""
+        return _STATES[self._sent] if self._sent < len(self._lines) else None
 
     @property
     def left_open(self) -> bool:

@@ -17,17 +17,18 @@ PIPELINING = b"250-mx.test\r\n250-SIZE 1000\r\n250 PIPELINING\r\n"
 BOTH = pytest.mark.parametrize("hello", [PLAIN, PIPELINING], ids=["plain", "pipelining"])
 
 
-def server(hello, **first):
-    """Return a script that answers well, but for what of the `first` message is given another answer."""
+def server(hello, *messages):
+    """Return a script that answers well, but to the commands of the first `messages` as told."""
+    told = iter(messages)
 
     async def script(peer):
-        answers = ANSWERS | first
+        answers = ANSWERS
         await peer.say(b"220 mx.test\r\n")
         await peer.hear()
         await peer.say(hello)
         while (verb := (await peer.hear())[:4].decode()) != "QUIT":
-            if peer.heard.count(b"MAIL") > 1:
-                answers = ANSWERS
+            if verb == "MAIL":
+                answers = ANSWERS | next(told, {})
             await peer.say(answers[verb])
             if verb == "DATA" and answers[verb].startswith(b"354"):
                 await peer.hear(b".\r\n")
@@ -44,7 +45,7 @@ def verbs(peer):
 
 @BOTH
 async def test_nothing_is_reset_where_nothing_was_begun(hello):
-    refused = server(hello, MAIL=b"550 no\r\n", RCPT=b"503 no\r\n", DATA=b"503 no\r\n")
+    refused = server(hello, {"MAIL": b"550 no\r\n", "RCPT": b"503 no\r\n", "DATA": b"503 no\r\n"})
     async with Hostile(refused) as mx, mailer(mx.address) as client:
         results = [await client.send() for _ in range(2)]
 
@@ -63,7 +64,7 @@ async def test_nothing_is_reset_where_nothing_was_begun(hello):
     ids=["recipient", "data"],
 )
 async def test_what_was_begun_is_reset_before_the_next(refusal, hello):
-    async with Hostile(server(hello, **refusal)) as mx, mailer(mx.address) as client:
+    async with Hostile(server(hello, refusal)) as mx, mailer(mx.address) as client:
         results = [await client.send() for _ in range(2)]
 
     assert [result.delivered for result in results] == [False, True]
@@ -71,3 +72,47 @@ async def test_what_was_begun_is_reset_before_the_next(refusal, hello):
     heard = verbs(mx.peers[0])
     assert heard.count("RSET") == 1
     assert heard.index("RSET") + 1 == len(heard) - 1 - heard[::-1].index("MAIL")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ({"RCPT": b"550 no\r\n", "DATA": b"503 no\r\n", "RSET": b"250 ok\r\n451 idle for too long\r\n"},),
+        ({"RCPT": b"550 no\r\n", "DATA": b"503 no\r\n", "RSET": b"502 what?\r\n"},),
+        ({}, {"MAIL": b"what?\r\n"}),
+        ({}, {"MAIL": b"354 go ahead\r\n"}),
+        ({}, {"MAIL": b"421 too many messages\r\n"}),
+    ],
+    ids=["spoken", "no-reset", "rubbish", "354", "421"],
+)
+async def test_a_used_session_that_is_no_good_any_more_costs_no_attempt(messages, hello):
+    async with Hostile(server(hello, *messages)) as mx, mailer(mx.address) as client:
+        await client.send()
+        result = await client.send()
+
+    assert result.delivered
+    assert result.facts["messages"] == 1
+    assert len(mx.peers) == 2
+
+
+@pytest.mark.parametrize(("verb", "later"), [("MAIL", State.RCPTTO), ("RCPT", State.DATA)])
+async def test_half_an_answer_that_came_before_its_command_is_none(verb, later):
+    early = {
+        "MAIL": {"MAIL": b"250 ok\r\n25", "RCPT": b"0 ok\r\n"},
+        "RCPT": {"RCPT": b"250 ok\r\n35", "DATA": b"4 ok\r\n"},
+    }
+
+    async with Hostile(server(PLAIN, early[verb])) as mx, mailer(mx.address, {"timeouts": {later: 0.2}}) as client:
+        result = await client.send()
+
+    assert (result.state, result.kind) == (later, Kind.TIMEOUT)
+    assert verbs(mx.peers[0])[-1] == verb
+
+
+async def test_421_behind_an_answer_is_the_answer_to_what_was_not_asked():
+    async with Hostile(server(PLAIN, {"MAIL": b"250 ok\r\n421 shutting down\r\n"})) as mx, mailer(mx.address) as client:
+        result = await client.send()
+
+    assert (result.state, result.code, result.description) == (State.RCPTTO, 421, "shutting down")
+    assert verbs(mx.peers[0]) == ["MAIL"]
