@@ -116,3 +116,13 @@ async def test_421_behind_an_answer_is_the_answer_to_what_was_not_asked():
 
     assert (result.state, result.code, result.description) == (State.RCPTTO, 421, "shutting down")
     assert verbs(mx.peers[0]) == ["MAIL"]
+
+
+@BOTH
+async def test_the_answer_to_a_message_counts_whatever_flood_follows_it(hello):
+    flood = b"250 taken\r\n" + b"451 flood\r\n" * 1000
+    async with Hostile(server(hello, {"dot": flood})) as mx, mailer(mx.address) as client:
+        results = [await client.send() for _ in range(2)]
+
+    assert [(result.delivered, result.description) for result in results] == [(True, "taken"), (True, "ok")]
+    assert len(mx.peers) == 2

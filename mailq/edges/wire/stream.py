@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable
+from itertools import islice
 
 from mailq.core.failure import Trouble
 from mailq.core.reply import MalformedReplyError, Reply, ReplyReader
@@ -76,7 +77,7 @@ class Stream(asyncio.Protocol):
             self._queue.extend(trouble.replies)
             self._end(Trouble(Kind.INVALID, str(trouble)))
         if len(self._queue) > MAX_UNREAD:
-            self._queue.clear()
+            self._queue = deque(islice(self._queue, MAX_UNREAD))  # the first may well be an answer
             self._end(Trouble(Kind.INVALID, "the server sends replies that nobody asked for"))
         self._wake()
 
