@@ -26,7 +26,6 @@ from mailq.core.routing import Route, Source, Target, Tls
 from mailq.core.states import ORDER, Kind, State
 from mailq.core.verdict import judge
 from mailq.ports import Claim, Now, Observer, Resolver, Sources
-from mailq.smtp.envelope import mail_from, rcpt_to
 from mailq.smtp.pool import Held, Pool
 from mailq.smtp.session import Session
 from mailq.stages import bind, process, storage
@@ -232,12 +231,10 @@ class Delivery:
                 if allowance.message_rate and not errand.departed:
                     errand.departed = True  # once: a stale session or another target must not cost a second turn
                     await self._pool.depart(allowance.message_rate_key, allowance.message_rate)
-                mail = mail_from(job.envelope, job.recipient, errand.content, job.dsn, session.offered)
-                rcpt = rcpt_to(job.recipient, job.dsn, session.offered)
                 errand.claim.begin()
                 if job.dryrun:
-                    return await session.probe(trail, mail, rcpt)
-                return await session.deliver(trail, mail, rcpt, errand.content.content, errand.claim)
+                    return await session.probe(trail, job, errand.content)
+                return await session.deliver(trail, job, errand.content, errand.claim)
             except Failure as failure:
                 if not _stale(session, failure):
                     raise

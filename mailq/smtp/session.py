@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from time import monotonic
 
 from mailq.core.failure import Failure, Postponed, Trouble
+from mailq.core.job import Job
 from mailq.core.journal import JournalError
-from mailq.core.mime import payload
+from mailq.core.mime import Content, payload
 from mailq.core.reply import Reply
 from mailq.core.result import Trail
 from mailq.core.routing import Route
 from mailq.core.states import Kind, State
 from mailq.ports import Claim, Wire
+from mailq.smtp.envelope import mail_from, rcpt_to
 from mailq.smtp.opening import Opening
 from mailq.smtp.transaction import Transaction, check
 
@@ -41,7 +43,7 @@ class Session(Opening):
         """Tell whether another message may be sent: in step with the peer, and nothing unread."""
         return not self._retired and self.wire.alive
 
-    async def deliver(self, trail: Trail, mail: str, rcpt: str, content: bytes, claim: Claim) -> Reply:
+    async def deliver(self, trail: Trail, job: Job, content: Content, claim: Claim) -> Reply:
         """Walk mailfrom, rcptto, data and message; return the answer to the final dot.
 
         Raises:
@@ -52,9 +54,9 @@ class Session(Opening):
             self._begin(trail)
             if self._open:
                 await self._reset(trail)
-            await self._transact(trail, mail, rcpt)
-            trail.said.append(len(content))
-            message = payload(content)
+            await self._transact(trail, self._envelope(job, content))
+            trail.said.append(content.size)
+            message = payload(content.content)
             if len(message) > BLOCK:
                 message = await self._send_ahead(trail, message)
             self._hand_over(trail, message, claim)
@@ -64,11 +66,11 @@ class Session(Opening):
             self.retire()
             raise
         finally:
-            self._note_sent(trail, len(content) if trail.in_doubt else 0)
+            self._note_sent(trail, content.size if trail.in_doubt else 0)
         trail.facts["dsn"] = "dsn" in self.offered
         return reply
 
-    async def probe(self, trail: Trail, mail: str, rcpt: str) -> Reply:
+    async def probe(self, trail: Trail, job: Job, content: Content) -> Reply:
         """Walk mailfrom and rcptto and take it back with RSET: a dry run; return the answer to RCPT.
 
         Raises:
@@ -78,7 +80,7 @@ class Session(Opening):
             self._begin(trail)
             if self._open:
                 await self._reset(trail)
-            reply = await self._transact(trail, mail, rcpt, data=False)
+            reply = await self._transact(trail, self._envelope(job, content), data=False)
             with contextlib.suppress(Failure):  # it has answered; the session is retired, that is all
                 await self._reset(Trail())
         except asyncio.CancelledError:
@@ -161,9 +163,14 @@ class Session(Opening):
             raise Failure(State.MAILFROM, Kind.LOST, f"the session cannot be used again: {trouble.text}") from trouble
         self._open = False
 
-    async def _transact(self, trail: Trail, mail: str, rcpt: str, *, data: bool = True) -> Reply:
+    def _envelope(self, job: Job, content: Content) -> tuple[str, str]:
+        """Return MAIL and RCPT as this server understands them, or fail where it cannot take the message."""
+        mail = mail_from(job.envelope, job.recipient, content, job.dsn, self.offered)
+        return mail, rcpt_to(job.recipient, job.dsn, self.offered)
+
+    async def _transact(self, trail: Trail, envelope: tuple[str, str], *, data: bool = True) -> Reply:
         """Send the commands and return the last answer; the first refusal is what is raised."""
-        transaction = Transaction(mail, rcpt, pipelining="pipelining" in self.offered, data=data)
+        transaction = Transaction(*envelope, pipelining="pipelining" in self.offered, data=data)
         self._open = True
         try:
             while (state := transaction.due) is not None:

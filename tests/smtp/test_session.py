@@ -126,3 +126,16 @@ async def test_the_answer_to_a_message_counts_whatever_flood_follows_it(hello):
 
     assert [(result.delivered, result.description) for result in results] == [(True, "taken"), (True, "ok")]
     assert len(mx.peers) == 2
+
+
+async def test_what_the_server_cannot_take_has_the_facts_of_the_session_too():
+    async with Hostile(server(PIPELINING)) as mx, mailer(mx.address) as client:
+        large = {"mime": "Subject: x\n\n" + "x" * 1000}
+        first, second, third = [await client.send(**properties) for properties in ({}, large, {})]
+
+    assert (second.state, second.kind, second.code) == (State.MAILFROM, Kind.ERROR, 552)
+    known = ("session", "mta", "to", "from_port")
+    assert [second.facts[name] for name in known] == [first.facts[name] for name in known]
+    assert [result.facts["messages"] for result in (first, second, third)] == [1, 2, 3]
+    assert second.facts["sent"] == {"connection": first.facts["sent"]["connection"], "data": 0}
+    assert len(mx.peers) == 1
