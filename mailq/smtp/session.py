@@ -3,14 +3,12 @@
 `_awaited` is where a state's clock runs and trouble becomes a `Failure`, as `step` is on the way there.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 from time import monotonic
 
-from mailq.core.failure import Failure, Postponed, Trouble
+from mailq.core.failure import Failure, Trouble
 from mailq.core.job import Job
-from mailq.core.journal import JournalError
 from mailq.core.mime import Content, payload
 from mailq.core.reply import Reply
 from mailq.core.result import Trail
@@ -62,7 +60,9 @@ class Session(Opening):
             self._hand_over(trail, message, claim)
             reply = self._arrived(trail, _MESSAGE) or await self._awaited(trail, _MESSAGE)
             self._judge(trail, reply)
-        except (asyncio.CancelledError, Postponed, JournalError):
+        except Failure:
+            raise
+        except BaseException:  # nobody knows where it stands: no leave, cancelled, or a bug
             self.retire()
             raise
         finally:
@@ -83,7 +83,9 @@ class Session(Opening):
             reply = await self._transact(trail, self._envelope(job, content), data=False)
             with contextlib.suppress(Failure):  # it has answered; the session is retired, that is all
                 await self._reset(Trail())
-        except asyncio.CancelledError:
+        except Failure:
+            raise
+        except BaseException:
             self.retire()
             raise
         finally:

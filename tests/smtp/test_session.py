@@ -1,6 +1,7 @@
 """Sessions used again, towards servers that say what each test wants them to say."""
 
 import pytest
+from support.dialogue import Leave
 from support.hostile import Hostile, mailer
 
 from mailq.core.states import Kind, State
@@ -139,3 +140,26 @@ async def test_what_the_server_cannot_take_has_the_facts_of_the_session_too():
     assert [result.facts["messages"] for result in (first, second, third)] == [1, 2, 3]
     assert second.facts["sent"] == {"connection": first.facts["sent"]["connection"], "data": 0}
     assert len(mx.peers) == 1
+
+
+class Broken(Leave):
+    """A claim with a bug."""
+
+    def hand_over(self):
+        raise RuntimeError("a bug")
+
+
+@BOTH
+async def test_a_session_on_which_a_bug_was_met_is_not_used_again(hello):
+    """The server waits for a message there, and would take the next commands for it."""
+    async with Hostile(server(hello)) as mx, mailer(mx.address) as client:
+        failed = await client.send(Broken())
+        assert not client.pool._idle
+        result = await client.send()
+        assert [str(bug) for bug in client.bugs] == ["a bug"]
+        client.bugs.clear()
+
+    assert not failed.delivered
+    assert result.delivered
+    assert result.facts["messages"] == 1
+    assert len(mx.peers) == 2

@@ -29,6 +29,7 @@ from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
+from mailq.ports import Claim
 from mailq.smtp.pool import Pool
 from mailq.traffic.governor import Governor
 from mailq.wiring import meaning_of, policy_of, timeouts_of
@@ -162,10 +163,10 @@ class Mailer:
     def bug(self, where: str, error: BaseException) -> None:
         self.bugs.append(error)
 
-    async def send(self, **properties: Any) -> Result:
+    async def send(self, claim: Claim | None = None, **properties: Any) -> Result:
         """Return the result of an attempt for a job with these properties."""
         job = {"recipient": "b@b.test", "envelope": "a@a.test", "mime": "Subject: x\n\nhi\n"} | properties
-        made = await self._delivery.attempt(Job.parse(orjson.dumps(job), limit=10_000_000), Trail(), Leave())
+        made = await self._delivery.attempt(Job.parse(orjson.dumps(job), limit=10_000_000), Trail(), claim or Leave())
         assert not isinstance(made, Postponed)
         return made
 
