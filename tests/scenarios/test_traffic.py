@@ -50,6 +50,23 @@ async def test_a_session_ends_after_so_many_messages(system, sink):
     assert sorted(carried.values()) == [1, 3, 3]
 
 
+async def test_a_domain_that_shares_sessions_keeps_its_own_limit_of_messages(system, sink):
+    receiver = await sink()
+    overrides = {"a.test": ("127.0.0.1",), "b.test": ("127.0.0.1",)}
+    limits = [{"connections": 1}, {"domain": "b.test", "messages_per_session": 2}]
+    mail = await system(receiver, dns={"overrides": overrides}, limits=limits)
+
+    await publish(mail, [f"accept+{number}@{'b' if number % 4 == 3 else 'a'}.test" for number in range(40)])
+
+    done = await documents(mail, "success", 40)
+    places = {"a": [], "b": []}
+    for document in done:
+        places[document["recipient"].partition("@")[2][0]].append(document["results"][0]["messages"])
+    assert len(places["b"]) == 10
+    assert max(places["b"]) <= 2 < max(places["a"])
+    assert receiver.most_sessions == 1
+
+
 async def test_a_refused_message_leaves_the_session_in_use_and_nothing_of_it_in_the_next(system, sink):
     receiver = await sink()
     mail = await system(receiver, limits=[{"connections": 1}])
