@@ -1,5 +1,8 @@
 """Sessions used again, towards servers that say what each test wants them to say."""
 
+import asyncio
+from random import Random
+
 import pytest
 from support.dialogue import Leave
 from support.hostile import Hostile, mailer
@@ -163,3 +166,49 @@ async def test_a_session_on_which_a_bug_was_met_is_not_used_again(hello):
     assert result.delivered
     assert result.facts["messages"] == 1
     assert len(mx.peers) == 2
+
+
+async def told(hello, said, cut):
+    """Return how an attempt ends towards a server that says this to MAIL, RCPT, DATA and what follows, in pieces."""
+
+    async def script(peer):
+        async def say(octets):
+            for piece in cut(octets):
+                await peer.say(piece)
+                await asyncio.sleep(0)  # one octet more or less at a time: the client runs in the same loop
+
+        await peer.say(b"220 mx.test\r\n")
+        await peer.hear()
+        await peer.say(hello)
+        mail = await peer.hear()
+        assert mail.startswith(b"MAIL")
+        if hello is PIPELINING:
+            await peer.hear(b"DATA\r\n")
+            await say(b"".join(said[:3]))
+        else:
+            for answer in said[:2]:
+                await say(answer)
+                await peer.hear()
+            await say(said[2])
+        await peer.hear(b".\r\n")
+        await say(said[3])
+
+    async with Hostile(script) as mx, mailer(mx.address) as client:
+        result = await client.send()
+    return result.state, result.kind, result.code, result.status, result.description
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_however_the_replies_come_the_pipelined_session_ends_as_the_plain_one(seed):
+    dice = Random(seed)
+
+    def anyhow(octets):
+        cuts = sorted(dice.choices(range(len(octets)), k=dice.choice([0, 1, 3, len(octets)])))
+        return [octets[start:end] for start, end in zip([0, *cuts], [*cuts, len(octets)], strict=True) if start < end]
+
+    for _ in range(10):
+        hoped = zip((250, 250, 354, 250), dice.choices([250, 354, 421, 450, 550], k=4), strict=True)
+        codes = [good if dice.random() < 0.7 else bad for good, bad in hoped]
+        said = [b"%d-first\r\n%d of %d\r\n" % (code, code, number) for number, code in enumerate(codes)]
+
+        assert await told(PIPELINING, said, anyhow) == await told(PLAIN, said, lambda octets: [octets]), codes

@@ -125,22 +125,36 @@ def test_whatever_refused_first_a_later_reply_that_cannot_stand_there_or_421_clo
 CODES = st.sampled_from([250, 251, 354, 421, 450, 451, 499, 500, 550, 554, 599])
 
 
-@given(st.tuples(CODES, CODES, CODES, CODES), st.data())
-def test_segmentation_and_pipelining_do_not_change_the_result(codes, data):
-    """However the reply stream is cut, the pipelined walk ends as the plain one does."""
-    plain = walk(map(reply, codes), pipelining=False).transaction.refusal
-    stream = b"".join(b"%d-first\r\n%d text\r\n" % (code, code) for code in codes)
+REPLIES = st.tuples(*[st.tuples(CODES, st.integers(1, 3), st.booleans())] * 4)
+"""Of four replies code, number of lines, and whether there is an enhanced status."""
+
+
+def spoken(number, code, lines, *, enhanced):
+    """Return a reply as octets; no other has the same text."""
+    status = f"{code // 100}.{number}.1 " if enhanced else ""
+    marks = ["-"] * (lines - 1) + [" "]
+    return "".join(f"{code}{mark}{status}reply {number}, line {line}\r\n" for line, mark in enumerate(marks)).encode()
+
+
+@given(REPLIES, st.data())
+def test_segmentation_and_pipelining_do_not_change_the_result(drawn, data):
+    """However the reply stream is cut, the pipelined walk ends as the plain one, and reads what it asked for."""
+    whole = [spoken(number, code, lines, enhanced=status) for number, (code, lines, status) in enumerate(drawn)]
+    plain = walk((ReplyReader().feed(each)[0] for each in whole), pipelining=False).transaction.refusal
+    stream = b"".join(whole)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     reader, replies = ReplyReader(), []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         replies.extend(reader.feed(stream[start:end]))
 
-    pipelined = walk(replies, pipelining=True).transaction.refusal
+    unread = iter(replies)
+    walked = walk(unread, pipelining=True)
 
     def ending(failure):
-        return failure and (failure.state, failure.kind, failure.code)
+        return failure and (failure.state, failure.kind, failure.code, failure.status, failure.text)
 
-    assert ending(pipelined) == ending(plain)
+    assert ending(walked.transaction.refusal) == ending(plain)
+    assert len(list(unread)) == 4 - len(walked.written)
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
