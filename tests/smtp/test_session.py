@@ -6,8 +6,10 @@ from random import Random
 import pytest
 from support.dialogue import Leave
 from support.hostile import Hostile, mailer
+from support.system import until
 
 from mailq.core.states import Kind, State
+from mailq.smtp.session import BLOCK
 
 ANSWERS = {
     "MAIL": b"250 ok\r\n",
@@ -35,7 +37,7 @@ def server(hello, *messages):
                 answers = ANSWERS | next(told, {})
             await peer.say(answers[verb])
             if verb == "DATA" and answers[verb].startswith(b"354"):
-                await peer.hear(b".\r\n")
+                await peer.hear(b"\r\n.\r\n")
                 await peer.say(answers["dot"])
         await peer.say(b"221 bye\r\n")
 
@@ -212,3 +214,80 @@ async def test_however_the_replies_come_the_pipelined_session_ends_as_the_plain_
         said = [b"%d-first\r\n%d of %d\r\n" % (code, code, number) for number, code in enumerate(codes)]
 
         assert await told(PIPELINING, said, anyhow) == await told(PLAIN, said, lambda octets: [octets]), codes
+
+
+async def test_a_large_message_is_not_written_faster_than_it_is_taken():
+    told = asyncio.Event()
+
+    async def script(peer):
+        await peer.say(b"220 mx.test\r\n")
+        for answer in (b"250 mx.test\r\n", b"250 ok\r\n", b"250 ok\r\n"):
+            await peer.hear()
+            await peer.say(answer)
+        await peer.hear()
+        with peer.deaf():
+            await peer.say(b"354 go ahead\r\n")
+            await told.wait()
+
+    large = "Subject: x\n\n" + "y" * 9_000_000
+    async with Hostile(script) as mx, mailer(mx.address, {"timeouts": {"message": 0.3}}) as client:
+        result = await client.send(mime=large)
+        told.set()
+    taken = len(mx.peers[0].heard)
+
+    assert (result.state, result.kind, result.in_doubt) == (State.MESSAGE, Kind.TIMEOUT, False)
+    assert taken < len(large)
+    assert result.facts["sent"]["connection"] - taken <= 2 * BLOCK
+    assert result.facts["sent"]["data"] == 0
+
+
+@pytest.mark.parametrize("moved", range(-5, 6))
+async def test_dots_are_doubled_wherever_a_block_ends(moved):
+    """Lines that begin with dots stand across the end of the first block, the final dot across that of another."""
+    head = "Subject: x\r\n\r\n"
+    first = head + "a" * (BLOCK + moved - len(head) - 2) + "\r\n..\r\n.\r\n.MAIL FROM:<x@x.test>\r\n"
+    stuffed = len(first) + 3
+    mime = first + "b" * (2 * BLOCK - stuffed + moved - 2) + "\r\n"
+    async with Hostile(server(b"250 mx.test\r\n")) as mx, mailer(mx.address) as client:
+        results = [await client.send(mime=mime), await client.send()]
+
+    assert [(result.delivered, result.facts["messages"]) for result in results] == [(True, 1), (True, 2)]
+    said = mx.peers[0].heard.decode().partition("DATA\r\n")[2]
+    assert said.startswith(mime.replace("\r\n.", "\r\n..") + ".\r\nMAIL FROM:<a@a.test>\r\n")
+
+
+async def test_an_idle_session_is_left_with_quit_after_its_time():
+    limits = {"limits": [{"idle_timeout": 0.2}]}
+    async with Hostile(server(PLAIN)) as mx, mailer(mx.address, limits) as client:
+        await client.send()
+        client.pool.sweep()
+        assert client.pool.open_sessions == 1
+
+        def swept():
+            client.pool.sweep()
+            return client.pool.open_sessions == 0
+
+        await until(swept, deadline=5)
+        heard = verbs(mx.peers[0])
+
+    assert heard == ["MAIL", "RCPT", "DATA", "QUIT"]
+
+
+async def test_a_session_may_grow_old_in_the_middle_of_a_message():
+    async def script(peer):
+        await peer.say(b"220 mx.test\r\n")
+        for answer in (b"250 mx.test\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 ok\r\n"):
+            await peer.hear()
+            await peer.say(answer)
+        await peer.hear(b"\r\n.\r\n")
+        await asyncio.sleep(0.2)  # older than it may become
+        client.pool.sweep()
+        await peer.say(b"250 ok\r\n")
+        await peer.hear()
+        await peer.say(b"221 bye\r\n")
+
+    async with Hostile(script) as mx, mailer(mx.address, {"limits": [{"session_age": 0.1}]}) as client:
+        results = [await client.send() for _ in range(2)]
+
+    assert [(result.delivered, result.facts["messages"]) for result in results] == [(True, 1)] * 2
+    assert [verbs(peer) for peer in mx.peers] == [["MAIL", "RCPT", "DATA", "QUIT"]] * 2

@@ -13,16 +13,17 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import orjson
 
 from mailq.config import Config
 from mailq.core.failure import Postponed
 from mailq.core.job import Job
+from mailq.core.limits import LimitRule
 from mailq.core.result import Result, Trail
 from mailq.delivery import Delivery
 from mailq.edges.resolver import DnsResolver
@@ -73,6 +74,16 @@ class Peer:
         octets = await asyncio.wait_for(self._reader.readuntil(end), DEADLINE)
         self.heard += octets
         return octets.removesuffix(end)
+
+    @contextlib.contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Read nothing meanwhile."""
+        transport = cast(asyncio.ReadTransport, self._writer.transport)
+        transport.pause_reading()
+        try:
+            yield
+        finally:
+            transport.resume_reading()
 
     async def starttls(self, context: ssl.SSLContext) -> None:
         """Do the TLS handshake as server."""
@@ -134,7 +145,7 @@ class Hostile:
 class Mailer:
     """Makes attempts one by one or at once, over sessions that are kept."""
 
-    def __init__(self, address: tuple[str, int], tables: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, address: tuple[str, int], tables: dict[str, Any]) -> None:
         clocks = dict.fromkeys(("connect", "intro", "ehlo", "starttls", "mailfrom", "rcptto", "data", "message"), 5)
         config = Config.model_validate(
             {
@@ -152,7 +163,7 @@ class Mailer:
             policy_of(config),
             DnsResolver(config.dns),
             HostSources(config.sources, config.delivery.ehlo),
-            Governor([]),
+            Governor([LimitRule(**rule.model_dump()) for rule in config.limits]),
             self.pool,
             meaning_of(config),
             self,
@@ -172,7 +183,7 @@ class Mailer:
 
 
 @contextlib.asynccontextmanager
-async def mailer(address: tuple[str, int], tables: dict[str, dict[str, Any]] | None = None) -> AsyncIterator[Mailer]:
+async def mailer(address: tuple[str, int], tables: dict[str, Any] | None = None) -> AsyncIterator[Mailer]:
     """Yield a `Mailer`; at the end its sessions are closed, and it must have met no bug."""
     made = Mailer(address, tables or {})
     try:
