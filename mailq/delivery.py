@@ -304,6 +304,9 @@ class Delivery:
 
 
 def _stale(session: Session, failure: Failure) -> bool:
-    """Tell whether a used session turned out to be closed by the peer, or out of step: nothing was offered yet."""
-    ended = failure.kind in (Kind.LOST, Kind.INVALID) or (failure.reply is not None and failure.reply.closing)
-    return session.messages > 1 and failure.state is State.MAILFROM and ended
+    """Tell whether a used session turned out to be at its end, closed or out of step, before anything was offered.
+
+    The last words are not always 421: Exchange's are 451. A new session shows whether they were about the message.
+    """
+    used = session.messages > 1 and not session.reusable
+    return used and failure.state is State.MAILFROM and failure.kind is not Kind.TIMEOUT

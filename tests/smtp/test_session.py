@@ -102,6 +102,42 @@ async def test_a_used_session_that_is_no_good_any_more_costs_no_attempt(messages
     assert len(mx.peers) == 2
 
 
+async def test_the_last_words_of_a_used_session_are_no_answer_whatever_their_code():
+    async def script(peer):
+        await peer.say(b"220 mx.test\r\n")
+        await peer.hear()
+        await peer.say(PIPELINING)
+        await peer.hear(b"DATA\r\n")
+        await peer.say(b"250 ok\r\n250 ok\r\n354 ok\r\n")
+        await peer.hear(b"\r\n.\r\n")
+        await peer.say(b"250 ok\r\n")
+        await peer.hear(b"DATA\r\n")
+        await peer.say(b"451 4.7.0 Timeout waiting for client input\r\n")
+        peer.hang_up()
+
+    async with Hostile(script) as mx, mailer(mx.address) as client:
+        results = [await client.send() for _ in range(2)]
+
+    assert [(result.delivered, result.facts["messages"]) for result in results] == [(True, 1)] * 2
+    assert len(mx.peers) == 2
+
+
+async def test_a_new_session_that_is_refused_and_closed_is_an_attempt():
+    async def script(peer):
+        await peer.say(b"220 mx.test\r\n")
+        await peer.hear()
+        await peer.say(PIPELINING)
+        await peer.hear(b"DATA\r\n")
+        await peer.say(b"451 4.7.0 not now\r\n")
+        peer.hang_up()
+
+    async with Hostile(script) as mx, mailer(mx.address) as client:
+        result = await client.send()
+
+    assert (result.state, result.code, result.description) == (State.MAILFROM, 451, "not now")
+    assert len(mx.peers) == 1
+
+
 @pytest.mark.parametrize(("verb", "later"), [("MAIL", State.RCPTTO), ("RCPT", State.DATA)])
 async def test_half_an_answer_that_came_before_its_command_is_none(verb, later):
     early = {

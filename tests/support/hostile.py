@@ -75,6 +75,10 @@ class Peer:
         self.heard += octets
         return octets.removesuffix(end)
 
+    def hang_up(self) -> None:
+        """Close first; what was said still arrives."""
+        self._writer.close()
+
     @contextlib.contextmanager
     def deaf(self) -> Iterator[None]:
         """Read nothing meanwhile."""
