@@ -1,6 +1,8 @@
 """Sessions used again, towards servers that say what each test wants them to say."""
 
 import asyncio
+import itertools
+from base64 import b64decode
 from random import Random
 
 import pytest
@@ -250,6 +252,46 @@ async def test_however_the_replies_come_the_pipelined_session_ends_as_the_plain_
         said = [b"%d-first\r\n%d of %d\r\n" % (code, code, number) for number, code in enumerate(codes)]
 
         assert await told(PIPELINING, said, anyhow) == await told(PLAIN, said, lambda octets: [octets]), codes
+
+
+async def test_a_session_is_for_one_source_and_one_login():
+    """Neither another EHLO name or address, nor another password of the same user, ever speaks for a job."""
+    seen = {}
+
+    async def script(peer):
+        login = None
+        await peer.say(b"220 mx.test\r\n")
+        name = (await peer.hear()).decode()
+        await peer.say(b"250-mx.test\r\n250 AUTH PLAIN\r\n")
+        while (line := (await peer.hear()).decode()) != "QUIT":
+            if line.startswith("AUTH PLAIN "):
+                login = b64decode(line.split()[2]).decode()
+                await peer.say(b"235 ok\r\n")
+                continue
+            if line.startswith("MAIL"):
+                seen.setdefault(line, []).append((name, peer.address, login))
+            await peer.say(ANSWERS[line[:4]])
+            if line == "DATA":
+                await peer.hear(b"\r\n.\r\n")
+                await peer.say(b"250 ok\r\n")
+        await peer.say(b"221 bye\r\n")
+
+    sources = [{"ip": "127.0.0.1", "ehlo": "one.test"}, {"ip": "127.0.0.2", "ehlo": "two.test"}]
+    logins = [(None, None), ("anna", "x"), ("anna", "y"), ("bert", "x")]
+    tables = {"sources": sources, "smarthost": {"plaintext_auth": True}, "tls": {"mode": "none"}}
+    wanted = {}
+    async with Hostile(script) as mx, mailer(mx.address, tables) as client:
+        host, port = mx.address
+        for number, (_, source, (user, password)) in enumerate(itertools.product(range(3), sources, logins)):
+            login = {"username": user, "password": password} if user else {}
+            smarthost = {"hostname": host, "port": port} | login
+            result = await client.send(envelope=f"m{number}@a.test", ips=[source["ip"]], smarthost=smarthost)
+            assert result.delivered
+            spoken = f"\0{user}\0{password}" if user else None
+            wanted[f"MAIL FROM:<m{number}@a.test>"] = [(f"EHLO {source['ehlo']}", source["ip"], spoken)]
+
+    assert seen == wanted
+    assert len(mx.peers) == len(sources) * len(logins)
 
 
 async def test_a_large_message_is_not_written_faster_than_it_is_taken():

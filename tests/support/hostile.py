@@ -53,6 +53,7 @@ class Peer:
         self.said = 0
         self.heard = b""
         self.gone = asyncio.Event()
+        self.address: str = writer.get_extra_info("peername")[0]
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         writer.transport.set_write_buffer_limits(0)
 
