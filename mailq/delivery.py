@@ -101,7 +101,7 @@ class Delivery:
         self._now = now
         self._rng = rng
         self._clock = Clock(policy.attempt_timeout)
-        self._routes: Recent[tuple[str | None, str, str, str, int], Route] = Recent()
+        self._routes: Recent[tuple[str | None, str, str, str, int, str], Route] = Recent()
         self._destinations = Destinations(policy, resolver, rng)
 
     @property
@@ -216,14 +216,13 @@ class Delivery:
     async def _converse(self, errand: _Errand, target: Target) -> Reply:
         """Send the message to one target over a session, a used one if there is; a stale one costs nothing."""
         trail, job = errand.trail, errand.job
-        pinned = job.nextattempt.ip if job.nextattempt else None
         errand.source = None
-        source = errand.source = bind.choose(errand.sources, target, self._rng, pinned)
+        source = errand.source = bind.choose(errand.sources, target, self._rng, _pinned(job))
         trail.pool = source.pool
         if source.ip is not None:
             trail.facts["from"] = source.ip
-        route = self._route(source, target, errand.smarthost)
         allowance = self._governor.allowance(source, errand.destination, errand.hosts)
+        route = self._route(source, target, errand.smarthost, allowance.apart)
         while True:
             held = await self._session(trail, route, allowance)
             session = held.session
@@ -242,12 +241,12 @@ class Delivery:
             finally:
                 self._pool.release(held)
 
-    def _route(self, source: Source, target: Target, smarthost: Smarthost | None) -> Route:
+    def _route(self, source: Source, target: Target, smarthost: Smarthost | None, apart: str) -> Route:
         """Return the route; one that no job's own smarthost shapes is the same for every message, so it is kept."""
-        key = (source.ip, source.ehlo, target.host, target.ip, target.port)
+        key = (source.ip, source.ehlo, target.host, target.ip, target.port, apart)
         route = self._routes.get(key) if smarthost is self._policy.smarthost else None
         if route is None:
-            route = Route(source, target, self._policy.tls_towards(smarthost), self._policy.login(smarthost))
+            route = Route(source, target, self._policy.tls_towards(smarthost), self._policy.login(smarthost), apart)
             if smarthost is self._policy.smarthost:
                 self._routes.remember(key, route)
         return route
@@ -296,11 +295,21 @@ class Delivery:
             raise failure
 
     async def _pace(self, errand: _Errand) -> None:
-        """Wait for this message's turn where messages a second are limited."""
-        source = next((each for each in errand.sources if each.reaches(errand.targets[0])), errand.sources[0])
+        """Choose the source, and wait for this message's turn from it where messages a second are limited."""
+        able = (each for each in errand.targets if any(source.reaches(each) for source in errand.sources))
+        if (target := next(able, None)) is None:
+            return  # which `bind` tells
+        source = bind.choose(errand.sources, target, self._rng, _pinned(errand.job))
+        # It is the one that the turn is for: others may only be used where it does not reach.
+        errand.sources = [each for each in errand.sources if each is source or not each.reaches(target)]
         allowance = self._governor.allowance(source, errand.destination, errand.hosts)
         if allowance.message_rate:
             await self._pool.pace(allowance.message_rate_key, allowance.message_rate, returned=errand.returned)
+
+
+def _pinned(job: Job) -> str | None:
+    """Return the source address that the attempt before this one asks for."""
+    return job.nextattempt.ip if job.nextattempt else None
 
 
 def _stale(session: Session, failure: Failure) -> bool:

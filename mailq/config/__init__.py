@@ -40,7 +40,7 @@ class Config(Section):
     limits: tuple[LimitConfig, ...] = Field(
         (),
         description="How much at once and how fast. For each key the most specific table decides: domain before mx,"
-        " mx before source. By default 20 connections from a source to a site, and no rate.",
+        " mx before source, source before pool. By default 20 connections from a source to a site, and no rate.",
     )
     classification: ClassificationConfig = Field(default_factory=ClassificationConfig)
     patterns: PatternTables = Field((), description="What an answer means, where it means something else than it says.")

@@ -3,8 +3,8 @@
 A rule applies to what it names: a source, a domain, the MX hosts under a suffix (a provider), or
 everything. Rules cascade: for each field the most specific rule that sets it decides, so that a rule
 for one provider needs to say only what differs. What is counted is counted under a key: one site
-(a set of MX hosts) shared by all its domains, or one provider where the deciding rule names one; for
-one source, or for all sources of a pool together where the deciding rule names the pool.
+(a set of MX hosts) shared by all its domains, or one provider or one domain where the deciding rule
+names it; for one source, or for all sources of a pool together where the deciding rule names the pool.
 """
 
 from collections.abc import Sequence
@@ -40,13 +40,15 @@ class LimitRule:
         )
 
     @property
-    def specificity(self) -> tuple[bool, bool, bool, bool]:
-        """Order of precedence: a domain beats a provider, which beats a source, which beats a pool."""
-        return (self.domain is not None, self.mx is not None, self.source is not None, self.pool is not None)
+    def specificity(self) -> tuple[bool, int, bool, bool]:
+        """Order of precedence: a domain, a provider (the longer name first), a source, a pool."""
+        return (self.domain is not None, len(self.mx or ""), self.source is not None, self.pool is not None)
 
 
 DEFAULTS = LimitRule(connections=20, burst=1, messages_per_session=100, session_age=300.0, idle_timeout=5.0)
 """What holds where no rule says otherwise; no rate is limited."""
+
+_OF_SESSIONS = frozenset({"connections", "messages_per_session", "session_age", "idle_timeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one source may do towards one destination; rates are None where none is limited."""
+    """What one source may do towards one destination; rates are None where none is limited.
+
+    `apart` is the domain whose sessions are for it alone, since a rule for it decides about them; else it is empty.
+    """
 
     connections: int
     connections_key: str
@@ -70,6 +75,7 @@ class Allowance:
     messages_per_session: int
     session_age: float
     idle_timeout: float
+    apart: str = ""
 
 
 def allowance(
@@ -80,9 +86,12 @@ def allowance(
     fitting = (rule for rule in rules if rule.applies(source, pool, domain, hosts))
     ranked = sorted(fitting, key=lambda rule: rule.specificity, reverse=True)
     decided: dict[str, Limit] = {}
+    apart = ""
     for field in fields(LimitRule)[4:]:
         rule = next((rule for rule in ranked if getattr(rule, field.name) is not None), DEFAULTS)
-        place = f"*.{rule.mx}" if rule.mx and rule.domain is None else site
+        place = f"@{domain}" if rule.domain else f"*.{rule.mx}" if rule.mx else site
+        if rule.domain and field.name in _OF_SESSIONS:
+            apart = domain
         who = f"@{pool}" if rule.pool and rule.source is None else source
         decided[field.name] = Limit(f"{field.name}|{who}|{place}", getattr(rule, field.name))
     burst = decided["burst"].value
@@ -96,6 +105,7 @@ def allowance(
         messages_per_session=decided["messages_per_session"].value,
         session_age=decided["session_age"].value,
         idle_timeout=decided["idle_timeout"].value,
+        apart=apart,
     )
 
 

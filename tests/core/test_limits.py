@@ -60,6 +60,31 @@ def test_a_providers_rule_counts_all_its_sites_together_but_only_what_it_sets():
     assert one.connections_key != two.connections_key
 
 
+def test_a_domains_own_limit_is_counted_apart_from_its_site():
+    rules = LimitRule(message_rate=20.0), LimitRule(domain="gmail.com", message_rate=1.0)
+    own, others = allow(*rules), allow(*rules, domain="googlemail.com")
+
+    assert own.message_rate_key != others.message_rate_key
+    assert own.connections_key == others.connections_key
+    assert own.apart == others.apart == ""
+
+
+@pytest.mark.parametrize("field", ["connections", "messages_per_session", "session_age", "idle_timeout"])
+def test_a_domain_with_sessions_of_its_own_kind_shares_none(field):
+    rule = LimitRule(domain="gmail.com", **{field: 1})
+
+    assert allow(rule).apart == "gmail.com"
+    assert allow(rule, domain="googlemail.com").apart == ""
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_longer_name_of_two_providers_decides_wherever_it_stands(turn):
+    rules = [LimitRule(mx="google.com", connections=10), LimitRule(mx="l.google.com", connections=30)]
+
+    assert allow(*rules[::turn]).connections == 30
+    assert allow(*rules[::turn], hosts=("mx.google.com",)).connections == 10
+
+
 @pytest.mark.parametrize(
     ("host", "suffix", "expected"),
     [

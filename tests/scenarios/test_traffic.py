@@ -159,6 +159,54 @@ async def test_domains_of_one_site_share_its_limit(system, sink):
     assert receiver.most_sessions == 1
 
 
+async def test_a_domains_own_rate_does_not_slow_its_site(system, sink):
+    receiver = await sink()
+    overrides = {"*": (f"127.0.0.1:{receiver.port}",)}
+    limits = [{"message_rate": "20/s"}, {"domain": "b.test", "message_rate": "1/s"}]
+    mail = await system(receiver, dns={"overrides": overrides}, limits=limits)
+    others = [f"accept+{number}@a.test" for number in range(40)]
+
+    await publish(mail, [f"accept+{number}@b.test" for number in range(30)])
+    began = time.monotonic()
+    await publish(mail, others)
+
+    await until(lambda: {message.recipient for message in receiver.messages}.issuperset(others), deadline=30)
+    assert time.monotonic() - began < 40 / 20 * 1.5 + 2
+    slow = sum(message.recipient.endswith("@b.test") for message in receiver.messages)
+    assert slow <= time.monotonic() - began + 3
+
+
+async def test_a_domains_own_limit_of_connections_holds_beside_the_sessions_of_its_site(system, sink):
+    receiver = await sink()
+    overrides = {"*": (f"127.0.0.1:{receiver.port}",)}
+    mail = await system(receiver, dns={"overrides": overrides}, limits=[{"domain": "b.test", "connections": 1}])
+
+    await publish(mail, [f"slow-50+{number}@{domain}.test" for number in range(30) for domain in "ab"])
+
+    results = [(each["recipient"], each["results"][0]) for each in await documents(mail, "success", 60)]
+    own = {result["session"] for recipient, result in results if recipient.endswith("@b.test")}
+    others = {result["session"] for recipient, result in results if recipient.endswith("@a.test")}
+    assert len(own) == 1
+    assert len(others) > 1
+    assert own.isdisjoint(others)
+
+
+async def test_the_rate_of_one_source_does_not_slow_another(system, sink):
+    receiver = await sink()
+    sources = [{"ip": "127.0.0.1"}, {"ip": "127.0.0.2"}]
+    mail = await system(receiver, sources=sources, limits=[{"source": "127.0.0.1", "message_rate": "1/s"}])
+
+    began = time.monotonic()
+    await publish(mail, [f"accept+{number}@a.test" for number in range(60)])
+
+    results = [document["results"][0] for document in await documents(mail, "success", 60, deadline=40)]
+    seconds = time.monotonic() - began
+    sent = Counter(result["from"] for result in results)
+    assert sent["127.0.0.1"] <= seconds + 2
+    assert sent["127.0.0.2"] > 30
+    assert seconds < 40  # one a second for all would take a minute
+
+
 async def test_a_slow_destination_does_not_starve_the_others(system, sink):
     """Ten thousand jobs for a site limited to one message a second stand before a thousand for others."""
     receiver = await sink()
