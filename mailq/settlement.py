@@ -22,6 +22,9 @@ from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
 from mailq.ports import Now, Observer, OversizedError, Publisher
 
+LONGEST_ABSENCE = 31_536_000.0
+"""Seconds that a job goes away at most, a year: the turn of the last of many may lie beyond all calendars."""
+
 
 class Settlement:
     """Turns results into confirmed publications; nothing here speaks SMTP."""
@@ -85,7 +88,7 @@ class Settlement:
             BrokerError: the job must not be acknowledged.
         """
         now = self._now()
-        due = job.due if later is None else now + timedelta(seconds=later.wait)
+        due = job.due if later is None else now + timedelta(seconds=min(later.wait, LONGEST_ABSENCE))
         assert due is not None
         elsewhere = later is not None and later.cause is Cause.ELSEWHERE
         until = due if elsewhere else back_at(job, self._policy, due, now)

@@ -27,7 +27,7 @@ class DeliveryConfig(Section):
         description="Seconds between attempts; the last repeats.",
     )
     retry_jitter: float = Field(0.01, ge=0, le=0.5, description="Largest share by which a wait is lengthened.")
-    max_deliver_time: int = Field(86_400, ge=1, description="Seconds from first consumption to giving up.")
+    max_deliver_time: Seconds = Field(86_400, description="Seconds from first consumption to giving up.")
     max_attempts: int = Field(0, ge=0, description="Attempts until giving up; 0: no limit.")
     on_doubt: Literal["retry", "fail"] = Field(
         "retry",

@@ -31,14 +31,14 @@ class LimitConfig(Section):
 
     source: Source | None = Field(None, description="Only mail from this source address.")
     pool: PoolName | None = Field(None, description="Only mail from the sources of this pool, counted together.")
-    domain: Domain | None = Field(None, description="Only mail to this domain.")
+    domain: Domain | None = Field(None, description="Only mail to this domain, counted apart.")
     mx: Domain | None = Field(
         None, description='Only domains whose MX hosts are under this name, for example "google.com"; counted together.'
     )
     connections: int | None = Field(None, ge=1, description="Connections at once; idle ones count.")
     connection_rate: PerSecond | None = Field(None, description='New connections, such as "10/s" or "100/m".')
     message_rate: PerSecond | None = Field(None, description='Messages, such as "5/s", "100/m" or "2000/h".')
-    burst: int | None = Field(None, ge=1, description="How many of a rate may come at once.")
+    burst: int | None = Field(None, ge=1, le=1_000_000, description="How many of a rate may come at once.")
     messages_per_session: int | None = Field(None, ge=1, description="Messages sent over one connection.")
     session_age: float | None = Field(None, gt=0, description="Seconds that a connection is used at most.")
     idle_timeout: float | None = Field(None, ge=0, description="Seconds that an unused connection is kept.")

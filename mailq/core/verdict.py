@@ -145,14 +145,16 @@ def expiry(job: Job) -> Failure:
 def back_at(job: Job, policy: RetryPolicy, until: datetime, now: datetime) -> datetime | None:
     """Return when a job that is sent away without an attempt is to come back: at `until`, or before its use ends.
 
-    None: its use would have ended by then, or is just about to.
+    One whose time is over by then comes back when it is, to be told so. None: its use would have ended by then, or is
+    just about to.
     """
+    end = deadline(job, policy, now)
+    early = job.due is not None and job.due > now  # not before that, says the producer
     if job.useful_until is None:
-        return until
-    longest = _longest(deadline(job, policy, now), now)
+        return until if early else min(until, max(end, now))
+    longest = _longest(end, now)
     if until <= now + timedelta(seconds=longest):
         return until
-    early = job.due is not None and job.due > now  # not before that, says the producer
     return None if early or longest < LEAST_ABSENCE else now + timedelta(seconds=longest)
 
 

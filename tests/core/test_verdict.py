@@ -378,6 +378,17 @@ def test_a_job_that_is_sent_away_comes_back_while_it_is_of_use(away, until, seco
     assert (back and int((back - NOW).total_seconds())) == seconds
 
 
+@pytest.mark.parametrize(("end", "seconds"), [(7200, 3600), (90, 90), (-5, 0)])
+def test_a_job_whose_time_is_over_before_its_turn_comes_back_to_be_told(end, seconds):
+    of = job().model_copy(update={"maxdelivertime": NOW + timedelta(seconds=end)})
+    assert back_at(of, Policy(), NOW + timedelta(hours=1), NOW) == NOW + timedelta(seconds=seconds)
+
+
+def test_a_job_that_is_not_due_does_not_come_back_before():
+    of = job(nextattempt={"time": in_(hours=1)}, maxdelivertime=in_(seconds=90))
+    assert back_at(of, Policy(), of.due, NOW) == of.due
+
+
 @pytest.mark.parametrize(("due", "back"), [(60, True), (3600, False)])
 def test_a_job_that_is_of_no_use_when_it_is_due_is_not_sent_away(due, back):
     of = job(nextattempt={"time": in_(seconds=due)}).model_copy(update={"useful_until": NOW + timedelta(seconds=90)})

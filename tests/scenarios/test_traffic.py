@@ -4,11 +4,13 @@ import asyncio
 import itertools
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import orjson
 from support.system import MIME, until
 
 from mailq.core.states import Kind
+from mailq.core.times import format_time
 from mailq.edges.resolver import DnsResolver
 
 
@@ -241,6 +243,27 @@ async def test_postponed_jobs_come_back_without_an_attempt_spent(system, sink):
     assert mail.seen.parks > 0
     assert {result["attempt"] for document in done for result in document["results"]} == {1}
     assert all("nextattempt" not in document for document in done)
+
+
+async def test_a_job_whose_time_is_over_before_its_turn_is_told_so_in_time(system, sink):
+    mail = await system(await sink(), limits=[{"message_rate": "1/h"}])
+    end = format_time(datetime.now(UTC) + timedelta(seconds=4))
+
+    await publish(mail, [f"accept+{number}@a.test" for number in range(3)], maxdelivertime=end)
+
+    results = [document["results"] for document in await documents(mail, "failures", 2, deadline=20)]
+    assert [[(each["state"], each["result"]) for each in result] for result in results] == 2 * [
+        [("process", "timeout")]
+    ]
+
+
+async def test_a_turn_that_never_comes_is_waited_for(system, sink):
+    mail = await system(await sink(), limits=[{"message_rate": 1e-12}])
+
+    await publish(mail, [f"accept+{number}@a.test" for number in range(3)])
+
+    await mail.rabbit.wait_for_count("outbox.delay.24h", 2)
+    await documents(mail, "success", 1)
 
 
 async def test_a_destination_that_refuses_connections_is_left_alone(system, sink):
