@@ -29,8 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Bench, print, and return the exit status: 0, or 1 if there are no true figures."""
     options = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options.directory.mkdir(parents=True, exist_ok=True)
-    home = Path(tempfile.mkdtemp(dir=options.directory.resolve()))
+    try:
+        options.directory.mkdir(parents=True, exist_ok=True)
+        home = Path(tempfile.mkdtemp(dir=options.directory.resolve()))
+    except OSError as trouble:
+        sys.stderr.write(f"bench: no files can be made in {options.directory}: {trouble.strerror}\n")
+        return 1
     home.chmod(0o755)  # Postfix's daemons are users of their own
     try:
         if options.soak is None:

@@ -69,6 +69,13 @@ def test_a_tiny_run_ends_with_all_figures_and_leaves_nothing_behind(tmp_path):
     wait_until_gone(tmp_path)
 
 
+def test_a_directory_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    done = bench(tmp_path, "--jobs", "1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"bench: no files can be made in {tmp_path / 'run'}: File exists\n"
+
+
 @pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--jobs", "2000000"], ["--latency", "-1"], ["--vs", "exim"]])
 def test_what_is_out_of_bounds_is_refused(arguments):
     with pytest.raises(SystemExit) as end:
