@@ -8,6 +8,12 @@ one after the other, at the pace of the rate and not all at once, and who is new
 
 from dataclasses import dataclass, replace
 
+CROWD = 100
+"""Jobs that may wait in memory for one rate, however patient they are: else they would leave no room for others."""
+
+LEAST_PATIENCE = 1.0
+"""Seconds that may be waited in memory all the same: as late as delay queues bring back who was sent away."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -46,9 +52,10 @@ class Slot:
 def take(pace: Pace, rate: Rate, now: float, *, patience: float, returned: bool) -> tuple[Pace, Slot]:
     """Return the new pace and the slot of one job.
 
-    `patience` is how many seconds a job may wait here; `returned` tells that it was sent away before
-    and so goes ahead of those who were not.
+    `patience` is how many seconds a job may wait here, if that is no `CROWD`; `returned` tells that it was
+    sent away before and so goes ahead of those who were not.
     """
+    patience = min(patience, max(CROWD * rate.interval, LEAST_PATIENCE))
     due = max(pace.next, now - (rate.burst - 1) * rate.interval)
     wait = max(0.0, due - now)
     if not returned and pace.back > now + patience:

@@ -46,6 +46,16 @@ def test_who_would_wait_too_long_is_sent_away_one_after_the_other():
     assert [slot.wait for slot in slots] == pytest.approx(range(20))
 
 
+@pytest.mark.parametrize(("per_second", "waiting"), [(1, 5), (20, 100), (50, 100), (200, 200)])
+def test_no_more_than_a_crowd_waits_for_one_rate_unless_that_is_a_second(per_second, waiting):
+    pace, rate, slots = Pace(), Rate(per_second), []
+    for _ in range(1000):
+        pace, slot = go(pace, rate, 0.0)
+        slots.append(slot)
+
+    assert sum(not slot.away and slot.wait > 0 for slot in slots) == pytest.approx(waiting, abs=1)
+
+
 def test_who_is_new_stands_behind_those_who_were_sent_away():
     pace, rate = Pace(), Rate(1)
     for _ in range(20):

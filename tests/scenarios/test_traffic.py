@@ -227,6 +227,20 @@ async def test_a_slow_destination_does_not_starve_the_others(system, sink):
     assert mail.seen.parks > 9000
 
 
+async def test_a_destination_that_is_not_so_slow_does_not_fill_the_window(system, sink):
+    receiver = await sink()
+    mail = await system(receiver, limits=[{"domain": "b.test", "message_rate": "50/s"}], worker={"prefetch": 150})
+    await publish(mail, [f"accept+{number}@b.test" for number in range(1000)])
+    began = time.monotonic()
+    await publish(mail, [f"accept+{number}@a.test" for number in range(200)])
+
+    await until(lambda: sum(m.recipient.endswith("@a.test") for m in receiver.messages) == 200, 40)
+    assert time.monotonic() - began < 10  # the thousand take twice as long
+    await documents(mail, "success", 1200)
+    moments = sorted(m.time.timestamp() for m in receiver.messages if m.recipient.endswith("@b.test"))
+    assert moments[-1] - moments[0] < 1000 / 50 * 1.25
+
+
 async def mail_again(system, receiver):
     return await system(
         receiver, limits=[{"domain": "b.test", "message_rate": "1/s"}], worker={"prefetch": 100, "drain_timeout": 5}
