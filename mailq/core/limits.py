@@ -110,8 +110,9 @@ def allowance(
 
 
 def under(host: str, suffix: str) -> bool:
-    """Tell whether a host is the named one or below it."""
-    return host == suffix or host.endswith(f".{suffix}")
+    """Tell whether a host, which may have a port as overrides do, is the named one or below it."""
+    name, _, _ = host.partition(":")
+    return name == suffix or name.endswith(f".{suffix}")
 
 
 def _rate(per_second: float | None, burst: int) -> Rate | None:

@@ -90,6 +90,7 @@ def test_the_longer_name_of_two_providers_decides_wherever_it_stands(turn):
     [
         ("google.com", "google.com", True),
         ("a.google.com", "google.com", True),
+        ("a.google.com:2525", "google.com", True),
         ("notgoogle.com", "google.com", False),
         ("google.com.evil.test", "google.com", False),
     ],

@@ -209,6 +209,17 @@ async def test_the_rate_of_one_source_does_not_slow_another(system, sink):
     assert seconds < 40  # one a second for all would take a minute
 
 
+async def test_a_providers_limit_holds_for_a_host_that_an_override_names_with_its_port(system, sink):
+    receiver = await sink()
+    overrides = {f"d{number}.test": (f"mx.a.test:{receiver.port}",) for number in range(4)}
+    mail = await system(receiver, dns={"overrides": overrides}, limits=[{"mx": "a.test", "connections": 1}])
+
+    await publish(mail, [f"slow-5+{number}@d{number % 4}.test" for number in range(20)])
+
+    await documents(mail, "success", 20)
+    assert receiver.most_sessions == 1
+
+
 async def test_a_slow_destination_does_not_starve_the_others(system, sink):
     """Ten thousand jobs for a site limited to one message a second stand before a thousand for others."""
     receiver = await sink()
