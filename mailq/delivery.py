@@ -222,7 +222,7 @@ class Delivery:
         if source.ip is not None:
             trail.facts["from"] = source.ip
         allowance = self._governor.allowance(source, errand.destination, errand.hosts)
-        route = self._route(source, target, errand.smarthost, allowance.apart)
+        route = self._route(source, target, errand.smarthost, allowance.sharing)
         while True:
             held = await self._session(trail, route, allowance)
             session = held.session
@@ -241,12 +241,12 @@ class Delivery:
             finally:
                 self._pool.release(held)
 
-    def _route(self, source: Source, target: Target, smarthost: Smarthost | None, apart: str) -> Route:
+    def _route(self, source: Source, target: Target, smarthost: Smarthost | None, sharing: str) -> Route:
         """Return the route; one that no job's own smarthost shapes is the same for every message, so it is kept."""
-        key = (source.ip, source.ehlo, target.host, target.ip, target.port, apart)
+        key = (source.ip, source.ehlo, target.host, target.ip, target.port, sharing)
         route = self._routes.get(key) if smarthost is self._policy.smarthost else None
         if route is None:
-            route = Route(source, target, self._policy.tls_towards(smarthost), self._policy.login(smarthost), apart)
+            route = Route(source, target, self._policy.tls_towards(smarthost), self._policy.login(smarthost), sharing)
             if smarthost is self._policy.smarthost:
                 self._routes.remember(key, route)
         return route

@@ -63,7 +63,7 @@ class Limit:
 class Allowance:
     """What one source may do towards one destination; rates are None where none is limited.
 
-    `apart` is the domain whose sessions are for it alone, since a rule for it decides about them; else it is empty.
+    `sharing` names who shares sessions: a site, a provider or a domain alone, as the rules about sessions are for.
     """
 
     connections: int
@@ -75,7 +75,7 @@ class Allowance:
     messages_per_session: int
     session_age: float
     idle_timeout: float
-    apart: str = ""
+    sharing: str = ""
 
 
 def allowance(
@@ -86,12 +86,12 @@ def allowance(
     fitting = (rule for rule in rules if rule.applies(source, pool, domain, hosts))
     ranked = sorted(fitting, key=lambda rule: rule.specificity, reverse=True)
     decided: dict[str, Limit] = {}
-    apart = ""
+    sharing: dict[str, None] = {}
     for field in fields(LimitRule)[4:]:
         rule = next((rule for rule in ranked if getattr(rule, field.name) is not None), DEFAULTS)
         place = f"@{domain}" if rule.domain else f"*.{rule.mx}" if rule.mx else site
-        if rule.domain and field.name in _OF_SESSIONS:
-            apart = domain
+        if field.name in _OF_SESSIONS:
+            sharing[place] = None
         who = f"@{pool}" if rule.pool and rule.source is None else source
         decided[field.name] = Limit(f"{field.name}|{who}|{place}", getattr(rule, field.name))
     burst = decided["burst"].value
@@ -105,7 +105,7 @@ def allowance(
         messages_per_session=decided["messages_per_session"].value,
         session_age=decided["session_age"].value,
         idle_timeout=decided["idle_timeout"].value,
-        apart=apart,
+        sharing=" ".join(sharing),
     )
 
 

@@ -54,14 +54,14 @@ class Login:
 class Route:
     """From where to where, how secured and as whom: everything that shapes a session.
 
-    `apart` is the domain that shares its sessions with no other one, because its limits are its own; else it is empty.
+    `sharing` names who shares its sessions, since their limits are the same ones (see `limits.Allowance`).
     """
 
     source: Source
     target: Target
     tls: Tls
     login: Login | None = None
-    apart: str = ""
+    sharing: str = ""
     ends: tuple[str | None, str, int] = field(init=False, repr=False, compare=False)
     """Source and target as the network knows them."""
     _hash: int = field(init=False, repr=False, compare=False)
@@ -69,7 +69,7 @@ class Route:
     def __post_init__(self) -> None:
         """Make once what is looked up several times for each message."""
         object.__setattr__(self, "ends", (self.source.ip, self.target.ip, self.target.port))
-        object.__setattr__(self, "_hash", hash((self.source, self.target, self.tls, self.login, self.apart)))
+        object.__setattr__(self, "_hash", hash((self.source, self.target, self.tls, self.login, self.sharing)))
 
     def __hash__(self) -> int:
         """Return the hash of all that is compared."""

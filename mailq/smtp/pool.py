@@ -55,10 +55,6 @@ class Held:
         old = now - self.born >= limits.session_age or session.messages >= limits.messages_per_session
         return old or not session.reusable
 
-    def suits(self, limits: Allowance, now: float) -> bool:
-        """Tell whether one with other limits may use it too: the domains of a site share its sessions."""
-        return now - self.born < limits.session_age and self.session.messages < limits.messages_per_session
-
 
 @dataclass(slots=True, eq=False)
 class Waiter:
@@ -95,7 +91,7 @@ class Pool:
         Raises:
             Postponed: neither is to be had soon.
         """
-        held = self._used(route, allowance)
+        held = self._used(route)
         if held is None:
             line = self._line(allowance)
             if not line.waiting and await self._enter(allowance):
@@ -202,19 +198,14 @@ class Pool:
         while self._leaving:
             await asyncio.wait(self._leaving)
 
-    def _used(self, route: Route, allowance: Allowance) -> Held | None:
+    def _used(self, route: Route) -> Held | None:
         """Return the session on `route` that was used last, since it is the least likely to be closed by the peer."""
         idle = self._idle.get(route)
         if not idle:
             return None
         now = monotonic()
-        place = len(idle)
-        while place:
-            place -= 1
-            held = idle[place]
-            if held.allowance is not allowance and not held.suits(allowance, now):
-                continue
-            del idle[place]
+        while idle:
+            held = idle.pop()
             self._idle_by_key[held.allowance.connections_key].remove(held)
             if not held.worn(now):
                 return held
@@ -261,9 +252,10 @@ class Pool:
     def _next(self, line: Line[Waiter], held: Held | None) -> bool:
         """Answer the first in line, with a session the first who may use it; tell whether there was one."""
         while line.waiting:
-            waiter: Waiter | None = (first := line.waiting[0])
-            if held is not None and not _fits(held, first):
-                waiter = next((each for each in line.waiting if _fits(held, each)), None)
+            waiter: Waiter | None = line.waiting[0]
+            route = held.session.route if held else None
+            if route is not None and waiter is not None and waiter.route is not route and waiter.route != route:
+                waiter = next((each for each in line.waiting if each.route == route), None)
             if waiter is None:
                 return False
             line.waiting.remove(waiter)
@@ -323,14 +315,6 @@ class Pool:
             line = self._lines[allowance.connections_key] = Line(allowance.connections, monotonic())
         line.places = allowance.connections
         return line
-
-
-def _fits(held: Held, waiter: Waiter) -> bool:
-    """Tell whether a session is one that a job in line may use."""
-    route = held.session.route
-    if waiter.route is not route and waiter.route != route:
-        return False
-    return waiter.allowance is held.allowance or held.suits(waiter.allowance, monotonic())
 
 
 def _cleared(shelf: dict[K, list[Held]]) -> dict[K, list[Held]]:

@@ -66,15 +66,29 @@ def test_a_domains_own_limit_is_counted_apart_from_its_site():
 
     assert own.message_rate_key != others.message_rate_key
     assert own.connections_key == others.connections_key
-    assert own.apart == others.apart == ""
+    assert own.sharing == others.sharing
 
 
 @pytest.mark.parametrize("field", ["connections", "messages_per_session", "session_age", "idle_timeout"])
 def test_a_domain_with_sessions_of_its_own_kind_shares_none(field):
     rule = LimitRule(domain="gmail.com", **{field: 1})
 
-    assert allow(rule).apart == "gmail.com"
-    assert allow(rule, domain="googlemail.com").apart == ""
+    assert allow(rule).sharing != allow(rule, domain="googlemail.com").sharing
+    assert allow(rule, domain="googlemail.com").sharing == allow(domain="gmail.com").sharing
+
+
+def test_sites_that_have_some_hosts_in_common_share_no_sessions_unless_they_are_counted_together():
+    one, two = (
+        {"domain": "a.test", "hosts": ("mx.google.com",)},
+        {"domain": "b.test", "hosts": ("mx.google.com", "mx.b")},
+    )
+
+    assert allow(**one).sharing != allow(**two).sharing
+    together = LimitRule(mx="google.com", connections=5, messages_per_session=5, session_age=5, idle_timeout=5)
+    assert (
+        allow(together, domain="a.test", hosts=("mx.google.com",)).sharing
+        == allow(together, domain="b.test", hosts=("mx.google.com", "alt.google.com")).sharing
+    )
 
 
 @pytest.mark.parametrize("turn", [1, -1])
