@@ -165,7 +165,9 @@ def build(
     policy = policy_of(config)
     sink = parse_endpoint(config.delivery.sink, policy.port) if config.delivery.sink else None
     dialer = TcpDialer(Security(config.tls), (sink.host, sink.port) if sink else None)
-    pool = Pool(dialer, limits, timeouts_of(config), config.timeouts.quit, config.worker.sessions)
+    pool = Pool(
+        dialer, limits, timeouts_of(config), config.timeouts.quit, config.worker.sessions, config.worker.prefetch
+    )
     governor = Governor([LimitRule(**rule.model_dump()) for rule in config.limits])
     sources = HostSources(config.sources, config.delivery.ehlo)
     meaning = meaning or meaning_of(config)

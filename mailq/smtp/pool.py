@@ -2,7 +2,7 @@
 
 A session fits a job only if everything that shapes a conversation is the same: the `Route`, whose TLS
 policy is the one that came out (a plaintext fall-back is another route). Waiting is short and in memory;
-who would wait longer than `PATIENCE` is postponed. What is open at once is counted through the `Limits`
+who would wait longer than there is patience for is postponed. What is open at once is counted through the `Limits`
 port, for all processes together; a place is given back only after its connection is closed.
 """
 
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from mailq.core.failure import Cause, Postponed
 from mailq.core.limits import Allowance
-from mailq.core.pace import Rate
+from mailq.core.pace import LEAST_PATIENCE, Rate
 from mailq.core.queueing import Line
 from mailq.core.result import Trail
 from mailq.core.routing import Route
@@ -26,7 +26,7 @@ from mailq.smtp.session import Session
 K = TypeVar("K")
 
 PATIENCE = 5.0
-"""Seconds that a job waits in memory for a session before it is postponed."""
+"""Seconds that a job waits in memory before it is postponed."""
 
 POLL = 0.1
 """Seconds between looks whether another process gave a connection back."""
@@ -70,13 +70,22 @@ class Pool:
     """All SMTP sessions of a process."""
 
     def __init__(
-        self, dialer: Dialer, limits: Limits, timeouts: Mapping[State, float], quit_timeout: float, most: int
+        self,
+        dialer: Dialer,
+        limits: Limits,
+        timeouts: Mapping[State, float],
+        quit_timeout: float,
+        most: int,
+        room: int,
     ) -> None:
+        """Begin with none; there are `most` at once, and `room` is how many jobs the process has in memory."""
         self._dialer = dialer
         self._limits = limits
         self._timeouts = timeouts
         self._quit_timeout = quit_timeout
         self._most = most
+        self._room = room
+        self._pacing = 0
         self._idle: dict[Route, list[Held]] = {}
         self._idle_by_key: dict[str, list[Held]] = {}
         self._lines: dict[str, Line[Waiter]] = {}
@@ -171,13 +180,9 @@ class Pool:
         """Wait until a rate lets the next event through.
 
         Raises:
-            Postponed: that would take longer than `PATIENCE`.
+            Postponed: that would take too long.
         """
-        slot = await self._limits.take(key, rate, patience=PATIENCE, returned=returned)
-        if slot.away:
-            raise Postponed(slot.wait, Cause.RATE, "the rate allowed is used up")
-        if slot.wait > 0:
-            await asyncio.sleep(slot.wait)
+        await self._turn(key, rate, self._patience, returned=returned)
 
     async def depart(self, key: str, rate: Rate) -> None:
         """Wait, with the session in hand, until a message may leave after the one before.
@@ -188,7 +193,7 @@ class Pool:
         Raises:
             Postponed: it is not, because many sessions took long to open.
         """
-        await self.pace(f"depart|{key}", Rate(rate.per_second, rate.burst), returned=True)
+        await self._turn(f"depart|{key}", Rate(rate.per_second, rate.burst), PATIENCE, returned=True)
 
     async def close(self) -> None:
         """Say good-bye to all idle sessions and wait until all are gone."""
@@ -197,6 +202,22 @@ class Pool:
                 self._dismiss(self._taken(held))
         while self._leaving:
             await asyncio.wait(self._leaving)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a job may wait for a rate: less the more do, or many slow destinations would fill the memory."""
+        return max(LEAST_PATIENCE, PATIENCE * (1.0 - self._pacing / self._room))
+
+    async def _turn(self, key: str, rate: Rate, patience: float, *, returned: bool) -> None:
+        slot = await self._limits.take(key, rate, patience=patience, returned=returned)
+        if slot.away:
+            raise Postponed(slot.wait, Cause.RATE, "the rate allowed is used up")
+        if slot.wait > 0:
+            self._pacing += 1
+            try:
+                await asyncio.sleep(slot.wait)
+            finally:
+                self._pacing -= 1
 
     def _used(self, route: Route) -> Held | None:
         """Return the session on `route` that was used last, since it is the least likely to be closed by the peer."""

@@ -252,6 +252,21 @@ async def test_a_destination_that_is_not_so_slow_does_not_fill_the_window(system
     assert moments[-1] - moments[0] < 1000 / 50 * 1.25
 
 
+async def test_many_slow_destinations_leave_room_in_memory_for_the_others(system, sink):
+    receiver = await sink()
+    sites = [f"slow{number}.test" for number in range(60)]
+    limits = [{"domain": site, "message_rate": "1/s"} for site in sites]
+    overrides = {"*": [f"127.0.0.1:{receiver.port}"]}
+    mail = await system(receiver, limits=limits, worker={"prefetch": 100}, dns={"overrides": overrides})
+    await publish(mail, [f"accept+{number}@{site}" for number in range(10) for site in sites])
+    began = time.monotonic()
+    await publish(mail, [f"accept+{number}@a.test" for number in range(300)])
+
+    await until(lambda: sum(m.recipient.endswith("@a.test") for m in receiver.messages) == 300, 40)
+    assert time.monotonic() - began < 4
+    await documents(mail, "success", 900)
+
+
 async def mail_again(system, receiver):
     return await system(
         receiver, limits=[{"domain": "b.test", "message_rate": "1/s"}], worker={"prefetch": 100, "drain_timeout": 5}

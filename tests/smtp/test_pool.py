@@ -30,7 +30,7 @@ async def pools():
     with contextlib.closing(private_table()) as table:
         tables = [table, beside(table, 1)]
         dialer = TcpDialer(Security(config.tls))
-        both = [Pool(dialer, each, timeouts_of(config), config.timeouts.quit, 100) for each in tables]
+        both = [Pool(dialer, each, timeouts_of(config), config.timeouts.quit, 100, 500) for each in tables]
         yield both
         for pool in both:
             await pool.close()

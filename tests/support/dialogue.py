@@ -208,7 +208,7 @@ async def deliver(addresses: Sequence[tuple[str, int]], options: dict[str, Any])
     """
     config = _config(addresses, options)
     job = Job.parse(orjson.dumps(_job(options)), limit=100_000_000)
-    pool = Pool(TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100)
+    pool = Pool(TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100, 500)
     sources = HostSources(config.sources, config.delivery.ehlo)
     bugs = _Bugs()
     delivery = Delivery(

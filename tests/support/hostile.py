@@ -162,7 +162,7 @@ class Mailer:
         )
         self.bugs: list[BaseException] = []
         self.pool = Pool(
-            TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100
+            TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100, 500
         )
         self._delivery = Delivery(
             policy_of(config),
