@@ -19,11 +19,8 @@ LONG = 300.0
 WARM = 1 / 3
 """Share of the load after which memory has to stay where it is."""
 
-JOURNALS = 4
-"""Descriptors by which two processes read each other's journals once they have a reason to: two files each."""
-
 GROWTH = 0.05
-"""By which share memory may grow from then to the end of the load: garbage in cycles is collected seldom, and waits."""
+"""By which share memory may grow from then to the end of the load: settled jobs are remembered, up to a bound."""
 
 SHOWN = 3
 """Ids named in a trouble."""
@@ -163,7 +160,7 @@ class Books:
 
     def _processes(self) -> Iterator[str]:
         before, after = self.idle
-        if after.descriptors > before.descriptors + JOURNALS:
+        if after.descriptors > before.descriptors:
             yield f"{after.descriptors} descriptors are open, {before.descriptors} were before"
         allowed = self._warm[0].rss_mb * GROWTH
         if self.seconds >= LONG and self.growth_mb > allowed:

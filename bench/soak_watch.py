@@ -1,7 +1,8 @@
 """What a soak sees of the processes while they work: memory, descriptors, the metrics page.
 
 Memory is resident memory in units of 1,000,000 octets, that of the largest worker process; descriptors are the
-open files and sockets of all worker processes together. Both come from /proc (proc(5): `statm`, `fd`).
+open files and sockets of all worker processes together, but for journals, of which each has one or two and reads those
+of all others once it has a reason to. Both come from /proc (proc(5): `statm`, `fd`).
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from statistics import fmean
 
 from bench import BenchError
 from bench.usage import tree
+from mailq.edges.journal.volume import ENDING
 
 Page = Mapping[str, float]
 """The value of each series by its name with its labels, as it stands on the page."""
@@ -48,10 +50,17 @@ def rss_mb(pid: int) -> float:
 
 
 def descriptors(pid: int) -> int:
-    """Return how many descriptors a process has open; 0 if it is gone."""
+    """Return how many descriptors a process has open that are no journals; 0 if it is gone."""
     with suppress(*_GONE):
-        return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
+        return sum(map(_counts, (_PROC / str(pid) / "fd").iterdir()))
     return 0
+
+
+def _counts(descriptor: Path) -> bool:
+    """Tell whether a descriptor is open still, and of no journal."""
+    with suppress(FileNotFoundError):
+        return not str(descriptor.readlink()).removesuffix(" (deleted)").endswith(ENDING)
+    return False
 
 
 def slope(samples: Sequence[Sample]) -> float:
