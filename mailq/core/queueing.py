@@ -7,6 +7,7 @@ says whose turn it is.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -46,8 +47,8 @@ class Line(Generic[T]):
     back: float = 0.0
 
     def join(self, who: T, now: float) -> None:
-        """Put somebody at the end of the line; what was before anybody waited says nothing of its progress."""
-        if not self.waiting:
+        """Put somebody at the end of the line; before anybody waited or was away, there was no progress to be made."""
+        if not self.waiting and self.back <= now:
             self.progress = now
         self.waiting.append(who)
 
@@ -65,6 +66,12 @@ class Line(Generic[T]):
     def wait(self, now: float) -> float:
         """Return how many seconds a job that comes now has to wait."""
         return (len(self.waiting) + 1) * self._interval(now)
+
+    def hopeless(self, now: float, patience: float) -> Sequence[T]:
+        """Take out, in their order, those who stand too far back to have their turn within so many seconds."""
+        interval = self._interval(now)
+        some = max(0, len(self.waiting) - int(patience / interval)) if interval else 0
+        return [self.waiting.pop() for _ in range(some)][::-1]
 
     def send_away(self, now: float) -> float:
         """Return in how many seconds a job that cannot wait is to come back."""

@@ -251,15 +251,17 @@ class Pool:
         return answer
 
     async def _attend(self) -> None:
-        """While anybody waits, look for places that other processes gave back, and end waits that are too long."""
+        """While anybody waits, look for places that other processes gave back, and end waits that get too long."""
         while any(line.waiting for line in self._lines.values()):
             await asyncio.sleep(POLL)
             now = monotonic()
             for line in list(self._lines.values()):
                 while line.waiting and await self._enter(allowance := line.waiting[0].allowance):
                     self.vacate(allowance)
+                leaving = []
                 while line.waiting and now - line.waiting[0].since > PATIENCE:
-                    waiter = line.waiting.popleft()
+                    leaving.append(line.waiting.popleft())
+                for waiter in (*leaving, *line.hopeless(now, PATIENCE)):
                     if not waiter.answer.done():
                         waiter.answer.set_exception(Postponed(line.send_away(now), Cause.CONNECTIONS, REASON))
 

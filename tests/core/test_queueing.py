@@ -39,6 +39,28 @@ def test_an_empty_line_does_not_remember_an_old_standstill():
     assert line(waiting=0, holding=0.1, progress=0.0).wait(60.0) == 0.05
 
 
+def test_who_stands_too_far_back_is_taken_out_in_order():
+    queue = line(waiting=10, holding=2.0, places=2)
+    assert queue.hopeless(0.0, 5.0) == [5, 6, 7, 8, 9]
+    assert list(queue.waiting) == [0, 1, 2, 3, 4]
+    assert queue.hopeless(0.0, 5.0) == []
+
+
+def test_while_nothing_is_known_nobody_is_hopeless():
+    assert line(waiting=1000, places=20).hopeless(GRACE, 5.0) == []
+
+
+def test_a_line_from_which_all_were_sent_away_does_not_begin_anew_while_they_are():
+    queue = line(waiting=1, places=20, progress=0.0)
+    queue.send_away(10.0)
+    queue.waiting.clear()
+    queue.join(1, 11.0)
+    assert queue.progress == 0.0
+    queue.waiting.clear()
+    queue.join(1, 10.0 + FIRST_ABSENCE)
+    assert queue.progress == 10.0 + FIRST_ABSENCE
+
+
 def test_holding_times_are_averaged_and_the_first_counts_fully():
     queue = line()
     queue.given_back(2.0, 1.0)

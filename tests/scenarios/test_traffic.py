@@ -267,6 +267,18 @@ async def test_many_slow_destinations_leave_room_in_memory_for_the_others(system
     await documents(mail, "success", 900)
 
 
+async def test_a_destination_that_never_greets_gives_way_to_the_others(system, sink):
+    receiver, silent = await sink(), await sink(faults=["intro=stall"])
+    overrides = {"*": [f"127.0.0.1:{receiver.port}"], "b.test": [f"127.0.0.1:{silent.port}"]}
+    mail = await system(receiver, worker={"prefetch": 200, "drain_timeout": 0}, dns={"overrides": overrides})
+    await publish(mail, [f"accept+{number}@b.test" for number in range(1500)])
+    await publish(mail, [f"accept+{number}@a.test" for number in range(200)])
+    began = time.monotonic()
+
+    await until(lambda: receiver.accepted == 200, 60)
+    assert time.monotonic() - began < 15  # a window of jobs after the other, 5 s each, takes 40
+
+
 async def mail_again(system, receiver):
     return await system(
         receiver, limits=[{"domain": "b.test", "message_rate": "1/s"}], worker={"prefetch": 100, "drain_timeout": 5}
