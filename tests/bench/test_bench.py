@@ -58,10 +58,10 @@ def wait_until_gone(directory):
 
 
 def test_a_tiny_run_ends_with_all_figures_and_leaves_nothing_behind(tmp_path):
-    done = bench(tmp_path, "--jobs", "200", "--pace", "100", "--pace-seconds", "1", "--latency", "1")
+    done = bench(tmp_path, "--jobs", "2000", "--pace", "100", "--pace-seconds", "1", "--latency", "1")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
-    assert figures["jobs"] == figures["delivered"] == 200
+    assert figures["jobs"] == figures["delivered"] == 2000
     assert all(figures[name] > 0 for name in FIGURES)
     assert figures["p50_ms"] <= figures["p99_ms"]
     assert figures["round_trips_per_message"] > 1

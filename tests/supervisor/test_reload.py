@@ -112,7 +112,8 @@ async def test_a_process_started_later_has_the_newest_patterns_and_sighup_to_a_w
     os.kill(victim, signal.SIGKILL)
     await until(lambda: reloading.run.pids()[0] != victim)
     await until(lambda: len(reloading.run.lines(event="broker", change="connected")) == 3, 30)
+    await reloading.run.page("/readyz", want=200)
 
     assert {result["code"] for result in await reloading.results("failures", count=20)} == {450}
-    new = [line for line in reloading.run.lines(event="attempt", process=0) if line["outcome"] == "failure"]
-    assert new
+    # Lines are written a moment after the results are there.
+    await until(lambda: any(line["outcome"] == "failure" for line in reloading.run.lines(event="attempt", process=0)))
