@@ -16,8 +16,9 @@ import orjson
 
 from mailq.config import Config
 from mailq.core import letters
+from mailq.core.document import InvalidJobError
 from mailq.core.failure import Failure
-from mailq.core.job import InvalidJobError, Job
+from mailq.core.job import Job
 from mailq.core.letters import Names
 from mailq.core.mime import extract, payload
 from mailq.core.publication import Consumed, Publication

@@ -15,9 +15,10 @@ from time import monotonic
 import orjson
 
 from mailq.core import letters
+from mailq.core.document import InvalidJobError
 from mailq.core.ending import ENDS, End
 from mailq.core.failure import Cause, Postponed
-from mailq.core.job import InvalidJobError, Job, Queues
+from mailq.core.job import Job, Queues
 from mailq.core.journal import PARKED, Entry, EntryId, JournalError, Standing, key_of
 from mailq.core.publication import Consumed
 from mailq.core.result import Result, unpack

@@ -11,8 +11,9 @@ from datetime import timedelta
 from random import Random
 
 from mailq.core import letters
+from mailq.core.document import InvalidJobError
 from mailq.core.failure import Cause, Failure, Postponed
-from mailq.core.job import InvalidJobError, Job
+from mailq.core.job import Job
 from mailq.core.letters import Names
 from mailq.core.lighter import lighter
 from mailq.core.meaning import Meaning

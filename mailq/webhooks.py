@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mailq.core.document import InvalidJobError, read_document
 from mailq.core.events import Context, event_of, is_dry_run
 from mailq.core.hooks import Item, give_up
-from mailq.core.job import InvalidJobError, read_document
 from mailq.core.publication import Consumed, Publication
 from mailq.ports import BrokerError
 from mailq.webhook_line import Lane, Line, Observer, Rules

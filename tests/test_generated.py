@@ -14,8 +14,9 @@ from mailq.cli.contracts import documents
 from mailq.config import Config
 from mailq.config.example import example
 from mailq.core import letters
+from mailq.core.document import InvalidJobError
 from mailq.core.failure import Failure
-from mailq.core.job import InvalidJobError, Job
+from mailq.core.job import Job
 from mailq.core.publication import Consumed
 from mailq.core.records import MessageRecord, ResultRecord, schemas
 from mailq.core.reply import Reply

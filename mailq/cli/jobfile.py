@@ -8,7 +8,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mailq.core.job import InvalidJobError, Job
+from mailq.core.document import InvalidJobError
+from mailq.core.job import Job
 
 _DECODER = json.JSONDecoder()
 _SPACE = " \t\r\n"

@@ -23,7 +23,7 @@ import typer
 from mailq.cli.broker import complain, connection, unavailable
 from mailq.cli.options import ConfigOption, load
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.job import InvalidJobError, read_document
+from mailq.core.document import InvalidJobError, read_document
 from mailq.core.publication import Consumed
 from mailq.core.reply import printable
 from mailq.core.times import format_time

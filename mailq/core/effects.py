@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
+from mailq.core.document import InvalidJobError
 from mailq.core.hints import Flags
-from mailq.core.job import InvalidJobError, Job
+from mailq.core.job import Job
 from mailq.core.records import ResultRecord
 
 Document = dict[str, Any]

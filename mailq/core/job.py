@@ -1,17 +1,14 @@
 """A job: what a producer asks for in one JSON message, typed once and republished untouched.
 
-`Job.parse` is the only way in. It reads the bytes (gzip if so encoded), checks every property
-that mailq knows, and keeps the producer's raw `document` beside the typed view, because results
-go back with everything the producer put there. What cannot be read ends as `InvalidJobError`, which
-says where (a JSON pointer, RFC 6901) and why.
+`Job.parse` is the only way in. It has the `document` read, checks every property that mailq knows, and keeps
+the producer's raw document beside the typed view, because results go back with everything the producer put
+there. What cannot be read ends as `InvalidJobError`, which says where (a JSON pointer, RFC 6901) and why.
 """
 
 import hashlib
-import zlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import orjson
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,29 +21,16 @@ from pydantic import (
 )
 
 from mailq.core.address import Address, AddressError, parse_address
+from mailq.core.document import InvalidJobError, read_document
 from mailq.core.times import parse_time
 
 NOT_BUILT = ("data", "key", "dkim", "inlinecss", "headers", "security")
 """Properties that are understood but not acted on yet: a job that asks for one is refused."""
 
 _NOT_BUILT = frozenset(NOT_BUILT)
-_CONTAINERS = (dict, list)
-
-MAX_DEPTH = 200
-"""Objects and arrays a document may hold before it is tried out whether they are nested too deeply."""
 
 MAX_QUEUES = 20
 """Properties of `queues` that are looked at one by one."""
-
-
-class InvalidJobError(ValueError):
-    """The job cannot be processed: `pointer` says where, `document` is what could be read of it."""
-
-    def __init__(self, reason: str, pointer: str = "", document: dict[str, Any] | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.pointer = pointer
-        self.document = document
 
 
 def _address(value: object) -> Address:
@@ -283,61 +267,6 @@ def _without_nulls(document: dict[str, Any]) -> dict[str, Any]:
 def _asks(value: object) -> bool:
     """Tell whether a property asks for something: `{}` does, an empty list, text or false does not."""
     return value is not None and value is not False and value not in ([], "")
-
-
-def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, Any]:
-    """Return the JSON object in an AMQP body; `limit` bounds what gzip may unfold to, in octets.
-
-    Raises:
-        InvalidJobError: without a document, since none could be read.
-    """
-    if encoding == "gzip":
-        body = _unzip(body, limit)
-    elif encoding not in (None, "", "identity", "utf-8"):
-        raise InvalidJobError(f"content_encoding {encoding!r} is not known; use gzip or none")
-    if len(body) > limit:
-        raise InvalidJobError(f"body of {len(body)} octets is larger than {limit}")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as trouble:
-        raise InvalidJobError(f"body is not JSON: {trouble}") from None
-    if not isinstance(document, dict):
-        raise InvalidJobError("body is JSON but not an object")
-    nested = [value for value in document.values() if isinstance(value, _CONTAINERS) and _holds_others(value)]
-    if nested and body.count(b"[") + body.count(b"{") > MAX_DEPTH:
-        _check_depth(nested)
-    return document
-
-
-def _holds_others(container: dict[str, Any] | list[Any]) -> bool:
-    """Tell whether an object or array holds another one: few do, and only in these things can be nested deeply."""
-    for value in container.values() if isinstance(container, dict) else container:
-        if isinstance(value, _CONTAINERS):
-            return True
-    return False
-
-
-def _check_depth(nested: list[Any]) -> None:
-    """Refuse what could be read but not written again: orjson stops at 254 objects and arrays in each other."""
-    try:
-        orjson.dumps(nested)
-    except TypeError:
-        raise InvalidJobError("body is nested too deeply to be given back") from None
-
-
-def _unzip(body: bytes, limit: int) -> bytes:
-    unzip = zlib.decompressobj(wbits=31)
-    try:
-        plain = unzip.decompress(body, limit)
-    except zlib.error as trouble:
-        raise InvalidJobError(f"body is not gzip though content_encoding says so: {trouble}") from None
-    if unzip.unused_data:
-        raise InvalidJobError("gzip body is followed by something else")
-    if unzip.unconsumed_tail:
-        raise InvalidJobError(f"gzip body unfolds to more than {limit} octets")
-    if not unzip.eof:
-        raise InvalidJobError("gzip body is cut short")
-    return plain
 
 
 def _pointer(document: dict[str, Any], location: tuple[int | str, ...]) -> str:

@@ -23,7 +23,7 @@ class Networks:
         """Return the first network that an address is in, None if it is in none."""
         address = ip_address(ip)
         forms = address, _led_to(address)
-        return next((str(each) for each in self._networks if forms[0] in each or forms[1] in each), None)
+        return next((str(each) for each in self._networks if any(form in each for form in forms)), None)
 
 
 def _led_to(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.core.address import Address
-from mailq.core.job import InvalidJobError, Job, NextAttempt, Smarthost
+from mailq.core.document import InvalidJobError
+from mailq.core.job import Job, NextAttempt, Smarthost
 
 LIMIT = 1_000_000
 MOMENT = datetime(2030, 1, 31, 12, tzinfo=UTC)

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fuzz import targets
-from mailq.core.job import InvalidJobError, Job
+from mailq.core.document import InvalidJobError
+from mailq.core.job import Job
 from mailq.core.publication import Consumed
 from mailq.core.verdict import deadline
 from mailq.smtp.envelope import rcpt_to

@@ -8,7 +8,8 @@ import pytest
 from support.hostile import Hostile, mailer
 from support.system import until
 
-from mailq.core.job import InvalidJobError, Job
+from mailq.core.document import InvalidJobError
+from mailq.core.job import Job
 from mailq.core.letters import public
 from mailq.core.mime import normalize
 from mailq.core.states import State

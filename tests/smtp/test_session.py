@@ -104,12 +104,17 @@ async def test_a_used_session_that_is_no_good_any_more_costs_no_attempt(messages
     assert len(mx.peers) == 2
 
 
+async def up_to_data(peer):
+    """Greet, and hear MAIL, RCPT and DATA, which come in one write."""
+    await peer.say(b"220 mx.test\r\n")
+    await peer.hear()
+    await peer.say(PIPELINING)
+    await peer.hear(b"DATA\r\n")
+
+
 async def test_the_last_words_of_a_used_session_are_no_answer_whatever_their_code():
     async def script(peer):
-        await peer.say(b"220 mx.test\r\n")
-        await peer.hear()
-        await peer.say(PIPELINING)
-        await peer.hear(b"DATA\r\n")
+        await up_to_data(peer)
         await peer.say(b"250 ok\r\n250 ok\r\n354 ok\r\n")
         await peer.hear(b"\r\n.\r\n")
         await peer.say(b"250 ok\r\n")
@@ -126,10 +131,7 @@ async def test_the_last_words_of_a_used_session_are_no_answer_whatever_their_cod
 
 async def test_a_new_session_that_is_refused_and_closed_is_an_attempt():
     async def script(peer):
-        await peer.say(b"220 mx.test\r\n")
-        await peer.hear()
-        await peer.say(PIPELINING)
-        await peer.hear(b"DATA\r\n")
+        await up_to_data(peer)
         await peer.say(b"451 4.7.0 not now\r\n")
         peer.hang_up()
 
