@@ -248,10 +248,13 @@ async def test_an_alarm_holds_publications_back(open_broker, observer, rabbit):
     server = rabbit.server
     await asyncio.to_thread(server.ctl, "set_vm_memory_high_watermark", "absolute", "1")
     try:
-        # RabbitMQ tells a connection that it is blocked when it publishes; that one waits for its confirm.
-        waiting = [asyncio.create_task(broker.publish([to_queue("results")]))]
-        await until(lambda: broker.blocked)
-        waiting += [asyncio.create_task(broker.publish([to_queue("results")])) for _ in range(10)]
+        # RabbitMQ tells a connection that it is blocked when it publishes, once the connection has heard of the alarm.
+        early, first = -1, None
+        while not broker.blocked:
+            early += 1
+            first = asyncio.create_task(broker.publish([to_queue("results")]))
+            await until(lambda first=first: broker.blocked or first.done())
+        waiting = [first, *(asyncio.create_task(broker.publish([to_queue("results")])) for _ in range(10))]
         done, _ = await asyncio.wait(waiting, timeout=3)  # longer than confirm_timeout, which must not run
         assert not done
         event, detail = observer.events[-1]
@@ -263,4 +266,4 @@ async def test_an_alarm_holds_publications_back(open_broker, observer, rabbit):
         await asyncio.gather(*waiting)
     assert not broker.blocked
     assert [event for event, _ in observer.events] == ["blocked", "unblocked"]
-    await rabbit.wait_for_count("results", 11)
+    await rabbit.wait_for_count("results", early + 11)

@@ -10,9 +10,13 @@ import pytest
 
 from mailq.lab.guard import guarded
 
-SAY_AND_WAIT = (
-    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print(flush=True); time.sleep(60)"
-)
+# With a handler, a signal right before the sleep would be seen after it.
+SAY_AND_WAIT = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print(flush=True)
+sys.exit(7 if signal.sigtimedwait({signal.SIGTERM}, 60) else 1)
+"""
 ABANDON = """
 import os, signal, subprocess, sys
 from mailq.lab.guard import guarded
