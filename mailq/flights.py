@@ -86,6 +86,7 @@ class Flights:
     def begin(self, job: Job, broker: Broker, *, again: bool) -> Flight:
         """Note a new attempt for a job that came from `broker`."""
         flight = Flight(job, broker, self._journal, asyncio.get_running_loop().create_future(), again)
+        flight.trail.warnings = job.warnings
         self._flights.setdefault((job.identity, job.attempt), []).append(flight)
         return flight
 

@@ -77,7 +77,7 @@ class Settlement:
 
     def expire(self, job: Job) -> tuple[Result, Verdict]:
         """Return the result of a job whose use has ended, or will have before it could be tried, and what it means."""
-        result = failed(Trail(), expiry(job), time=self._now(), attempt=job.attempt)
+        result = failed(Trail(warnings=job.warnings), expiry(job), time=self._now(), attempt=job.attempt)
         return result, self.judge(job, result)
 
     async def park(self, publisher: Publisher, consumed: Consumed, job: Job, later: Postponed | None) -> bool:

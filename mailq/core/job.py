@@ -191,6 +191,8 @@ class Job(_Asked):
         """What mailq called the job when it sent it back, since nobody had named it; else empty."""
         identified: bool
         """Whether it has a name of its own, somebody's or mailq's, so that no equal job shares it."""
+        warnings: tuple[str, ...]
+        """What `parse` mended in the job, a short plain sentence each; every result of the job tells it."""
 
     @property
     def attempt(self) -> int:
@@ -236,7 +238,7 @@ class Job(_Asked):
         digest = identity or hashlib.blake2b(body, digest_size=16).hexdigest()
         alias = unnamed if isinstance(unnamed, str) else ""
         identified = bool(alias or (identity and unnamed is None))
-        vars(job).update(document=document, identity=digest, alias=alias, identified=identified)
+        vars(job).update(document=document, identity=digest, alias=alias, identified=identified, warnings=())
         job._refuse_not_built()
         return job
 

@@ -121,6 +121,12 @@ class ResultRecord(_Record):
         None, description="True: told by the journal, since the worker that made the attempt ended or lost the broker."
     )
     dryrun: bool | None = Field(None, description="True: the job asked for a dry run, so no message was sent.")
+    warnings: list[Annotated[str, StringConstraints(min_length=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="What mailq mended in the job or in the message, a sentence each; absent if nothing was.",
+        examples=[["Blanks around the recipient were removed."]],
+    )
     bug: str | None = Field(None, description="The attempt met a bug of mailq: the exception.")
     timing: dict[State, Milliseconds] | None = Field(
         None, description="Milliseconds spent in each state, over all targets of the attempt."

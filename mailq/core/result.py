@@ -30,7 +30,7 @@ class Trail:
 
     `state` is where it stands; `facts` holds JSON-ready result properties (`mta`, `from`, `to`, `cipher`, ...);
     `timing` the milliseconds spent in each state, over all targets of the attempt; `said` what was said on the last
-    connection.
+    connection; `warnings` what was mended in the job.
     """
 
     state: State = State.PROCESS
@@ -41,6 +41,14 @@ class Trail:
     hosts: tuple[str, ...] = ()
     pool: str | None = None
     said: list[Said] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
+
+    def warn(self, sentence: str, *, here: bool = False) -> None:
+        """Note in one short plain sentence what was mended: in the job, or `here`, for this connection alone."""
+        if here:
+            self.facts["warnings"] = [*self.facts.get("warnings", ()), sentence]
+        else:
+            self.warnings = (*self.warnings, sentence)
 
     def spent(self, state: State, seconds: float) -> None:
         """Add the time that an exchange in `state` took."""
@@ -83,6 +91,7 @@ class Result(NamedTuple):
     redelivered: bool = False
     bug: str | None = None
     transcript: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -115,6 +124,8 @@ class Result(NamedTuple):
             record["in_doubt"] = True
         if self.redelivered:
             record["redelivered"] = True
+        if self.warnings:
+            record["warnings"] = [*self.warnings, *facts.get("warnings", ())]
         if self.bug is not None:
             record["bug"] = self.bug
         if self.timing:
@@ -157,6 +168,7 @@ def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int, state:
         from_peer=True,
         hosts=trail.hosts,
         pool=trail.pool,
+        warnings=trail.warnings,
     )
 
 
@@ -181,6 +193,7 @@ def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int, bug:
         pool=trail.pool,
         bug=bug,
         transcript=lines((*trail.said, *ending)) if trail.said else (),
+        warnings=trail.warnings,
     )
 
 
@@ -193,7 +206,7 @@ def vanished(job: Job, time: datetime) -> Result:
     """Return the result of an attempt whose process ended between the final dot and its answer."""
     text = "the worker ended before the answer to the final dot; the message may have arrived"
     failure = Failure(State.MESSAGE, Kind.LOST, text)
-    trail = Trail(State.MESSAGE, in_doubt=True)
+    trail = Trail(State.MESSAGE, in_doubt=True, warnings=job.warnings)
     return failed(trail, failure, time=time, attempt=job.attempt)._replace(redelivered=True)
 
 
@@ -212,5 +225,9 @@ def unpack(record: bytes | None, job: Job, now: datetime) -> Result:
     packed = Result(State(state), Kind(kind), datetime.fromisoformat(time), *rest)
     extracted = extract(normalize(job.mime)) if isinstance(job.mime, str) else None
     return packed._replace(
-        hosts=tuple(packed.hosts), extracted=extracted, redelivered=True, transcript=tuple(packed.transcript)
+        hosts=tuple(packed.hosts),
+        extracted=extracted,
+        redelivered=True,
+        transcript=tuple(packed.transcript),
+        warnings=tuple(packed.warnings),
     )
