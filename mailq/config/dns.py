@@ -27,7 +27,7 @@ class DnsConfig(Section):
     )
 
     prohibited: tuple[Network, ...] = Field(
-        ("127.0.0.0/8", "0.0.0.0/8", "::1/128", "::/128"),
+        ("127.0.0.0/8", "0.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4", "::1/128", "::/128", "ff00::/8"),
         description="Networks that are not connected to where the DNS or an address literal leads there: a recipient's"
         " domain could have mail sent to services of this host. Add private networks (10.0.0.0/8, 172.16.0.0/12,"
         " 192.168.0.0/16, fd00::/8) and addresses of this host, unless mail goes there by the DNS; [] prohibits"

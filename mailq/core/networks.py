@@ -4,8 +4,24 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
-_NAT64 = IPv6Network("64:ff9b::/96")
-"""What a translator makes IPv4 of: the last 32 bits (RFC 6052 section 2.1)."""
+_LAST_32_BITS = (
+    IPv6Network("::/96"),  # IPv4-compatible (RFC 4291 section 2.5.5.1)
+    IPv6Network("::ffff:0:0/96"),  # IPv4-mapped (section 2.5.5.2)
+    IPv6Network("::ffff:0:0:0/96"),  # IPv4-translated, of SIIT (RFC 2765 section 2.1)
+    IPv6Network("64:ff9b::/96"),  # NAT64 (RFC 6052 section 2.1)
+)
+"""Networks whose addresses carry an IPv4 address in their last 32 bits."""
+
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+"""Prefixes of a network's own translators (RFC 8215), of any length that RFC 6052 section 2.2 knows."""
+
+_TEREDO = IPv6Network("2001::/32")
+_SIX_TO_FOUR = IPv6Network("2002::/16")
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""What the interface identifier of ISATAP begins with (RFC 5214 section 6.1)."""
+
+_OWN = 2
+"""`::` and `::1` are what they are, and carry nothing (RFC 4291 section 2.5)."""
 
 
 class Networks:
@@ -22,17 +38,35 @@ class Networks:
     def _holding(self, ip: str) -> str | None:
         """Return the first network that an address is in, None if it is in none."""
         address = ip_address(ip)
-        forms = address, _led_to(address)
+        forms = address, *carried(address)
         return next((str(each) for each in self._networks if any(form in each for form in forms)), None)
 
 
-def _led_to(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return where an address leads: mapped (RFC 4291 section 2.5.5.2), by 6to4 (RFC 3056) or by NAT64."""
-    if isinstance(address, IPv4Address):
-        return address
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+def carried(address: IPv4Address | IPv6Address) -> tuple[IPv4Address, ...]:
+    """Return the IPv4 addresses that an IPv6 address carries and may lead to: several where its form leaves a choice.
+
+    A packet to it may end at each of them, by a translator, a tunnel or the system's own stack.
+    """
+    number = int(address)
+    if isinstance(address, IPv4Address) or number < _OWN:
+        return ()
+    if address in _SIX_TO_FOUR:  # RFC 3056 section 2
+        return (_bits(number, 16),)
+    if address in _TEREDO:  # RFC 4380 section 4: the server, and the client with all bits inverted
+        return _bits(~number, 96), _bits(number, 32)
+    if address in _LOCAL_NAT64:
+        # RFC 6052 section 2.2: bits 64 to 71 are skipped by all but the longest prefix.
+        spliced = (number >> 64 << 56) | (number & (1 << 56) - 1)
+        forms = [_bits(number, 96), *(_bits(spliced << 8, bit) for bit in (48, 56, 64))]
+        likely = tuple(dict.fromkeys(form for form in forms if int(form) >> 24))  # 0.0.0.0/8: no address of that form
+        return likely or (forms[0],)
+    last = any(address in network for network in _LAST_32_BITS) or (number >> 32) & 0xFFFFFFFF in _ISATAP
+    return (_bits(number, 96),) if last else ()
+
+
+def _bits(number: int, begin: int) -> IPv4Address:
+    """Return the IPv4 address that begins at a bit of an IPv6 address, counted from the left."""
+    return IPv4Address((number >> (96 - begin)) & 0xFFFFFFFF)
 
 
 @lru_cache(maxsize=10_000)

@@ -24,7 +24,8 @@ import aiohttp
 
 from mailq import __version__
 from mailq.config.webhooks import EndpointConfig
-from mailq.core.hooks import Answer, signature
+from mailq.core.hooks import LONGEST_REST, Answer, signature
+from mailq.core.networks import carried
 from mailq.core.reply import printable
 
 MAX_ANSWER = 64 * 1024
@@ -32,7 +33,10 @@ MAX_ANSWER = 64 * 1024
 
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+_STAND_INS = tuple(map(ipaddress.ip_network, ("::ffff:0:0/96", "64:ff9b::/96", "2002::/16")))
+"""Networks whose addresses are nothing but another way to IPv4: mapped, NAT64, 6to4."""
 
 
 class ForbiddenAddressError(OSError):
@@ -42,14 +46,14 @@ class ForbiddenAddressError(OSError):
 def public(address: str) -> bool:
     """Tell whether an IP address is one of the public Internet, whichever way it is written inside IPv6."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return public(str(inner))
-        if ip.is_site_local:
-            return False
+    inner = carried(ip)
+    stands_for_another = bool(inner) and any(ip in network for network in _STAND_INS)
+    return all(_public(each) for each in inner) and (stands_for_another or _public(ip))
+
+
+def _public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local:
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 
@@ -109,7 +113,7 @@ class Poster:
     async def __call__(self, body: bytes, name: str, event: str | None) -> Answer:
         """Post a body, signed now; `event` is the event's identity where the body is a single one.
 
-        All redirects together have the endpoint's `timeout`. Never raises for what the endpoint does.
+        All redirects together have the endpoint's `timeout`. Raises nothing that a client can foresee.
         """
         headers = {"Content-Type": "application/json", "X-Mailq-Event": name}
         if event is not None:
@@ -121,7 +125,7 @@ class Poster:
                 return await self._post(body, headers)
         except TimeoutError:
             return Answer(None, f"no answer within {self._config.timeout:g} s")
-        except (aiohttp.ClientError, OSError, ValueError) as trouble:
+        except (aiohttp.ClientError, OSError) as trouble:
             return Answer(None, _words(trouble))
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> Answer:
@@ -133,8 +137,11 @@ class Poster:
                 await _read(response)
                 if response.status not in _REDIRECTS or not self._config.follow_redirects:
                     return _answer(response)
-                target = urljoin(url, response.headers.get("Location", ""))
-            here, there = urlsplit(url), urlsplit(target)
+                try:
+                    target = urljoin(url, response.headers.get("Location", ""))
+                    here, there = urlsplit(url), urlsplit(target)
+                except ValueError:
+                    return Answer(None, "redirected to what is no URL")
             if there.scheme != "https" and (there.scheme != "http" or here.scheme == "https"):
                 return Answer(None, f"redirected from {here.scheme} to {printable(there.scheme.encode(), 20)!r}")
             if (there.scheme, there.netloc) != (here.scheme, here.netloc):
@@ -164,21 +171,25 @@ def _answer(response: aiohttp.ClientResponse) -> Answer:
     text = printable((response.reason or "").encode("utf-8", "replace"))
     if response.status in _REDIRECTS:
         text = f"{text} (redirects are not followed)"
-    return Answer(response.status, text, _retry_after(response.headers.getall("Retry-After", ())))
+    return Answer(response.status, text, retry_after(response.headers.getall("Retry-After", ())))
 
 
-def _retry_after(values: Sequence[str]) -> float | None:
-    """Return the seconds that a Retry-After asks for (RFC 9110 section 10.2.3), None if it makes no sense."""
+def retry_after(values: Sequence[str]) -> float | None:
+    """Return the seconds that a Retry-After asks for (RFC 9110 section 10.2.3), None if it makes no sense.
+
+    The answer is a stranger's: of a date the parser raises whatever it likes, and huge numbers are cut.
+    """
     if not values:
         return None
     text = values[0].strip()
     if text.isascii() and text.isdecimal():
-        return float(text[:10])
+        return min(float(text[:10]), LONGEST_REST)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except Exception:  # noqa: BLE001 - OverflowError, IndexError, ValueError: a date that is none is no hint
         return None
-    return max((moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+    return min(max(seconds, 0.0), LONGEST_REST)
 
 
 def _words(trouble: Exception) -> str:

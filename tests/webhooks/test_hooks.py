@@ -11,16 +11,26 @@ from support.hooks import SECRET
 
 from mailq.config.webhooks import EndpointConfig, WebhooksConfig
 from mailq.core.hooks import Meaning
-from mailq.edges.hooks import MAX_ANSWER, Poster, public
+from mailq.edges.hooks import MAX_ANSWER, Poster, public, retry_after
 
 PRIVATE = (
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
     "100.64.0.1", "100.127.255.255", "224.0.0.1", "239.1.1.1", "255.255.255.255", "240.0.0.1", "192.0.2.1",
     "198.18.0.1", "::", "::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "fe80::1",
     "fe80::1%eth0", "fc00::1", "fd12::1", "fec0::1", "ff02::1", "64:ff9b::7f00:1", "64:ff9b::a00:1",
-    "2002:7f00:1::1", "2001:db8::1",
+    "2002:7f00:1::1", "2001:db8::1", "::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1", "64:ff9b:1:7f00:0:100::",
+    "2001:0:4136:e378:8000:63bf:80ff:fffe", "2001:0:7f00:1:8000:63bf:3fff:fdd2", "fe80::5efe:8.8.8.8",
+    "2002:7f00:1::5efe:8.8.8.8",
 )  # fmt: skip
-PUBLIC = ("8.8.8.8", "100.63.255.255", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808")
+PUBLIC = (
+    "2002:808:808::1",
+    "8.8.8.8",
+    "100.63.255.255",
+    "100.128.0.1",
+    "2606:4700::1111",
+    "::ffff:8.8.8.8",
+    "64:ff9b::808:808",
+)
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -122,11 +132,34 @@ async def test_answers_of_strangers_are_bounded_and_printable(content, status):
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("7", 7), ("Fri, 01 Jan 1999 00:00:00 GMT", 0), ("x", None), ("-1", None)]
+    ("value", "seconds"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("9" * 400, 3600),
+        ("Fri, 01 Jan 1999 00:00:00 GMT", 0),
+        ("Fri, 01 Jan 9999 00:00:00 GMT", 3600),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 3600),
+        ("Mon, 20 Nov 9999999999 12:00:00 +0000", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Mon, 20 Nov 2030 12:00:00 +99999999999999", None),
+        ("Mon, 20 Nov 2030 99:99:99 GMT", None),
+        ("Mon, 20 Nov", None),
+        (",", None),
+        (" ", None),
+        ("x", None),
+        ("-1", None),
+        ("1e9", None),
+        ("nan", None),
+        ("\u0667", None),
+    ],
 )
-async def test_retry_after(receiver, value, seconds):
-    crm = await receiver(answer=(429, {"Retry-After": value}))
-    assert (await post(endpoint(crm.url, allow_private=True))).retry_after == seconds
+async def test_retry_after_is_bounded_and_what_cannot_be_understood_is_no_hint(receiver, value, seconds):
+    assert retry_after([value]) == seconds
+    if value.isascii():
+        crm = await receiver(answer=(429, {"Retry-After": value}))
+        answer = await post(endpoint(crm.url, allow_private=True))
+        assert (answer.status, answer.retry_after) == (429, seconds)
 
 
 async def test_no_text_holds_the_url():
