@@ -23,6 +23,9 @@ from mailq.core.verdict import Verdict
 Now = Callable[[], datetime]
 """Returns the current moment in UTC."""
 
+STOPS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends work on purpose. Every other BaseException is a bug: a panic of a library in Rust is no `Exception`."""
+
 
 class Wire(Protocol):
     """One TCP connection to one target, not yet opened.

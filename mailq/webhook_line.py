@@ -4,8 +4,10 @@ While all is well up to `concurrency` requests are under way, never two with eve
 endpoint refuses waits in a delay queue, and later events of its job behind it. Everything else that goes wrong is the
 endpoint's trouble: the line is let go, which puts what is unanswered back into its old place in the queue, and after
 a pause that doubles the first event alone is tried. Then the number of requests grows by one with each success.
-So nothing overtakes, nothing is lost, and an endpoint that returns is not flooded. One that is gone is not asked again:
-the line gives up the events that are too old, and looks at the queue again when the next of them will be.
+So nothing overtakes, nothing is lost, and an endpoint that returns is not flooded. An exception out of the poster is
+taken for a refusal of the event, and an event that cannot be handled is given up: neither ends the line. An endpoint
+that is gone is not asked again: the line gives up the events that are too old, and looks at the queue again when the
+next of them will be.
 
 Which events wait is known in memory, and looked up in the delay queues when a life begins. Who may be sent what, and
 what an answer means, is decided in `core.hooks`; connections are made by `webhooks`, requests by the edge.
@@ -24,7 +26,7 @@ from mailq.core.hooks import Answer, Endpoint, Item, Meaning, Wait, Waits, give_
 from mailq.core.publication import Consumed, Publication
 from mailq.core.recent import Recent
 from mailq.core.retry import STEPS, delay_step
-from mailq.ports import BrokerError
+from mailq.ports import STOPS, BrokerError
 
 GRACE = 300.0
 """Seconds after which an event that has not come back from a delay queue is not waited for."""
@@ -43,6 +45,9 @@ SHORTEST_LEAVE = 1.0
 
 JITTER = 0.1
 """Largest share by which a pause is lengthened."""
+
+NO_EVENT = "is no event made by mailq"
+"""The reason for which a message is given up that somebody else put into an endpoint's queue."""
 
 
 class Lane(Protocol):
@@ -71,7 +76,7 @@ class Lane(Protocol):
 
 
 class Post(Protocol):
-    """Sends one request; never raises for what the endpoint does."""
+    """Sends one request; an exception is taken for trouble with the event."""
 
     async def __call__(self, body: bytes, name: str, event: str | None) -> Answer:
         """Post a body; `name` is the event's, or `batch`; `event` the identity of a single one."""
@@ -94,6 +99,9 @@ class Observer(Protocol):
 
     def dead(self, endpoint: str, reason: str) -> None:
         """A message was given up; `endpoint` is empty where it was meant for none."""
+
+    def bug(self, endpoint: str, error: BaseException) -> None:
+        """Something happened that the code does not foresee; `endpoint` is empty where none is concerned."""
 
     def hooks_broker(self, queue: str, event: str, detail: str) -> None:
         """The connection for a queue changed: connected, lost, retrying."""
@@ -176,7 +184,7 @@ class Line:
         """Take a message from the broker."""
         item = Item.of(consumed, monotonic())
         if item is None:
-            self._start(partial(self._give_up, consumed, "is no event made by mailq"), ())
+            self._start(partial(self._give_up, consumed, NO_EVENT), ())
         else:
             if self._waits is not None:
                 self._waits.remove(item.job, item.id)
@@ -251,7 +259,7 @@ class Line:
         return item.again and item.id in self._done
 
     def _expired(self, item: Item) -> bool:
-        return time() - item.time > self._rules.max_age
+        return abs(time() - item.time) > self._rules.max_age  # a time far ahead is none of mailq's
 
     def _before(self, item: Item) -> Wait | None:
         assert self._waits is not None, "looked up when the first event came"
@@ -272,7 +280,17 @@ class Line:
         self._news.set()
 
     async def _handle(self, items: list[Item]) -> None:
-        """See to events that nothing else is done with meanwhile."""
+        """See to events that nothing else is done with meanwhile; those that cannot be handled are given up."""
+        try:
+            await self._see_to(items)
+        except (BrokerError, *STOPS):
+            raise
+        except BaseException as error:  # noqa: BLE001 - an event ends no line
+            self._observer.bug(self.endpoint.name, error)
+            for item in items:
+                await self._give_up(item.consumed, f"cannot be handled: {type(error).__name__}: {error}")
+
+    async def _see_to(self, items: list[Item]) -> None:
         first = items[0]
         if self._answered(first):
             self._lane.ack(first.tag)
@@ -287,7 +305,13 @@ class Line:
         single = items[0] if self.endpoint.batch == 1 else None
         body = single.body if single else b"[" + b",".join(item.body for item in items) + b"]"
         began = monotonic()
-        answer = await self._post(body, single.name if single else "batch", single.id if single else None)
+        try:
+            answer = await self._post(body, single.name if single else "batch", single.id if single else None)
+        except STOPS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever the HTTP client meets is trouble of this event here
+            self._observer.bug(self.endpoint.name, error)
+            answer = Answer(None, f"the HTTP client raised {type(error).__name__}", is_bug=True)
         self._observer.answered(self.endpoint.name, answer, len(items), monotonic() - began)
         match answer.meaning:
             case Meaning.DONE:

@@ -4,11 +4,13 @@ The intake consumes its own queue, bound to the result exchange; it makes one ev
 to the queue of every endpoint that wants it, and acknowledges the document when the broker has confirmed them all. What
 happens from there is each endpoint's own affair (`webhook_line`), so that a slow one holds up nobody else. Intake
 and lines have a connection each and open it anew, with backoff, when it is lost; jobs and mail are never waited for.
+No document and no endpoint ends the process: the intake puts a document aside that makes no event, and a part in
+which an unforeseen exception occurs begins again after a pause while the other parts go on.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,7 +18,7 @@ from mailq.core.document import InvalidJobError, read_document
 from mailq.core.events import Context, event_of, is_dry_run
 from mailq.core.hooks import Item, give_up
 from mailq.core.publication import Consumed, Publication
-from mailq.ports import BrokerError
+from mailq.ports import STOPS, BrokerError
 from mailq.webhook_line import Lane, Line, Observer, Rules
 
 PREFETCH = 500
@@ -79,7 +81,7 @@ class Intake:
                     continue
                 batch = inbox[:AT_ONCE]
                 del inbox[:AT_ONCE]
-                await lane.publish([publication for consumed in batch for publication in self._publications(consumed)])
+                await self._publish(lane, [(consumed, self._publications(consumed)) for consumed in batch])
                 for consumed in batch:
                     lane.ack(consumed.tag)
                     in_memory -= len(consumed.body)
@@ -91,27 +93,58 @@ class Intake:
             raise await lane.closed()
         return 0.0
 
-    def _publications(self, consumed: Consumed) -> list[Publication]:
-        """Return what to publish for a document: its event for each endpoint that wants it."""
+    async def _publish(self, lane: Lane, made: Sequence[tuple[Consumed, list[Publication]]]) -> None:
+        """Publish the events of a batch; a document whose events cannot be published goes to the dead queue alone."""
         try:
-            document = read_document(consumed.body, consumed.content_encoding, self._bounds.body)
+            await lane.publish([publication for _, publications in made for publication in publications])
+        except (BrokerError, *STOPS):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a publication that cannot be sent ends no process
+            if len(made) > 1:
+                for each in made:
+                    await self._publish(lane, [each])
+            else:
+                self._observer.bug("", error)
+                await lane.publish([self._give_up(made[0][0], f"its event cannot be published: {_said(error)}")])
+
+    def _publications(self, consumed: Consumed) -> list[Publication]:
+        """Return what to publish for a document: its events, or the document itself for the dead queue."""
+        try:
+            return self._events(consumed)
         except InvalidJobError as trouble:
-            return [self._give_up(consumed, trouble.reason)]
+            return [self._give_up(consumed, trouble.reason, trouble.pointer)]
+        except STOPS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a document that makes no event ends no process
+            self._observer.bug("", error)
+            return [self._give_up(consumed, f"cannot be made an event: {_said(error)}")]
+
+    def _events(self, consumed: Consumed) -> list[Publication]:
+        """Return a document's event for each endpoint that wants it.
+
+        Raises:
+            InvalidJobError: the document is none, or makes no event.
+        """
+        document = read_document(consumed.body, consumed.content_encoding, self._bounds.body)
         if is_dry_run(document):
             return []
         now = datetime.now(UTC)
         event = event_of(document, consumed.message_id, self._context, now)
         if event is None:
-            return [self._give_up(consumed, "has no result of a delivery attempt")]
+            raise InvalidJobError("has no result of a delivery attempt", "/results")
         wanting = [line for line in self._lines if line.endpoint.wants(event)]
         if not wanting:
             return []
         item = Item.made_of(event, int(now.timestamp()), again=consumed.redelivered)
         return [item.publication(line.queue, tries=0) for line in wanting]
 
-    def _give_up(self, consumed: Consumed, reason: str) -> Publication:
-        self._observer.dead("", reason)
-        return give_up(consumed, self._rules.dead, reason)
+    def _give_up(self, consumed: Consumed, reason: str, pointer: str = "") -> Publication:
+        self._observer.dead("", f"{pointer}: {reason}" if pointer else reason)
+        return give_up(consumed, self._rules.dead, reason, pointer=pointer)
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class Webhooks:
@@ -159,27 +192,40 @@ class Webhooks:
                 part.result()
 
     async def _live(self, part: Intake | Line) -> None:
-        """Give a part one lane after the other."""
+        """Give a part one lane after the other; whatever one life of it ends with, another follows."""
         pause = self._bounds.reconnect_delay
         while not self._stopping.is_set():
             try:
-                lane = await self._open_lane(part.queue)
-            except BrokerError as trouble:
-                self._lost(part.queue, "retrying", trouble)
-                await self._sleep(pause)
-                pause = min(pause * 2, self._bounds.reconnect_max)
-                continue
-            try:
-                if self._troubles.pop(part.queue, None):
-                    self._observer.hooks_broker(part.queue, "connected", "consuming")
-                rest = await part.serve(lane, self._stopping)
-                pause = self._bounds.reconnect_delay
+                rest = await self._life(part)
             except BrokerError as trouble:
                 self._lost(part.queue, "lost", trouble)
-                rest, pause = pause, min(pause * 2, self._bounds.reconnect_max)
-            finally:
-                await lane.close()
-            await self._sleep(rest)
+                rest = None
+            except STOPS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - trouble of one part is none of the others'
+                self._troubles[part.queue] = f"{part.queue} met a bug: {_said(error)}"
+                self._observer.bug(part.endpoint.name if isinstance(part, Line) else "", error)
+                rest = None
+            await self._sleep(pause if rest is None else rest)
+            pause = self._bounds.reconnect_delay if rest is not None else min(pause * 2, self._bounds.reconnect_max)
+
+    async def _life(self, part: Intake | Line) -> float | None:
+        """Connect and let a part work until its lane or its endpoint has trouble.
+
+        Returns:
+            The seconds that the part rests, None if there was no connection.
+        """
+        try:
+            lane = await self._open_lane(part.queue)
+        except BrokerError as trouble:
+            self._lost(part.queue, "retrying", trouble)
+            return None
+        try:
+            if self._troubles.pop(part.queue, None):
+                self._observer.hooks_broker(part.queue, "connected", "consuming")
+            return await part.serve(lane, self._stopping)
+        finally:
+            await lane.close()
 
     def _lost(self, queue: str, event: str, trouble: BrokerError) -> None:
         self._troubles[queue] = str(trouble)

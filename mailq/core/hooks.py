@@ -7,14 +7,16 @@ silence and redirects too, is the endpoint's trouble: nothing is sent to it for 
 
 import hashlib
 import hmac
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import orjson
 
-from mailq.core.events import Event
+from mailq.core.document import InvalidJobError
+from mailq.core.events import Event, Json
 from mailq.core.publication import Consumed, Publication
+from mailq.core.reply import printable
 
 ABOUT_EVENT = frozenset({400, 406, 409, 411, 412, 413, 414, 415, 416, 417, 418, 422, 428, 431, 451})
 """Refusals of what was sent, not of who sends it or where: another event may fare better."""
@@ -34,17 +36,21 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request: an HTTP status, or None and why there was none; `retry_after` in seconds."""
+    """What came of one request: an HTTP status, or None and why there was none; `retry_after` in seconds.
+
+    `is_bug` tells that the client raised an exception which it does not foresee.
+    """
 
     status: int | None
     reason: str = ""
     retry_after: float | None = None
+    is_bug: bool = False
 
     @property
     def meaning(self) -> Meaning:
         """What is to be done now."""
         if self.status is None:
-            return Meaning.TROUBLE
+            return Meaning.REFUSED if self.is_bug else Meaning.TROUBLE
         if self.status // 100 == 2:
             return Meaning.DONE
         if self.status == 410:
@@ -125,9 +131,13 @@ class Waits:
         )
 
 
-_HEADERS = (f"x-mailq-{name}" for name in ("event", "time", "job", "attempt", "tries", "again", "reason", "endpoint"))
-EVENT, TIME, JOB, ATTEMPT, TRIES, AGAIN, REASON, ENDPOINT = _HEADERS
-"""AMQP headers of an event on its way; the last two of one that was given up."""
+_NAMES = ("event", "time", "job", "attempt", "tries", "again", "reason", "endpoint", "pointer")
+_HEADERS = tuple(f"x-mailq-{name}" for name in _NAMES)
+EVENT, TIME, JOB, ATTEMPT, TRIES, AGAIN, REASON, ENDPOINT, POINTER = _HEADERS
+"""AMQP headers of an event on its way; the last three of a message that was given up."""
+
+MOST_TRIES = 1_000_000
+"""Refusals that are counted; a stranger's header may hold more than the next count could be written with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +178,23 @@ class Item:
         if not (isinstance(attempt, int) and isinstance(time, int) and isinstance(tries, int)):
             return None
         again = consumed.redelivered or consumed.headers.get(AGAIN) == 1
-        return cls(consumed.message_id, name, job, attempt, time, max(tries, 0), consumed, again, since)
+        return cls(
+            consumed.message_id, name, job, attempt, time, min(max(tries, 0), MOST_TRIES), consumed, again, since
+        )
 
     @classmethod
     def made_of(cls, event: Event, now: int, *, again: bool) -> "Item":
-        """Return an event ready to be published."""
-        return cls(
-            event.id, event.name, event.job[:255], event.attempt, now, 0, Consumed(orjson.dumps(event.body), 0), again
-        )
+        """Return an event ready to be published.
+
+        Raises:
+            InvalidJobError: the document's properties are nested too deeply, as an event holds them two levels deeper.
+        """
+        try:
+            body = orjson.dumps(event.body)
+        except TypeError as trouble:
+            raise InvalidJobError(f"cannot be written as an event: {trouble}", _unwritable(event.body)) from None
+        job = event.job[:255].encode("utf-8", "replace").decode()
+        return cls(event.id, event.name, job, event.attempt, now, 0, Consumed(body, 0), again)
 
     def publication(self, queue: str, *, tries: int) -> Publication:
         """Return the publication that sends it to a queue."""
@@ -185,8 +204,62 @@ class Item:
         )
 
 
-def give_up(consumed: Consumed, queue: str, reason: str, endpoint: str = "") -> Publication:
-    """Return the publication that puts a message aside, body untouched, with the reason in its headers."""
-    kept = {name: value for name, value in consumed.headers.items() if name.startswith("x-mailq-")}
-    headers = kept | {REASON: reason[:500]} | ({ENDPOINT: endpoint} if endpoint else {})
-    return Publication("", queue, consumed.body, message_id=consumed.message_id, headers=headers)
+def _unwritable(event: Json) -> str:
+    """Return the JSON pointer (RFC 6901) of the document's property that no event can hold."""
+    properties: Json = event["x-mailq"]["properties"]
+    for name, value in properties.items():
+        try:
+            orjson.dumps([[[value]]])
+        except TypeError:
+            return "/" + name.replace("~", "~0").replace("/", "~1")
+    return ""
+
+
+def give_up(consumed: Consumed, queue: str, reason: str, endpoint: str = "", pointer: str = "") -> Publication:
+    """Return the publication that puts a message aside, body untouched, with the reason in its headers.
+
+    Of the message's own headers those of mailq stay; `endpoint` is empty for a document that makes no event, and
+    `pointer` says where in it the reason lies.
+    """
+    about = {REASON: reason, ENDPOINT: endpoint, POINTER: pointer}
+    headers = _kept(consumed) | {
+        name: printable(text.encode(errors="replace"), 500) for name, text in about.items() if text
+    }
+    return Publication(
+        "",
+        queue,
+        consumed.body,
+        message_id=consumed.message_id,
+        content_encoding=consumed.content_encoding,
+        headers=headers,
+    )
+
+
+def replay(consumed: Consumed, prefix: str, endpoints: Collection[str], now: int) -> Publication | str:
+    """Return the publication that brings a message of the dead queue back, or why there is none.
+
+    An event returns to its endpoint's queue as if it were made now, since its age would end it again; it may be
+    there twice. A document returns to the intake. The broker itself gave up what has no reason of mailq's: then
+    its record of the death names the queue.
+    """
+    name = consumed.headers.get(ENDPOINT)
+    queue = f"{prefix}.{name}" if name else str(consumed.headers.get("x-first-death-queue", prefix))
+    if queue != prefix and queue not in {f"{prefix}.{endpoint}" for endpoint in endpoints}:
+        return f"its endpoint is not configured any more: {queue}"
+    item = Item.of(consumed)
+    if queue == prefix:
+        left = {key: value for key, value in _kept(consumed).items() if key not in (REASON, ENDPOINT, POINTER)}
+        return give_up(consumed, prefix, "")._replace(headers=left)
+    if item is None:
+        return "it is no event made by mailq"
+    return replace(item, time=now, again=True).publication(queue, tries=0)
+
+
+def _kept(consumed: Consumed) -> dict[str, str | int]:
+    """Return mailq's own headers of a message, as far as they can be written again."""
+    found = {name: consumed.headers.get(name) for name in _HEADERS}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)
+    }

@@ -4,6 +4,7 @@ Labels are the names of endpoints, which come from the configuration, and fixed 
 what an operator has to know: troubles, pauses, what is given up. Texts of strangers are escaped by the log.
 """
 
+import traceback
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -45,6 +46,7 @@ class HookMetrics(Collector):
         self._dead = dict.fromkeys((*endpoints, NOBODY), 0)
         self._paused = dict.fromkeys(endpoints, 0)
         self._gone = dict.fromkeys(endpoints, 0)
+        self._bugs = dict.fromkeys((*endpoints, NOBODY), 0)
         self._reconnects = 0
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -82,6 +84,14 @@ class HookMetrics(Collector):
         self._dead[endpoint or NOBODY] += 1
         self._logger.error("webhook_dead", endpoint=endpoint or NOBODY, reason=reason[:500])
 
+    def bug(self, endpoint: str, error: BaseException) -> None:
+        """Count and log an exception that the code does not foresee."""
+        self._bugs[endpoint or NOBODY] += 1
+        # Without the exception's own text, which may hold the URL.
+        trace = "".join(traceback.format_tb(error.__traceback__))[-2000:]
+        kind = type(error).__name__
+        self._logger.error("webhook_bug", endpoint=endpoint or NOBODY, exception=kind, traceback=trace)
+
     def hooks_broker(self, queue: str, event: str, detail: str) -> None:
         """Note a change of a connection to the broker."""
         self._reconnects += event == "lost"
@@ -102,6 +112,7 @@ class HookMetrics(Collector):
             yield family
         yield _counters("seconds", "Seconds that endpoints took to answer.", self._seconds)
         yield _counters("dead", "Messages given up.", self._dead)
+        yield _counters("bugs", "Exceptions that mailq does not foresee.", self._bugs)
         yield _gauges("paused", "1 while an endpoint in trouble is left alone.", self._paused)
         yield _gauges("gone", "1 after an endpoint has answered 410.", self._gone)
         yield CounterMetricFamily("mailq_webhook_broker_losses", "Connections lost.", value=self._reconnects)

@@ -4,12 +4,10 @@ import asyncio
 import os
 import signal
 import sys
-import urllib.request
-from contextlib import suppress
 
 import orjson
 import pytest
-from support.hooks import SECRET, Receiver, document, until
+from support.hooks import SECRET, Receiver, document, get, ready, until
 
 from mailq.cli import main
 from mailq.core.publication import Publication
@@ -58,19 +56,6 @@ async def start():
 
 def endpoint(crm, **more):
     return {"url": crm.url, "secrets": [SECRET], "allow_http": True, "allow_private": True} | more
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return answer.read().decode()
-
-
-async def ready(port):
-    async with asyncio.timeout(30):
-        while True:
-            with suppress(OSError):
-                return await asyncio.to_thread(get, f"http://127.0.0.1:{port}/readyz")
-            await asyncio.sleep(0.05)
 
 
 async def test_killed_in_the_middle_it_loses_nothing_and_sigterm_ends_it(start, crm, rabbit):

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
@@ -20,6 +22,21 @@ async def until(condition, deadline=DEADLINE):
     async with asyncio.timeout(deadline):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
+
+
+def get(url):
+    """Return what a page says."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return answer.read().decode()
+
+
+async def ready(port):
+    """Wait until `mailq webhooks` is ready."""
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(OSError):
+                return await asyncio.to_thread(get, f"http://127.0.0.1:{port}/readyz")
+            await asyncio.sleep(0.05)
 
 
 @dataclass
@@ -95,6 +112,7 @@ class Watching:
 
     def __init__(self):
         self.pauses, self.resumes, self.ended, self.deaths, self.events, self.answers = [], [], [], [], [], []
+        self.bugs = []
 
     def answered(self, endpoint, answer, events, seconds):
         self.answers.append((endpoint, answer))
@@ -110,6 +128,9 @@ class Watching:
 
     def dead(self, endpoint, reason):
         self.deaths.append((endpoint, reason))
+
+    def bug(self, endpoint, error):
+        self.bugs.append((endpoint, type(error).__name__))
 
     def hooks_broker(self, queue, event, detail):
         self.events.append((queue, event))

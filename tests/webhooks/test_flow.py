@@ -9,8 +9,13 @@ import orjson
 import pytest
 from support.hooks import SECRET, document, until
 
+from mailq.core import events
 from mailq.core.publication import Publication
+from mailq.edges.amqp.publisher import Publisher
+from mailq.edges.hooks import Poster
 from mailq.lab.proxy import Proxy
+from mailq.ports import OversizedError
+from mailq.webhook_line import Line
 
 
 async def test_an_event_is_signed_and_says_everything(hooks, receiver):
@@ -266,6 +271,127 @@ async def test_what_is_no_result_is_put_aside(hooks, receiver, rabbit):
     assert dead[b"by hand"] == "is no event made by mailq"
     assert dead[b'{"results": []}'] == "has no result of a delivery attempt"
     assert crm.jobs() == [("a", 1)]
+
+
+class PanicException(BaseException):
+    """As of a library in Rust (pyo3): no `Exception`."""
+
+
+def nested(depth):
+    return b"[" * depth + b"]" * depth
+
+
+async def test_a_document_nested_too_deeply_for_an_event_is_put_aside_with_its_pointer(hooks, receiver, rabbit):
+    crm = await receiver()
+    running = await hooks(crm={"url": crm.url})
+    for depth in (250, 251, 252):
+        body = orjson.dumps(document(f"deep-{depth}")).removesuffix(b"}") + b',"a/b":' + nested(depth) + b"}"
+        await running.broker.publish([Publication("mailq", "success", body)])
+    await running.tell("a")
+    await until(lambda: crm.taken)
+    await until(lambda: ("a", 1) in crm.jobs())
+    dead = await rabbit.get_many("webhooks.dead", len(running.watching.deaths))
+    assert {each.headers["x-mailq-pointer"] for each in dead} == {"/a~1b"}
+    assert all("cannot be written as an event" in each.headers["x-mailq-reason"] for each in dead)
+    assert dead[-1].body.endswith(nested(252) + b"}")
+    assert {job for job, _ in crm.jobs()} | {orjson.loads(each.body)["id"] for each in dead} == {
+        "deep-250", "deep-251", "deep-252", "a",
+    }  # fmt: skip
+    assert running.watching.bugs == []
+
+
+async def test_a_document_on_which_the_code_stumbles_ends_nothing(hooks, receiver, rabbit, monkeypatch):
+    crm = await receiver()
+    running = await hooks(crm={"url": crm.url})
+
+    def event_of(document, *others):
+        if "panic" in document:
+            raise PanicException("index out of bounds")
+        if "bug" in document:
+            raise KeyError("x")
+        return events.event_of(document, *others)
+
+    monkeypatch.setattr("mailq.webhooks.event_of", event_of)
+    await running.tell("panic", panic=True)
+    await running.tell("bug", bug=True)
+    await running.tell("a")
+    await until(lambda: crm.jobs() == [("a", 1)])
+    dead = [each.headers["x-mailq-reason"] for each in await rabbit.get_many("webhooks.dead", 2)]
+    assert dead == [
+        "cannot be made an event: PanicException: index out of bounds", "cannot be made an event: KeyError: 'x'",
+    ]  # fmt: skip
+    assert running.watching.bugs == [("", "PanicException"), ("", "KeyError")]
+
+
+async def test_an_event_on_which_the_client_stumbles_is_refused_alone(hooks, receiver, rabbit, monkeypatch):
+    """A line end in the header of an event that somebody else published, and a panic: the event waits, others go."""
+    crm, other = await receiver(), await receiver()
+    running = await hooks({"max_age": 3}, crm={"url": crm.url}, other={"url": other.url})
+    now = int(time.time())
+    headers = {"x-mailq-job": "j", "x-mailq-attempt": 1, "x-mailq-time": now}
+    await rabbit.publish("webhooks.crm", b"{}", message_id="1", headers=headers | {"x-mailq-event": "a\r\nX-Evil: 1"})
+    send = Poster._post
+
+    async def panicking(self, body, headers):
+        if b"panic" in body:
+            raise PanicException("boom")
+        return await send(self, body, headers)
+
+    monkeypatch.setattr(Poster, "_post", panicking)
+    await running.tell("panic")
+    await running.tell("a")
+    await until(lambda: ("a", 1) in crm.jobs() and ("a", 1) in other.jobs())
+    dead = await rabbit.get_many("webhooks.dead", 3)
+    assert {each.headers["x-mailq-reason"] for each in dead} == {"is older than webhooks.max_age"}
+    assert {(each.headers["x-mailq-endpoint"], each.message_id == "1") for each in dead} == {
+        ("crm", True), ("crm", False), ("other", False),
+    }  # fmt: skip
+    assert {kind for _, kind in running.watching.bugs} == {"ValueError", "PanicException"}
+    assert running.watching.pauses == []
+    assert crm.jobs() == other.jobs() == [("a", 1)]
+
+
+async def test_a_line_that_fails_begins_again_and_leaves_the_others_alone(hooks, receiver, monkeypatch):
+    crm, other = await receiver(), await receiver()
+    failing = True
+    look_up = Line._look_up_waits
+
+    async def failing_look_up(self):
+        if failing and self.endpoint.name == "crm":
+            raise PanicException("boom")
+        return await look_up(self)
+
+    monkeypatch.setattr(Line, "_look_up_waits", failing_look_up)
+    running = await hooks(crm={"url": crm.url}, other={"url": other.url})
+    await running.tell("a")
+    await until(lambda: other.taken and len(running.watching.bugs) >= 2)
+    assert set(running.watching.bugs) == {("crm", "PanicException")}
+    assert running.webhooks.not_ready == "webhooks.crm met a bug: PanicException: boom"
+    assert crm.taken == []
+    failing = False
+    await until(lambda: crm.jobs() == [("a", 1)] and running.webhooks.not_ready is None)
+
+
+async def test_a_batch_in_which_one_event_cannot_be_published_loses_only_that(hooks, receiver, rabbit, monkeypatch):
+    crm = await receiver()
+    running = await hooks(crm={"url": crm.url})
+    publish = Publisher.publish
+
+    async def refusing(self, publications):
+        for each in publications:
+            if each.routing_key == "webhooks.crm" and b"large" in each.body:
+                raise OversizedError(len(each.body), 1)
+        return await publish(self, publications)
+
+    monkeypatch.setattr(Publisher, "publish", refusing)
+    jobs = ["a", "large", "b", "c"]
+    await running.broker.publish(
+        [Publication("mailq", "success", orjson.dumps(document(job)), message_id=job) for job in jobs]
+    )
+    await until(lambda: crm.jobs() == [("a", 1), ("b", 1), ("c", 1)])
+    (dead,) = await rabbit.get_many("webhooks.dead", 1)
+    assert (dead.message_id, dead.body) == ("large", orjson.dumps(document("large")))
+    assert "its event cannot be published: OversizedError" in dead.headers["x-mailq-reason"]
 
 
 async def test_a_dry_run_makes_no_event(hooks, receiver, rabbit):
