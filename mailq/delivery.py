@@ -25,7 +25,7 @@ from mailq.core.result import Result, Trail, accepted, failed
 from mailq.core.routing import Route, Source, Target, Tls
 from mailq.core.states import ORDER, Kind, State
 from mailq.core.verdict import judge
-from mailq.ports import Claim, Now, Observer, Resolver, Sources
+from mailq.ports import STOPS, Claim, Now, Observer, Resolver, Sources
 from mailq.smtp.pool import Held, Pool
 from mailq.smtp.session import Session
 from mailq.stages import bind, process, storage
@@ -128,7 +128,9 @@ class Delivery:
             failure = bare(trouble)
         except TimeoutError:
             failure = Failure(trail.state, Kind.TIMEOUT, f"the attempt took more than {self._clock.limit:g} s")
-        except Exception as error:  # noqa: BLE001 - a bug costs one attempt and never a job
+        except STOPS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a bug, a library's panic too, costs one attempt and never a job
             self._observer.bug(trail.state, error)
             failure = Failure(trail.state, Kind.ERROR, "internal error", code=451, status="4.3.0")
             bug = f"{type(error).__name__}: {error}"[:500]

@@ -26,7 +26,7 @@ from mailq.core.states import ORDER, State
 from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
 from mailq.flights import Flight, Flights
-from mailq.ports import Broker, BrokerError, Journal, Observer, OversizedError
+from mailq.ports import STOPS, Broker, BrokerError, Journal, Observer, OversizedError
 from mailq.receipts import Receipts, named
 from mailq.settlement import Settlement
 from mailq.suspects import DEADLY, Suspects
@@ -143,7 +143,9 @@ class Handling:
                 raise
             except OversizedError as refusal:  # it grew on its way: put aside as it came, and alone
                 case.end = await self._poison(case, case.consumed, str(refusal))
-            except Exception as error:  # noqa: BLE001 - outside the attempt: the job goes back, in the end to poison
+            except STOPS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - outside the attempt: the job goes back, in the end to poison
                 self._observer.bug("worker", error)
                 case.end = await self._stumble(case, error)
         except BrokerError as trouble:
@@ -297,7 +299,7 @@ class Handling:
         self.receipts.done(job, case.broker, entry)
         return end
 
-    async def _stumble(self, case: Case, error: Exception) -> End:
+    async def _stumble(self, case: Case, error: BaseException) -> End:
         """Give a message back on which the code outside the attempt stumbled, or put it aside at last."""
         if case.consumed.delivery_count + 1 < self._bounds.poison_after:
             # A little later: where deliveries are not counted, on classic queues, it would come round and round.

@@ -14,7 +14,7 @@ from mailq.core.job import Job
 from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.verdict import Verdict
-from mailq.ports import Observer
+from mailq.ports import STOPS, Observer
 
 
 class _Guard:
@@ -27,7 +27,7 @@ class _Guard:
         self.others: tuple[_Guard, ...] = ()
         self.failures = 0
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Count what an observer raised, and let the others see the first."""
         self.failures += 1
         if self.failures == 1:
@@ -35,7 +35,9 @@ class _Guard:
             for other in self.others:
                 try:
                     other.observer.bug(where, error)
-                except Exception as another:  # noqa: BLE001 - so is the report of it
+                except STOPS:
+                    raise
+                except BaseException as another:  # noqa: BLE001 - so is the report of it
                     other.failed(another)
 
 
@@ -57,7 +59,9 @@ class Observers:
         for observer, guard in self._guarded:
             try:
                 getattr(observer, event)(*what, **named)
-            except Exception as error:  # noqa: BLE001 - whatever it is
+            except STOPS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever it is
                 guard.failed(error)
 
     def consumed(self) -> None:
