@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "poison": ("mailq.cli.poison", "poison"),
     "check": ("mailq.cli.check", "check"),
     "classify": ("mailq.cli.classify", "classify"),
-    "webhooks": ("mailq.cli.webhooks", "webhooks"),
+    "webhooks": ("mailq.cli.webhooks", "group"),
     "sink": ("mailq.cli.sink", "sink"),
     "demo": ("mailq.cli.demo", "demo"),
     "torture": ("mailq.cli.torture", "torture"),
@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "example-config": ("mailq.cli.contracts", "example_config"),
     "version": ("mailq.cli.contracts", "version"),
 }
-"""Name of each command: its module and function."""
+"""Name of each command: its module, and its function or group of commands."""
 
 HELP = """\
 Deliver e-mail from a RabbitMQ queue: JSON in, SMTP out, one result per attempt.
@@ -56,7 +56,11 @@ def build(names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
     app.callback()(_root)
     for name in names:
         module, function = COMMANDS[name]
-        app.command(name)(getattr(import_module(module), function))
+        found = getattr(import_module(module), function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
     return app
 
 

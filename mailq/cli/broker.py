@@ -1,12 +1,12 @@
 """What send and watch have in common: a connection to the configured broker, and one line when there is none."""
 
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import typer
 
+from mailq.cli.output import complain
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
@@ -15,11 +15,6 @@ from mailq.ports import BrokerError
 
 EX_UNAVAILABLE = 69
 """Exit status when the broker cannot be reached or lacks a queue (sysexits.h)."""
-
-
-def complain(text: str) -> None:
-    """Write one line to standard error."""
-    sys.stderr.write(f"mailq: {text}\n")
 
 
 def unavailable(trouble: BrokerError) -> typer.Exit:

@@ -6,18 +6,16 @@ and `mailq.cli.local_findings`.
 """
 
 import asyncio
-import sys
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mailq.cli.finding import Finding, Level
 from mailq.cli.findings import examine
 from mailq.cli.options import ConfigOption, load
+from mailq.cli.output import cell, write_json
 from mailq.config.load import find_file
 
 MOST = 5
@@ -48,8 +46,7 @@ def check(
     settings = load(config)
     findings = asyncio.run(examine(settings, find_file(config), domain, connect))
     if json:
-        sys.stdout.buffer.write(orjson.dumps([finding.as_json() for finding in findings], option=orjson.OPT_INDENT_2))
-        sys.stdout.write("\n")
+        write_json([finding.as_json() for finding in findings], indent=True)
     else:
         _print(findings)
     raise typer.Exit(1 if any(finding.level is Level.FAIL for finding in findings) else 0)
@@ -58,10 +55,10 @@ def check(
 def _print(findings: list[Finding]) -> None:
     table = Table("", "what", "seen", box=None, pad_edge=False)
     for finding in findings:
-        seen = Text(_first_lines(finding.seen))
+        seen = cell(_first_lines(finding.seen))
         if finding.advice:
-            seen.append(f"\n{finding.advice}", style="italic")
-        table.add_row(Text(finding.level.value, style=_COLOURS[finding.level]), Text(finding.what), seen)
+            seen.append_text(cell(f"\n{finding.advice}", style="italic"))
+        table.add_row(cell(finding.level.value, style=_COLOURS[finding.level]), cell(finding.what), seen)
     Console().print(table)
 
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from mailq.cli.output import cell, complain, write_json
 from mailq.config.classify import ruleset_of
 from mailq.core.classify import Classification, Ruleset, tie
 from mailq.core.reply import MAX_LINE, Reply, printable
@@ -54,13 +53,13 @@ def classify(
         ruleset = ruleset_of(rules or [])
         if corpus is not None:
             report = measure(ruleset, corpus)
-            _dump(report.as_json()) if json else report.show(Console())
+            write_json(report.as_json(), indent=True) if json else report.show(Console())
             raise typer.Exit(1 if report.wrong else 0)
         answer = explain(ruleset, sys.stdin.read() if reply == "-" else reply or "", state, host or [])
     except (RulesError, OSError, ValueError) as trouble:
-        sys.stderr.write(f"mailq: {trouble}\n")
+        complain(str(trouble))
         raise typer.Exit(2) from None
-    _dump(answer) if json else _show(answer)
+    write_json(answer, indent=True) if json else _show(answer)
 
 
 def explain(ruleset: Ruleset, text: str, state: State, hosts: Sequence[str]) -> dict[str, Any]:
@@ -155,7 +154,9 @@ class Report:
             for line in lines:
                 rules = " = ".join(rule.id for rule in line.tied) if line.tied else line.found.rule
                 words = f"  {line.expected} → {line.found.number} ({rules}): {line.text}"
-                console.print(Text(printable(words.replace("\n", " / ").encode(), limit=MAX_LINE)), soft_wrap=True)
+                console.print(
+                    cell(printable(words.replace("\n", " / ").encode(errors="replace"), limit=MAX_LINE)), soft_wrap=True
+                )
 
 
 def measure(ruleset: Ruleset, file: Path) -> Report:
@@ -220,15 +221,11 @@ def _line(line: Line) -> dict[str, Any]:
     return {"text": line.text, "expected": line.expected, "class": line.found.number, "rule": line.found.rule}
 
 
-def _dump(record: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
 def _show(answer: dict[str, Any]) -> None:
     table = Table("", "", box=None, pad_edge=False, show_header=False)
-    table.add_row("class", Text(f"{answer['class']} {answer['name']}"))
+    table.add_row("class", cell(f"{answer['class']} {answer['name']}"))
     for name in ("category", "about", "rule", "why", "ruleset"):
-        table.add_row(name, Text(answer[name]))
+        table.add_row(name, cell(answer[name]))
     if answer["yielded"]:
-        table.add_row("also fit", Text(", ".join(answer["yielded"])))
+        table.add_row("also fit", cell(", ".join(answer["yielded"])))
     Console(soft_wrap=True).print(table)

@@ -21,7 +21,7 @@ from rich.json import JSON
 from rich.table import Table
 from rich.text import Text
 
-from mailq.cli.broker import complain
+from mailq.cli.output import complain
 from mailq.cli.stage import DemoError, Documents, Play
 from mailq.config import Config
 from mailq.lab.rabbitmq import LabError, PrivateRabbit

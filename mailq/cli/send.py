@@ -17,9 +17,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from mailq.cli.broker import complain, connection, unavailable
+from mailq.cli.broker import connection, unavailable
 from mailq.cli.jobfile import Entry, Flaw, read
 from mailq.cli.options import ConfigOption, load
+from mailq.cli.output import complain
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.publication import Publication
 from mailq.edges.amqp.publisher import Publisher

@@ -14,7 +14,7 @@ import typer
 import uvloop
 from rich.markup import escape
 
-from mailq.cli.broker import complain
+from mailq.cli.output import complain
 from mailq.core.reply import printable
 from mailq.lab.behaviours import NOTES, TABLE
 from mailq.lab.certificates import Authority

@@ -12,7 +12,7 @@ import orjson
 import typer
 import uvloop
 
-from mailq.cli.broker import complain
+from mailq.cli.output import complain
 from mailq.lab.rabbitmq import LabError
 from mailq.lab.torture import TortureError, report
 from mailq.lab.torture.plan import KINDS, schedule

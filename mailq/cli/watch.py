@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from mailq.cli.broker import complain, connection, unavailable
+from mailq.cli.broker import connection, unavailable
 from mailq.cli.options import ConfigOption, load
+from mailq.cli.output import complain, one_line, write
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.publication import Consumed
 from mailq.core.reply import printable
@@ -37,7 +38,7 @@ def watch(
         typer.Argument(metavar="[QUEUE]...", help="Queues to watch. Default: the configured result queues."),
     ] = None,
     config: ConfigOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the messages as they are, one a line.")] = False,  # noqa: FBT002
+    json: Annotated[bool, typer.Option("--json", help="Print the messages, one a line, escaped.")] = False,  # noqa: FBT002
     count: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
     take: Annotated[  # noqa: FBT002
@@ -131,25 +132,15 @@ def _arrived(arrivals: "asyncio.Queue[tuple[str, Consumed] | BrokerError]", name
 def _show(name: str, consumed: Consumed, view: _View, consumers: dict[str, Consumer]) -> None:
     """Print a message; only what was printed is acknowledged."""
     if view.json:
-        sys.stdout.buffer.write(_compact(consumed.body) + b"\n")
-        sys.stdout.buffer.flush()
+        write(one_line(consumed.body))
     else:
-        sys.stdout.write(f"{line(name, consumed.body)}\n")
-        sys.stdout.flush()
+        write(line(name, consumed.body))
     view.shown += 1
     view.held[name] = view.held.get(name, 0) + 1
     if view.take:
         consumers[name].ack(consumed.tag)
     elif view.held[name] == view.prefetch and not view.done:
         complain(f"{name}: {view.prefetch} messages are held, no more of this queue is shown without --take")
-
-
-def _compact(body: bytes) -> bytes:
-    """Return a body as one line of JSON; what is no JSON becomes a JSON string."""
-    try:
-        return body if b"\n" not in body and b"\r" not in body else orjson.dumps(orjson.loads(body))
-    except orjson.JSONDecodeError:
-        return orjson.dumps(body.decode("utf-8", "replace"))
 
 
 def line(queue: str, body: bytes) -> str:

@@ -5,10 +5,10 @@ Here the flow of webhooks meets its edges; what it does is in `mailq.webhooks` a
 
 import asyncio
 import signal
-import sys
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Annotated
 
@@ -17,6 +17,8 @@ import typer
 import uvloop
 
 from mailq.cli.options import EX_CONFIG, ConfigOption, load
+from mailq.cli.output import complain, write
+from mailq.cli.webhooks_dead import dead
 from mailq.config import Config
 from mailq.config.operations import HttpConfig
 from mailq.core.events import Context, event_of
@@ -31,38 +33,56 @@ from mailq.edges.log import configure
 from mailq.webhook_line import Line, Observer, Post, Rules
 from mailq.webhooks import Bounds, Intake, Webhooks
 
+group = typer.Typer(invoke_without_command=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+group.command("dead")(dead)
 
-def webhooks(
-    config: ConfigOption = None,
-    test: Annotated[
-        str | None, typer.Option("--test", metavar="ENDPOINT", help="Send this endpoint one signed sample and end.")
-    ] = None,
-) -> None:
+TestOption = Annotated[
+    str | None, typer.Option("--test", metavar="ENDPOINT", help="Send this endpoint one signed sample and end.")
+]
+
+
+@group.callback()
+def webhooks(context: typer.Context, config: ConfigOption = None, test: TestOption = None) -> None:
     """Post events about results to HTTP endpoints until SIGTERM.
 
     messageSent, messageDeliveryError and messageFailed, to the tables
     [webhooks.endpoints.NAME] of the configuration. SIGTERM and SIGINT
     let requests under way end and exit with status 0; SIGHUP changes
     nothing, a new configuration needs a restart. Several processes stand
-    by for each other. Needs neither `mailq run` nor its host.
+    by for each other. Needs neither `mailq run` nor its host. Without
+    a command it does what `run` does.
 
     Exit status with --test: 0 if the endpoint takes the sample, else 1.
 
     [dim]mailq webhooks -c /etc/mailq/mailq.toml
-    mailq webhooks --test crm[/dim]
+    mailq webhooks --test crm
+    mailq webhooks dead list[/dim]
     """
+    context.obj = config
+    if context.invoked_subcommand is None:
+        tell(config, test)
+
+
+@group.command("run")
+def run_command(context: typer.Context, config: ConfigOption = None, test: TestOption = None) -> None:
+    """Post events until SIGTERM, as `mailq webhooks` does without a command."""
+    tell(config or context.obj, test)
+
+
+def tell(config: Path | None, test: str | None) -> None:
+    """Send events until SIGTERM, or a sample to the endpoint `test`; ends the program with the exit status."""
     settings = load(config)
     endpoints = settings.webhooks.endpoints
     if test is not None and test not in endpoints:
         known = ", ".join(endpoints) or "none is configured"
         raise typer.BadParameter(f"there is no endpoint {test!r} ({known})", param_hint="--test")
     if not endpoints:
-        sys.stderr.write("mailq: webhooks.endpoints: none is configured; add a table [webhooks.endpoints.NAME]\n")
+        complain("webhooks.endpoints: none is configured; add a table [webhooks.endpoints.NAME]")
         raise typer.Exit(EX_CONFIG)
     try:
         status = uvloop.run(run(settings) if test is None else sample(settings, test))
     except ListenError as trouble:
-        sys.stderr.write(f"mailq: {str(trouble).replace('http.port', 'webhooks.port', 1)}\n")
+        complain(str(trouble).replace("http.port", "webhooks.port", 1))
         status = 1
     raise typer.Exit(status)
 
@@ -138,7 +158,7 @@ async def sample(config: Config, name: str) -> int:
     body = orjson.dumps(event.body if endpoint.batch == 1 else [event.body])
     async with Poster(endpoint) as post:
         answer = await post(body, event.name if endpoint.batch == 1 else "batch", event.id)
-    sys.stdout.write(f"{name}: {answer}\n")
+    write(f"{name}: {answer}")
     return 0 if answer.meaning is Meaning.DONE else 1
 
 

@@ -14,7 +14,6 @@ section 3.2.3 allows for mail, unless a CA above is limited to certain names.
 
 import hashlib
 import ipaddress
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -33,6 +32,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
+from mailq.core.escape import replaced
 from mailq.core.times import format_time
 
 MAX_NAMES = 100
@@ -78,8 +78,6 @@ _USAGES = (
     "encipher_only",
     "decipher_only",
 )
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -270,7 +268,7 @@ def _alternatives(certificate: x509.Certificate) -> list[str]:
 
 def _text(value: str | bytes) -> str:
     text = value if isinstance(value, str) else value.decode("utf-8", "replace")
-    return _CONTROL.sub("?", text[:MAX_TEXT])
+    return replaced(text[:MAX_TEXT]).replace("\t", "?")
 
 
 _PROPERTIES: dict[str, Callable[[x509.Certificate], Any]] = {

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from mailq.core.escape import replaced
+
 MAX_LINE = 4096
 """Longest accepted reply line in octets (RFC 5321 section 4.5.3.1.5 allows 512; peers exceed it)."""
 
@@ -139,10 +141,6 @@ def _check_length(line: bytes) -> None:
         raise MalformedReplyError(f"reply line longer than {MAX_LINE} octets")
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-
-
 def printable(raw: bytes, limit: int = 200) -> str:
-    """Return at most `limit` octets of a stranger's text, control characters shown as `?`."""
-    text = raw[:limit].decode("utf-8", "replace").rstrip("\r ")
-    return text if text.isprintable() else _CONTROL.sub("?", text)
+    """Return at most `limit` octets of a stranger's text, what must not be shown (`core.escape`) as `?`."""
+    return replaced(raw[:limit].decode("utf-8", "replace").rstrip("\r "))

@@ -12,7 +12,8 @@ from support.broker import Inbox, Remembering
 from typer.testing import CliRunner
 
 from mailq.cli import build
-from mailq.cli.poison import MASK, page, shown, summary
+from mailq.cli.dead_letter_view import MASK, page, shown
+from mailq.cli.poison import summary
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp.broker import Broker

@@ -1,9 +1,9 @@
-"""The poison queue as an operator walks through it: look at each message, keep, requeue or drop it.
+"""A queue where messages were put aside as an operator walks through it: look at each, keep, move or drop it.
 
 What is not settled goes back to its old place when the walk ends, however it ends: nothing is
-acknowledged that was not asked for, and a requeued message only after the broker has confirmed its
-copy on the outbox. So whoever is interrupted may find a message in both queues, never in none.
-Which message is meant, and what is shown of it, is the command's affair (`cli.poison`).
+acknowledged that was not asked for, and a moved message only after the broker has confirmed its
+copy. So whoever is interrupted may find a message in both queues, never in none.
+Which message is meant, and what is shown of it, is the command's affair (`cli.dead_letters`).
 """
 
 import asyncio
@@ -57,13 +57,13 @@ class Walk:
         """Remove a message for good."""
         self._consumer.ack(message.tag)
 
-    async def requeue(self, message: Consumed, publisher: Publisher, outbox: str) -> None:
-        """Put a message back on the outbox, and remove it here once that is confirmed.
+    async def move(self, message: Consumed, publisher: Publisher, copy: Publication) -> None:
+        """Publish a message's copy, and remove the message here once that is confirmed.
 
         Raises:
             BrokerError: it is not confirmed; the message stays.
         """
-        await publisher.publish([revived(message, outbox)])
+        await publisher.publish([copy])
         self._consumer.ack(message.tag)
 
 
