@@ -93,9 +93,10 @@ async def test_take_removes_exactly_what_was_shown(watch, rabbit):
 
 async def test_json_is_one_line_a_message_whatever_it_is(watch, rabbit):
     await _declare(rabbit, "results")
-    await rabbit.publish("results", b'{\n"a": 1\n}')
+    await rabbit.publish("results", b'{\r\n"a": 123456789012345678901234567890\n}')
     await rabbit.publish("results", b"no\njson")
-    assert await watch("results", "--json", "--count", "2") == (0, '{"a":1}\n"no\\njson"\n', "")
+    status, out, err = await watch("results", "--json", "--count", "2")
+    assert (status, out, err) == (0, '{"a": 123456789012345678901234567890}\n"no\\njson"\n', "")
 
 
 async def test_a_message_that_comes_later_is_shown_when_it_comes(start, rabbit):
