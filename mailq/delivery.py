@@ -8,6 +8,7 @@ alone. What the result means is for `core.verdict`, what becomes of the job for 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from mailq.core.result import Result, Trail, accepted, failed
 from mailq.core.routing import Route, Source, Target, Tls
 from mailq.core.states import ORDER, Kind, State
 from mailq.core.verdict import judge
+from mailq.offload import offloaded
 from mailq.ports import STOPS, Claim, Now, Observer, Resolver, Sources
 from mailq.smtp.pool import Held, Pool
 from mailq.smtp.session import Session
@@ -141,7 +143,8 @@ class Delivery:
         trail.state = _PROCESS
         sources = process.sources(job, self._policy, self._sources, self._now())
         trail.state = _STORAGE
-        content = storage.content(job, self._policy.max_message_size)
+        size = len(job.mime) if isinstance(job.mime, str) else 0
+        content = await offloaded(size, partial(storage.content, job, self._policy.max_message_size))
         trail.extracted = extract(content.content)
         errand = _Errand(job, trail, claim, sources, content, returned)
         try:

@@ -15,7 +15,7 @@ from time import monotonic
 import orjson
 
 from mailq.core import letters
-from mailq.core.document import InvalidJobError
+from mailq.core.document import MAX_VALUES, InvalidJobError
 from mailq.core.ending import ENDS, End
 from mailq.core.failure import Cause, Postponed
 from mailq.core.job import Job, Queues
@@ -26,7 +26,9 @@ from mailq.core.states import ORDER, State
 from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
 from mailq.flights import Flight, Flights
+from mailq.offload import offloaded
 from mailq.ports import STOPS, Broker, BrokerError, Journal, Observer, OversizedError
+from mailq.reading import Reading, Room
 from mailq.receipts import Receipts, named
 from mailq.settlement import Settlement
 from mailq.suspects import DEADLY, Suspects
@@ -47,6 +49,7 @@ class Bounds:
     """How much a worker does at once and how long it waits; times in seconds, sizes in octets."""
 
     body: int = 100 * 1024 * 1024
+    values: int = MAX_VALUES
     in_memory: int = 256 * 1024 * 1024
     drain_timeout: float = 30
     stalled_after: float = 60
@@ -57,7 +60,7 @@ class Bounds:
 
 @dataclass(slots=True, eq=False)
 class Case:
-    """One message being handled: the octets it takes, its attempt, if it has come so far, and how it ended.
+    """One message being handled: the octets it takes, those of its values if they are many, its attempt, and its end.
 
     While it is `waiting` nothing is done with it.
     """
@@ -65,6 +68,7 @@ class Case:
     broker: Broker
     consumed: Consumed
     octets: int
+    values: int = 0
     flight: Flight | None = None
     waiting: bool = False
     end: End = End.RETURNED
@@ -86,6 +90,8 @@ class Handling:
         self._journal = journal
         self._observer = observer
         self._bounds = bounds
+        self._reading = Reading(bounds.body, bounds.values)
+        self._room = Room(bounds.in_memory)
         self._flights = Flights(journal, delivery, settlement)
         self.receipts = Receipts(journal, self._flights)
         self._suspects = Suspects(journal)
@@ -98,16 +104,21 @@ class Handling:
     def take(self, broker: Broker, consumed: Consumed) -> None:
         """Begin to handle a message, and receive no more where memory is full."""
         self.last_delivery = monotonic()
-        case = Case(broker, consumed, consumed.octets)
-        self.in_memory += case.octets
-        if self.in_memory > self._bounds.in_memory:
-            broker.hold(held=True)
-            self._held.add(broker)
+        case = Case(broker, consumed, 0)
+        self._charge(case, consumed.octets)
         self._consumed += 1
         self._observer.consumed()
         task = asyncio.create_task(self._handle(case))
         self.cases[task] = case
         task.add_done_callback(partial(self._done, case))
+
+    def _charge(self, case: Case, octets: int) -> None:
+        """Count memory that a message takes, and receive no more where it is full."""
+        case.octets += octets
+        self.in_memory += octets
+        if self.in_memory > self._bounds.in_memory:
+            case.broker.hold(held=True)
+            self._held.add(case.broker)
 
     def give_back(self, *, hurried: bool) -> None:
         """Cancel the attempts of which no receiver has heard; hurried, all whose message no receiver may have."""
@@ -127,6 +138,8 @@ class Handling:
         self._ended += 1
         self._observer.ended(case.end)
         self.in_memory -= case.octets
+        if case.values:
+            self._room.leave(case.values)
         if self._held and self.in_memory <= self._bounds.in_memory:
             # All of them: what filled the memory may have come over a connection that is lost.
             for broker in self._held:
@@ -180,13 +193,7 @@ class Handling:
     async def _work(self, case: Case) -> End | None:
         broker, consumed = case.broker, case.consumed
         try:
-            job = Job.parse(
-                consumed.body,
-                encoding=consumed.content_encoding,
-                message_id=consumed.message_id,
-                unnamed=consumed.headers.get(letters.UNNAMED),
-                limit=self._bounds.body,
-            )
+            job = await self._read(case)
         except InvalidJobError as error:
             return await self._refuse(case, error)
         missing = None if job.queues is None else await _missing(job.queues, broker)
@@ -209,6 +216,22 @@ class Handling:
             flight = case.flight = self._flights.begin(job, broker, again=again)
             await self._flights.fly(flight, returned=letters.RETURNED in consumed.headers, closing=self.closing)
         return await self._land(case, job, flight)
+
+    async def _read(self, case: Case) -> Job:
+        """Return the job in a message, once there is memory for it.
+
+        Raises:
+            InvalidJobError: it is none.
+        """
+        unpacked = await self._reading.unpack(case.consumed)
+        if unpacked.weight > case.octets:
+            self._charge(case, unpacked.weight - case.octets)
+        values = unpacked.weight - len(unpacked.text)
+        if values:
+            case.waiting = True
+            await self._room.enter(values)
+            case.waiting, case.values = False, values
+        return await self._reading.job(unpacked, case.consumed)
 
     async def _refuse(self, case: Case, error: InvalidJobError) -> End:
         await self._settlement.refuse(case.broker, case.consumed, error)
@@ -286,7 +309,7 @@ class Handling:
         try:
             if result.bug is not None and job.bugs + 1 >= self._bounds.poison_after:
                 reason = f"{job.bugs + 1} attempts met a bug of mailq"
-                told = _told(case.consumed, job, result, verdict)
+                told = await offloaded(case.octets, partial(_told, case.consumed, job, result, verdict))
                 end = await self._poison(case, told, reason, exception=result.bug, state=result.state)
             else:
                 await self._settlement.settle(case.broker, case.consumed, named(job, entry), result, verdict)
@@ -320,7 +343,10 @@ class Handling:
 def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Consumed:
     """Return a message with its last result, ready for another attempt should somebody requeue it."""
     body = orjson.dumps(letters.with_result(job.document, result, replace(verdict, at=None)))
-    return consumed._replace(body=gzip.compress(body, 1) if consumed.content_encoding == "gzip" else body)
+    zipped = consumed.zipped
+    return consumed._replace(
+        body=gzip.compress(body, 1) if zipped else body, content_encoding="gzip" if zipped else None
+    )
 
 
 async def _missing(queues: Queues, broker: Broker) -> tuple[str, str] | None:

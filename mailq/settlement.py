@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from random import Random
 
 from mailq.core import letters
@@ -21,6 +22,7 @@ from mailq.core.publication import Consumed, Publication
 from mailq.core.result import Certificates, Result, Trail, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
+from mailq.offload import offloaded
 from mailq.ports import Now, Observer, OversizedError, Publisher
 
 LONGEST_ABSENCE = 31_536_000.0
@@ -70,9 +72,8 @@ class Settlement:
             OversizedError: the broker takes no message as large as the job has become, and the job stays as it was.
             BrokerError: nothing may be taken as done; the job must not be acknowledged.
         """
-        publications = letters.settle(
-            job, result, verdict, self._names, consumed, self._now(), self._sources, self._certificates
-        )
+        work = partial(letters.settle, job, result, verdict, self._names, consumed, self._now())
+        publications = await offloaded(consumed.octets, partial(work, self._sources, self._certificates))
         await self._publish(publisher, str(verdict.outcome), publications)
 
     def expire(self, job: Job) -> tuple[Result, Verdict]:
@@ -97,11 +98,11 @@ class Settlement:
             return False
         if later is None:
             self._observer.parked(job, until, Cause.DUE, "not due yet")
-            letter = letters.park(job, job.document, until, self._names, consumed, now)
+            work = partial(letters.park, job, job.document, until, self._names, consumed, now)
         else:
             self._observer.parked(job, until, later.cause, later.reason)
-            letter = letters.postpone(job, until, self._names, consumed, now)
-        await self._publish(publisher, "delay", [letter])
+            work = partial(letters.postpone, job, until, self._names, consumed, now)
+        await self._publish(publisher, "delay", [await offloaded(consumed.octets, work)])
         return True
 
     async def refuse(self, publisher: Publisher, consumed: Consumed, error: InvalidJobError) -> None:
@@ -123,10 +124,9 @@ class Settlement:
         )
         verdict = Verdict(Outcome.FAILURE, classification=classification, ruleset=ruleset.version)
         document = letters.with_result(error.document, result, verdict)
-        report = letters.report(
-            document, verdict, self._names, consumed, None, message_id=consumed.message_id, extracted=None
-        )
-        await self._publish(publisher, str(Outcome.FAILURE), list(report))
+        work = partial(letters.report, document, verdict, self._names, consumed, None, extracted=None)
+        report = await offloaded(consumed.octets, lambda: list(work(message_id=consumed.message_id)))
+        await self._publish(publisher, str(Outcome.FAILURE), report)
         self._observer.refused(result)
 
     async def poison(

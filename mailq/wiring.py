@@ -36,6 +36,7 @@ from mailq.edges.resolver import DnsResolver
 from mailq.edges.shared import SharedTable
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
+from mailq.edges.watchdog import watching
 from mailq.edges.wire import TcpDialer
 from mailq.handling import Bounds
 from mailq.ports import BrokerError, Journal, Limits, Observer
@@ -79,9 +80,30 @@ async def run(config: Config, read: Callable[[], Config]) -> int:
                     config.http, metrics=page, alive=metrics.heartbeat.trouble, ready=lambda: worker.not_ready
                 )
                 await stack.enter_async_context(server)
+            stack.enter_context(watching(_Lateness(metrics, log.logger)))
             with _signals(worker, reread):
                 await worker.run()
     return 0
+
+
+class _Lateness:
+    """Brings what the watchdog of the loop finds into metrics and log."""
+
+    def __init__(self, metrics: Metrics, logger: Logger) -> None:
+        self.lagged = metrics.lagged
+        self._metrics = metrics
+        self._logger = logger
+
+    def held(self, seconds: float, place: str) -> None:
+        """Name the code that held the loop."""
+        self._logger.warning("loop_held", seconds=round(seconds, 3), place=place)
+
+    def stood_still(self, seconds: float) -> None:
+        """Tell of a process that did not run."""
+        self._metrics.stood_still(seconds)
+        self._logger.warning(
+            "stood_still", seconds=round(seconds, 3), detail="the process was stopped, or had no processor"
+        )
 
 
 def caution(config: Config, logger: Logger) -> None:
@@ -104,6 +126,7 @@ async def run_child(place: Place) -> int:
         meaning = meaning_of(config)
         worker = build(config, Observers(metrics, log), limits, journal_of(config, place.index), meaning)
         stack.enter_context(_signals(worker, None))
+        stack.enter_context(watching(_Lateness(metrics, log.logger)))
 
         def status() -> Status:
             metrics.overflows = limits.overflows
@@ -177,6 +200,7 @@ def build(
     settlement = Settlement(names_of(config), policy, meaning, observer, _now, rng, ips, certificates)
     bounds = Bounds(
         body=BODY_FACTOR * config.delivery.max_message_size,
+        values=config.worker.max_values,
         in_memory=config.worker.max_bytes,
         drain_timeout=config.worker.drain_timeout,
         stalled_after=config.worker.stalled_after,

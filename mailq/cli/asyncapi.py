@@ -237,7 +237,7 @@ def _messages() -> Object:
         hooks.ENDPOINT: {"type": "string", "description": "The endpoint it was for; absent where it was for none."},
     }
     told = {"message_id": "Identity of the event, its `x-mailq.id`.", "delivery_mode": _STANDARD["delivery_mode"]}
-    zipped = {"content_encoding": "`gzip`, or absent."}
+    zipped = {"content_encoding": "`gzip`, or absent; other spellings are read too."}
     return {
         "job": _message("One envelope, one recipient, one message.", "job", trace | returned, _STANDARD | zipped),
         "result": _message("The job as it came, with one result for each attempt.", "message", trace, _STANDARD),

@@ -94,7 +94,7 @@ def document_of(message: Consumed) -> dict[str, Any] | None:
 
 def _plain(message: Consumed) -> bytes:
     """Return the beginning of a body, out of gzip if it can be."""
-    if message.content_encoding == "gzip":
+    if message.zipped:
         try:
             return zlib.decompressobj(wbits=31).decompress(message.body, SHOWN)
         except zlib.error:

@@ -20,6 +20,13 @@ class WorkerConfig(Section):
         description="Octets of jobs in memory, gzip undone; above that no more are received for a while. With the"
         " copies that are made on the way to the wire, memory grows by up to three times as much.",
     )
+    max_values: int = Field(
+        200_000,
+        ge=1000,
+        le=10_000_000,
+        description="Values that a job may hold beside its results: texts, numbers, objects, and lists, each name of a"
+        " property counted too. A value takes up to 128 octets of memory, which count among max_bytes.",
+    )
     sessions: int = Field(1000, ge=1, description="SMTP connections open at once, idle ones among them.")
     drain_timeout: float = Field(30, ge=0, description="Seconds that SIGTERM gives to what is on the wire.")
     journal_dir: str = Field(

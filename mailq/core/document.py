@@ -1,14 +1,48 @@
-"""A document: the JSON object in an AMQP message, gzip undone, within bounds; what it means is for others. Pure."""
+"""A document: the JSON object in an AMQP message, gzip undone, within bounds; what it means is for others. Pure.
 
-import zlib
-from typing import Any
+`unpack` comes first: it undoes gzip and weighs what is there, so that a caller can refuse, wait or leave the event
+loop before anything is parsed. `load` then makes the document. Whatever it returns can be written by orjson.
+"""
+
+from typing import Any, NamedTuple
 
 import orjson
 
+from mailq.core.content_encoding import GZIP, EncodingError, TooLargeError, foreign, inflate
+from mailq.core.json_text import count_values, mend_surrogates
+
 _CONTAINERS = (dict, list)
+_BOM = b"\xef\xbb\xbf"
 
 MAX_DEPTH = 200
 """Objects and arrays a document may hold before it is tried out whether they are nested too deeply."""
+
+MARGIN = 4
+"""Levels that results, events and webhooks put around what a producer nests."""
+
+MAX_VALUES = 200_000
+"""Values that a producer's document may hold if nobody says otherwise."""
+
+RESULTS_VALUES = 150_000
+"""Values that mailq itself may have added to it as results."""
+
+VALUE = 128
+"""Octets of memory that a value takes at most, its share of its object or array included (measured: 32 to 90)."""
+
+FEW = 2_000
+"""Values that are not worth counting exactly: they take up to 256 kB."""
+
+UNCOUNTED = 16 * 1024
+"""Octets of a body whose values are not counted: they take less than 1 MB, whatever they are."""
+
+MAX_REASON = 1_000
+"""Characters of a reason: texts of libraries may repeat what a producer wrote."""
+
+MAX_POINTER = 256
+"""Characters of a pointer: names of properties are a producer's."""
+
+_TOO_MANY = "holds more values than worker.max_values allows; send fewer, or raise it"
+_REMEDY = "publish one JSON object in UTF-8"
 
 
 class InvalidJobError(ValueError):
@@ -16,33 +50,121 @@ class InvalidJobError(ValueError):
 
     def __init__(self, reason: str, pointer: str = "", document: dict[str, Any] | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.pointer = pointer
+        self.reason = reason[:MAX_REASON]
+        self.pointer = pointer if len(pointer) <= MAX_POINTER else pointer[: MAX_POINTER - 1] + "…"
         self.document = document
 
 
+class OversizeBodyError(InvalidJobError):
+    """A body is larger than allowed."""
+
+
+class Unpacked(NamedTuple):
+    """The JSON text of a message and what is known of it before it is parsed.
+
+    `weight` is in octets of memory that text and document will take, `excess` the values beyond those of a producer,
+    and `objection` why the document is to be refused.
+    """
+
+    text: bytes
+    weight: int
+    excess: int = 0
+    objection: str | None = None
+
+
 def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, Any]:
-    """Return the JSON object in an AMQP body; `limit` bounds what gzip may unfold to, in octets.
+    """Return the JSON object in an AMQP body of at most `limit` octets after gzip is undone, however many its values.
 
     Raises:
-        InvalidJobError: without a document, since none could be read.
+        InvalidJobError: there is none; with a document if one could be read but not be taken.
     """
-    if encoding == "gzip":
-        body = _unzip(body, limit)
-    elif encoding not in (None, "", "identity", "utf-8"):
-        raise InvalidJobError(f"content_encoding {encoding!r} is not known; use gzip or none")
+    return load(unpack(body, encoding, limit, limit))
+
+
+def unpack(body: bytes, encoding: str | None, limit: int, values: int = MAX_VALUES) -> Unpacked:
+    """Return the JSON text in an AMQP body of at most `limit` octets, after gzip is undone, and about `values` values.
+
+    Raises:
+        OversizeBodyError: it has more octets.
+        InvalidJobError: it has far more values, or its gzip cannot be undone; without a document.
+    """
+    objection = None
+    if (unknown := foreign(encoding)) is not None:
+        objection = f"content_encoding names {unknown[:80]!r}, which mailq cannot decode; use gzip or leave it out"
+    if body.startswith(GZIP):
+        try:
+            body = inflate(body, limit)
+        except TooLargeError as trouble:
+            raise OversizeBodyError(str(trouble)) from None
+        except EncodingError as trouble:
+            raise InvalidJobError(str(trouble)) from None
+    body = body.removeprefix(_BOM)  # which a reader may ignore (RFC 8259 section 8.1)
     if len(body) > limit:
-        raise InvalidJobError(f"body of {len(body)} octets is larger than {limit}")
+        raise OversizeBodyError(
+            f"body of {len(body)} octets is larger than {limit}; send less, or raise delivery.max_message_size"
+        )
+    if len(body) <= UNCOUNTED:
+        return Unpacked(body, len(body), objection=objection)
+    found = count_values(body, FEW, values + RESULTS_VALUES)
+    if found > values + RESULTS_VALUES:
+        raise InvalidJobError(f"body {_TOO_MANY}")
+    weight = len(body) + (found * VALUE if found > FEW else 0)
+    return Unpacked(body, weight, max(found - values, 0), objection)
+
+
+def load(unpacked: Unpacked) -> dict[str, Any]:
+    """Return the JSON object in a text.
+
+    Raises:
+        InvalidJobError: there is none (without a document), or it cannot be taken as it is.
+    """
+    objection = unpacked.objection
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as trouble:
-        raise InvalidJobError(f"body is not JSON: {trouble}") from None
-    if not isinstance(document, dict):
-        raise InvalidJobError("body is JSON but not an object")
-    nested = [value for value in document.values() if isinstance(value, _CONTAINERS) and _holds_others(value)]
-    if nested and body.count(b"[") + body.count(b"{") > MAX_DEPTH:
-        _check_depth(nested)
+        document = _parse(unpacked.text)
+    except InvalidJobError:
+        if objection is not None:
+            raise InvalidJobError(objection) from None
+        raise
+    nested = {
+        name: value for name, value in document.items() if isinstance(value, _CONTAINERS) and _holds_others(value)
+    }
+    if nested and unpacked.text.count(b"[") + unpacked.text.count(b"{") > MAX_DEPTH:
+        _check_depth(document, nested)
+    if unpacked.excess and unpacked.excess > _values_of_results(document):
+        raise InvalidJobError(_TOO_MANY, document=document)
+    if objection is not None:  # the octets may mean other characters than those that were read
+        raise InvalidJobError(objection, document=document)
     return document
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as trouble:
+        document = _parse_mended(text, trouble)
+    if not isinstance(document, dict):
+        raise InvalidJobError(f"body is JSON but not an object; {_REMEDY}, not a list or text that holds it")
+    return document
+
+
+def _parse_mended(text: bytes, trouble: orjson.JSONDecodeError) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return what JSON holds whose only fault is half a surrogate pair: JavaScript writes it for half an emoji."""
+    mended = mend_surrogates(text)
+    try:
+        if mended is not None:
+            return orjson.loads(mended)
+    except orjson.JSONDecodeError as another:
+        trouble = another
+    raise InvalidJobError(f"body is not JSON: {trouble}{_hint(text)}; {_REMEDY}")
+
+
+def _hint(text: bytes) -> str:
+    """Return what else a body may be that is not JSON."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as trouble:
+        return f" (octet {text[trouble.start]:#04x} at {trouble.start} is not UTF-8)"
+    return ""
 
 
 def _holds_others(container: dict[str, Any] | list[Any]) -> bool:
@@ -53,24 +175,29 @@ def _holds_others(container: dict[str, Any] | list[Any]) -> bool:
     return False
 
 
-def _check_depth(nested: list[Any]) -> None:
-    """Refuse what could be read but not written again: orjson stops at 254 objects and arrays in each other."""
+def _check_depth(document: dict[str, Any], nested: dict[str, Any]) -> None:
+    """Refuse what could be read but not written again: orjson stops at 254 objects and arrays in each other.
+
+    Raises:
+        InvalidJobError: with the document but for what is nested too deeply.
+    """
+    deep = [name for name, value in nested.items() if not _can_be_written(value)]
+    if deep:
+        rest = {name: value for name, value in document.items() if name not in deep}
+        pointer = "/" + deep[0].replace("~", "~0").replace("/", "~1")
+        raise InvalidJobError("is nested too deeply to be given back; nest fewer levels", pointer, rest)
+
+
+def _values_of_results(document: dict[str, Any]) -> int:
+    """Return how many values are mailq's own: results grow with each attempt."""
+    return count_values(orjson.dumps(document.get("results")), 0, RESULTS_VALUES)
+
+
+def _can_be_written(value: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
+    for _ in range(MARGIN):
+        value = [value]
     try:
-        orjson.dumps(nested)
+        orjson.dumps(value)
     except TypeError:
-        raise InvalidJobError("body is nested too deeply to be given back") from None
-
-
-def _unzip(body: bytes, limit: int) -> bytes:
-    unzip = zlib.decompressobj(wbits=31)
-    try:
-        plain = unzip.decompress(body, limit)
-    except zlib.error as trouble:
-        raise InvalidJobError(f"body is not gzip though content_encoding says so: {trouble}") from None
-    if unzip.unused_data:
-        raise InvalidJobError("gzip body is followed by something else")
-    if unzip.unconsumed_tail:
-        raise InvalidJobError(f"gzip body unfolds to more than {limit} octets")
-    if not unzip.eof:
-        raise InvalidJobError("gzip body is cut short")
-    return plain
+        return False
+    return True

@@ -21,13 +21,22 @@ from pydantic import (
 )
 
 from mailq.core.address import Address, AddressError, parse_address
-from mailq.core.document import InvalidJobError, read_document
+from mailq.core.document import InvalidJobError, Unpacked, load, unpack
 from mailq.core.times import parse_time
 
 NOT_BUILT = ("data", "key", "dkim", "inlinecss", "headers", "security")
 """Properties that are understood but not acted on yet: a job that asks for one is refused."""
 
 _NOT_BUILT = frozenset(NOT_BUILT)
+
+MAX_IPS = 256
+"""Addresses in `ips`: each costs a look at the host's own."""
+
+MAX_TAGS = 1_000
+"""Labels in `tags`."""
+
+MAX_NOTIFY = 100
+"""Characters of `dsn.notify`, which names three words at most."""
 
 MAX_QUEUES = 20
 """Properties of `queues` that are looked at one by one."""
@@ -96,6 +105,7 @@ class Dsn(_Asked):
 
     notify: str | None = Field(
         None,
+        max_length=MAX_NOTIFY,
         pattern=rf"^({_NEVER}|({_EVENT})(\s*,\s*({_EVENT}))*)$",
         description="NEVER, or a comma list of SUCCESS, FAILURE and DELAY (RCPT parameter NOTIFY).",
     )
@@ -146,7 +156,9 @@ class Job(_Asked):
     envelope: Sender = Field(None, description="The MAIL FROM address; absent or empty: `MAIL FROM:<>`.")
     mime: str | dict[str, Any] | None = Field(None, description="The message, header and body (RFC 5322).")
     keepmime: bool = Field(False, description="Leave `mime` in the final result.")
-    ips: list[str] | None = Field(None, fail_fast=True, description="Local IP addresses it may be sent from.")
+    ips: list[str] | None = Field(
+        None, fail_fast=True, max_length=MAX_IPS, description="Local IP addresses it may be sent from."
+    )
     pool: PoolName | None = Field(None, description="Send it from the sources of this pool.")
     nextattempt: NextAttempt | None = Field(None, description="Not to be attempted before; written on retries.")
     delayed: Moment | None = Field(None, description="Older name of `nextattempt.time`.")
@@ -161,7 +173,7 @@ class Job(_Asked):
     dsn: Dsn | None = Field(None, description="Delivery status notifications to ask for.")
     queues: Queues | None = Field(None, description="Result queues of this job alone.")
     smarthost: Smarthost | None = Field(None, description="Deliver through this server.")
-    tags: list[str] = Field(default_factory=list, fail_fast=True, description="Free labels.")
+    tags: list[str] = Field(default_factory=list, fail_fast=True, max_length=MAX_TAGS, description="Free labels.")
     priority: int | None = Field(None, ge=0, le=255, description="AMQP priority when republished.")
     id: Identity | None = Field(None, description="The producer's identity of the job.")
     on_doubt: Literal["retry", "fail"] | None = Field(
@@ -222,12 +234,21 @@ class Job(_Asked):
     ) -> Self:
         """Return the job in an AMQP body of at most `limit` octets (after gzip is undone).
 
+        Raises:
+            InvalidJobError: it is not a job; names the place and the remedy.
+        """
+        return cls.read(unpack(body, encoding, limit), body, message_id=message_id, unnamed=unnamed)
+
+    @classmethod
+    def read(cls, unpacked: Unpacked, body: bytes, *, message_id: str | None = None, unnamed: object = None) -> Self:
+        """Return the job in an AMQP body that was unpacked.
+
         `unnamed` tells that `message_id` is a digest that mailq made, and if it is a text, what mailq calls the job.
 
         Raises:
             InvalidJobError: it is not a job; names the place and the remedy.
         """
-        document = read_document(body, encoding, limit)
+        document = load(unpacked)
         try:
             job = cls.model_validate(_without_nulls(document))
         except ValidationError as trouble:

@@ -166,7 +166,7 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
     One hop may end before that: then the job is parked again. It keeps its identity on the way.
     """
     body = orjson.dumps(document)
-    zipped = consumed.content_encoding == "gzip"
+    zipped = consumed.zipped
     return Publication(
         "",
         f"{names.outbox}.delay.{delay_step((until - now).total_seconds())}",

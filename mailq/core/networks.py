@@ -80,4 +80,9 @@ def numeric(text: str) -> str | None:
         return None
 
 
+def same_address(one: str, other: str | None) -> bool:
+    """Tell whether two texts are the same IP address, whatever their spelling."""
+    return one == other or (other is not None and numeric(one) is not None and numeric(one) == numeric(other))
+
+
 NO_NETWORKS = Networks()

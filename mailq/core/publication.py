@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from mailq.core.content_encoding import GZIP, claimed
+
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -24,9 +26,12 @@ class Consumed(NamedTuple):
     @property
     def octets(self) -> int:
         """Size of the body in memory, gzip undone: as its last octets say (RFC 1952 section 2.3.1)."""
-        if self.content_encoding != "gzip":
-            return len(self.body)
-        return max(len(self.body), int.from_bytes(self.body[-4:], "little"))
+        return max(len(self.body), claimed(self.body)) if self.zipped else len(self.body)
+
+    @property
+    def zipped(self) -> bool:
+        """Tell whether the body is gzip, whatever `content_encoding` says in whatever spelling."""
+        return self.body.startswith(GZIP)
 
     @property
     def delivery_count(self) -> int:

@@ -33,6 +33,9 @@ GREYLIST_ATTEMPTS = 3
 LAST_MARGIN = 10.0
 """Seconds before `useful_until` at which the last attempt begins at the latest."""
 
+MAX_ATTEMPTS = 1_000
+"""Attempts of a job at most: each leaves a result in it, which travels with all later ones."""
+
 LEAST_ABSENCE = 1.0
 """Seconds that a job goes away at least."""
 
@@ -127,11 +130,16 @@ def deadline(job: Job, policy: RetryPolicy, now: datetime) -> datetime:
 
 def expired(job: Job, policy: RetryPolicy, now: datetime) -> bool:
     """Tell whether no further attempt may be made at `now`."""
-    limit = job.maxattempts if job.maxattempts is not None else policy.max_attempts
-    if limit and job.attempt > limit:
+    if job.attempt > _most_attempts(job, policy):
         return True
     new = job.seen is None and job.maxdelivertime is None and job.useful_until is None
     return not new and now > deadline(job, policy, now)
+
+
+def _most_attempts(job: Job, policy: RetryPolicy) -> int:
+    """Return the number of the last attempt; no job has more than `MAX_ATTEMPTS`, for it carries all their results."""
+    limit = job.maxattempts if job.maxattempts is not None else policy.max_attempts
+    return min(limit or MAX_ATTEMPTS, MAX_ATTEMPTS)
 
 
 def expiry(job: Job) -> Failure:
@@ -180,8 +188,7 @@ def judge(
     if effects.fail or known.fatal:
         why = "code" if effects.gives_up is None else _pattern(effects)
         return Verdict(Outcome.FAILURE, flags=known, why=why, effects=effects)
-    limit = job.maxattempts if job.maxattempts is not None else policy.max_attempts
-    if limit and job.attempt >= limit:
+    if job.attempt >= _most_attempts(job, policy):
         return Verdict(Outcome.FAILURE, expired=True, flags=known, why="attempts", effects=effects)
     wait = _wait(job, policy, effects, known, retry_hint(result.description) if flags and result.from_peer else None)
     at = next_attempt(1, (wait.seconds,), policy.retry_jitter, now, rng)

@@ -44,15 +44,26 @@ class HostSources:
 
 
 def exists(ip: str) -> bool:
-    """Tell whether `ip` is an address of this host: whether a socket can be bound to it."""
+    """Tell whether `ip` is an address of this host that can be sent from.
+
+    A socket can be bound to more than that: to multicast and broadcast addresses, and to any where
+    net.ipv4.ip_nonlocal_bind is set. So the socket is connected to the same address as well: the kernel then looks for
+    a route from it. Nothing is sent.
+    """
+    address = ipaddress.ip_address(ip)
+    if address.is_multicast or address.is_unspecified:
+        return False
     try:
-        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((ip, 0))
+            probe.connect((ip, 9))
+            return bool(probe.getsockname()[0] == ip)
     except OSError:
         return False
-    return True
 
 
 def _canonical(ip: str) -> str:
-    return str(ipaddress.ip_address(ip))
+    """Return an address as the kernel writes it; one mapped into IPv6 is the IPv4 address that it stands for."""
+    address = ipaddress.ip_address(ip)
+    return str((address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None) or address)

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from mailq.core.failure import Failure, Trouble
+from mailq.core.networks import same_address
 from mailq.core.reply import Reply
 from mailq.core.result import Trail
 from mailq.core.routing import Login, Route, Tls
@@ -98,6 +99,10 @@ class Opening:
         await self.step(trail, State.BIND, wire.bind(route.source))
         await self.step(trail, State.CONNECT, wire.connect())
         trail.said.append(f"connected from {wire.local}")
+        if route.source.ip is not None and not same_address(route.source.ip, wire.local):
+            trail.state = State.BIND
+            text = f"the connection would leave from {wire.local} instead of {route.source.ip}; nothing was sent"
+            raise Failure(State.BIND, Kind.ERROR, text)
         self._learn(trail, {"from": wire.local, "from_port": wire.local_port, "to": route.target.ip})
         self._learn(trail, {"messages": 1, "session": token_hex(8)})
         if route.tls is Tls.IMPLICIT:

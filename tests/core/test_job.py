@@ -1,6 +1,5 @@
 """Jobs: every property read or refused at its place, the producer's document kept as it came."""
 
-import gzip
 from datetime import UTC, datetime
 
 import orjson
@@ -25,8 +24,14 @@ def parse(document=None, /, *, encoding=None, message_id=None, limit=LIMIT, **pr
 
 def refusal(*args, **properties):
     with pytest.raises(InvalidJobError) as caught:
-        parse(*args, **properties)
+        parse(*args, limit=10 * LIMIT, **properties)
     return caught.value
+
+
+def test_a_pointer_into_a_long_name_is_cut():
+    trouble = refusal(queues={"x" * 1_000_000: "y"})
+    assert trouble.pointer == "/queues/" + "x" * 247 + "…"
+    assert len(trouble.reason) <= 1000
 
 
 GOOD = [
@@ -41,6 +46,7 @@ GOOD = [
     ("keepmime", True, True),
     ("ips", ["192.0.2.1", "2001:db8::1"], ["192.0.2.1", "2001:db8::1"]),
     ("ips", [], []),
+    ("ips", ["192.0.2.1"] * 256, ["192.0.2.1"] * 256),
     ("nextattempt", {"time": TIME, "other": 1}, NextAttempt(time=TIME)),
     ("nextattempt", None, None),
     ("delayed", TIME, MOMENT),
@@ -112,6 +118,7 @@ BAD = [
     ("keepmime", 1, "/keepmime"),
     ("ips", "192.0.2.1", "/ips"),
     ("ips", ["192.0.2.1", 5], "/ips/1"),
+    ("ips", ["192.0.2.1"] * 257, "/ips"),
     ("nextattempt", TIME, "/nextattempt"),
     ("nextattempt", {}, "/nextattempt/time"),
     ("nextattempt", {"time": "soon"}, "/nextattempt/time"),
@@ -134,6 +141,7 @@ BAD = [
     ("dsn", "NEVER", "/dsn"),
     ("dsn", {"notify": "SOMETIMES"}, "/dsn/notify"),
     ("dsn", {"notify": "NEVER,SUCCESS"}, "/dsn/notify"),
+    ("dsn", {"notify": "SUCCESS," * 200_000 + "DELAY"}, "/dsn/notify"),
     ("dsn", {"ret": "ALL"}, "/dsn/ret"),
     ("dsn", {"orcpt": "a\r\nb"}, "/dsn/orcpt"),
     ("dsn", {"envid": "x" * 101}, "/dsn/envid"),
@@ -152,6 +160,7 @@ BAD = [
     ("smarthost", "mx", "/smarthost"),
     ("tags", "a", "/tags"),
     ("tags", [1], "/tags/0"),
+    ("tags", ["a"] * 1001, "/tags"),
     ("priority", 256, "/priority"),
     ("priority", "5", "/priority"),
     ("id", "", "/id"),
@@ -234,7 +243,6 @@ def test_null_asks_for_nothing(name):
         (b'{"recipient":"a@b.c"', "not JSON"),
         (b'{"recipient":"a@b.c"} x', "not JSON"),
         (b'{"recipient":"\xff@b.c"}', "not JSON"),
-        (b'{"recipient":"\\ud800@b.c"}', "not JSON"),
         (b'{"recipient":"a@b.c","n":NaN}', "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"[]", "not an object"),
@@ -254,36 +262,6 @@ def test_a_recipient_is_needed():
 
 
 BODY = b'{"recipient":"to@example.org"}'
-
-
-def test_gzip():
-    assert parse(gzip.compress(BODY), encoding="gzip").document == {"recipient": "to@example.org"}
-    assert parse(gzip.compress(BODY), encoding="gzip", limit=len(BODY)).recipient.local == "to"
-
-
-@pytest.mark.parametrize("encoding", [None, "", "identity", "utf-8"])
-def test_no_encoding(encoding):
-    assert parse(BODY, encoding=encoding).recipient.local == "to"
-
-
-@pytest.mark.parametrize(
-    ("body", "encoding", "reason"),
-    [
-        (BODY, "gzip", "not gzip"),
-        (b"", "gzip", "cut short"),
-        (gzip.compress(BODY)[:-4], "gzip", "cut short"),
-        (BODY, "br", "not known"),
-        (BODY, "deflate", "not known"),
-    ],
-)
-def test_refuses_other_encodings(body, encoding, reason):
-    assert reason in refusal(body, encoding=encoding).reason
-
-
-def test_a_gzip_bomb_unfolds_to_the_limit_and_no_further():
-    bomb = gzip.compress(b'{"x":"' + b" " * 100_000_000 + b'"}')
-    assert len(bomb) < LIMIT
-    assert "more than 1000000 octets" in refusal(bomb, encoding="gzip").reason
 
 
 def test_the_document_comes_back_untouched():
@@ -371,10 +349,3 @@ def test_what_cannot_be_given_back_is_refused():
 def test_the_limit_holds_for_plain_bodies_too():
     with pytest.raises(InvalidJobError, match="larger than 100"):
         Job.parse(b'{"recipient": "b@b.test", "x": "' + b"y" * 100 + b'"}', limit=100)
-
-
-def test_gzip_may_not_be_followed_by_something_else():
-    body = gzip.compress(b'{"recipient": "b@b.test"}') + gzip.compress(b"{}")
-
-    with pytest.raises(InvalidJobError, match="followed by something else"):
-        Job.parse(body, encoding="gzip", limit=10_000)

@@ -1,9 +1,9 @@
 """The metric families that pages are made of, in the few forms that there are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 
 def amounts(jobs: int, sessions: int, drift: int) -> Iterator[Metric]:
@@ -13,7 +13,7 @@ def amounts(jobs: int, sessions: int, drift: int) -> Iterator[Metric]:
     yield gauge("sessions", "SMTP connections open.", sessions)
 
 
-def counter(name: str, text: str, value: int) -> Metric:
+def counter(name: str, text: str, value: float) -> Metric:
     """Return a counter without labels."""
     return CounterMetricFamily(f"mailq_{name}", text, value=value)
 
@@ -21,6 +21,11 @@ def counter(name: str, text: str, value: int) -> Metric:
 def gauge(name: str, text: str, value: int) -> Metric:
     """Return a gauge without labels."""
     return GaugeMetricFamily(f"mailq_{name}", text, value=value)
+
+
+def histogram(name: str, text: str, buckets: Sequence[tuple[str, float]], total: float) -> Metric:
+    """Return a histogram without labels; counts are cumulated."""
+    return HistogramMetricFamily(f"mailq_{name}", text, buckets=buckets, sum_value=total)
 
 
 def labelled(name: str, text: str, label: str, values: Mapping[Any, int]) -> Metric:

@@ -32,7 +32,7 @@ from mailq.core.journal import JournalStats
 from mailq.core.result import Result
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
-from mailq.edges.metrics.families import amounts, counter, gauge, labelled
+from mailq.edges.metrics.families import amounts, counter, gauge, histogram, labelled
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Upper bounds of the duration buckets in seconds: from a local answer to the longest SMTP timeout."""
@@ -90,6 +90,16 @@ class _Durations:
         self.counts = [0] * len(_LABELS)
         self.total = 0.0
 
+    def add(self, milliseconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(_BOUNDS_MS, milliseconds)] += 1
+        self.total += milliseconds
+
+    def merge(self, counts: Sequence[int], total: float) -> None:
+        """Add those of another process."""
+        self.counts = [mine + other for mine, other in zip(self.counts, counts, strict=True)]
+        self.total += total
+
     def buckets(self) -> list[tuple[str, float]]:
         """Return the cumulated counts by upper bound, as Prometheus has them."""
         running = 0
@@ -111,6 +121,8 @@ class Metrics(Collector):
         self.overflows = 0
         self._attempts = {(state, kind): 0 for state in State for kind in Kind if _possible(state, kind)}
         self._durations = {state: _Durations() for state in State}
+        self._lag = _Durations()
+        self._stood_still = 0.0
         self._verdicts = dict.fromkeys(Outcome, 0)
         self._published = dict.fromkeys(map(str, KEYS), 0)
         self._events = dict.fromkeys(EVENTS, 0)
@@ -145,9 +157,7 @@ class Metrics(Collector):
         if verdict.expired or (result.state is State.PROCESS and result.kind is Kind.TIMEOUT):
             self._expired += 1
         for state, milliseconds in result.timing.items():
-            durations = self._durations[state]  # type: ignore[index]  # timing is keyed by State, which is a str
-            durations.counts[bisect_left(_BOUNDS_MS, milliseconds)] += 1
-            durations.total += milliseconds
+            self._durations[state].add(milliseconds)  # type: ignore[index]  # timing is keyed by State, which is a str
 
     def refused(self, result: Result) -> None:
         """Count a document that is no job: it has a result, and that is a failure."""
@@ -212,6 +222,14 @@ class Metrics(Collector):
         """Note whether the consumer is stalled."""
         self._stalled = stalled
 
+    def lagged(self, seconds: float) -> None:
+        """Count by how much a round of the event loop was late."""
+        self._lag.add(seconds * 1000)
+
+    def stood_still(self, seconds: float) -> None:
+        """Count the time in which the whole process did not run: stopped, or without a processor."""
+        self._stood_still += seconds
+
     def page(self) -> tuple[str, bytes]:
         """Return the Prometheus text format: content type and body."""
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
@@ -223,6 +241,7 @@ class Metrics(Collector):
             "singles": [*(self._expired, self._poisoned, self._bugs, self._reconnects, self._consumed, self.overflows)],
             "journal": [self._journal.octets, self._journal.records, self._journal.corrupt],
             "durations": [[*durations.counts, durations.total] for durations in self._durations.values()],
+            "lag": [*self._lag.counts, self._lag.total, self._stood_still],
             "amounts": [self._jobs, self._sessions, self._drift],
             "states": [self._connected, self._blocked, self._stalled, self._writable],
         }
@@ -233,8 +252,10 @@ class Metrics(Collector):
             for key, count in zip(table, counts, strict=True):
                 table[key] += count
         for durations, (*counts, total) in zip(self._durations.values(), snapshot["durations"], strict=True):
-            durations.counts = [mine + other for mine, other in zip(durations.counts, counts, strict=True)]
-            durations.total += total
+            durations.merge(counts, total)
+        *counts, total, still = snapshot["lag"]
+        self._lag.merge(counts, total)
+        self._stood_still += still
         expired, poisoned, bugs, reconnects, consumed, overflows = snapshot["singles"]
         self._consumed += consumed
         mine = (self._journal.octets, self._journal.records, self._journal.corrupt)
@@ -258,6 +279,15 @@ class Metrics(Collector):
         """Yield the families that only grow."""
         yield self._attempts_family()
         yield self._durations_family()
+        yield histogram(
+            "loop_lag_seconds",
+            "Time by which a round of the event loop was late; ten rounds a second are looked at.",
+            self._lag.buckets(),
+            self._lag.total / 1000,
+        )
+        yield counter(
+            "stood_still_seconds", "Time in which the process was stopped or had no processor.", self._stood_still
+        )
         yield labelled("verdicts", "Results by what they mean.", "outcome", self._verdicts)
         yield labelled("flags", "Results by their flags, inferred or set by a response pattern.", "flag", self._flags)
         yield labelled("published", "Publications that the broker confirmed.", "key", self._published)

@@ -1,0 +1,73 @@
+"""From a consumed message to its job: large ones beside the event loop, heavy ones when memory has room for them.
+
+What makes a message heavy is the number of its values: `{}` is 2 octets of JSON and 64 of memory. `core.document` tells
+the weight before anything is parsed; here the message waits until what was read before leaves room.
+"""
+
+import asyncio
+from collections import deque
+from functools import partial
+
+from mailq.core import letters
+from mailq.core.document import OversizeBodyError, Unpacked, unpack
+from mailq.core.job import Job
+from mailq.core.publication import Consumed
+from mailq.offload import LARGE, offloaded
+
+
+class Reading:
+    """Reads messages of at most `limit` octets and about `values` values."""
+
+    def __init__(self, limit: int, values: int) -> None:
+        self._limit = limit
+        self._values = values
+
+    async def unpack(self, consumed: Consumed) -> Unpacked:
+        """Return the JSON text of a message and its weight.
+
+        Raises:
+            InvalidJobError: it is beyond a bound, or its gzip cannot be undone.
+        """
+        work = partial(unpack, consumed.body, consumed.content_encoding, values=self._values)
+        if consumed.octets <= LARGE:
+            try:
+                return work(limit=min(LARGE, self._limit))
+            except OversizeBodyError:  # gzip may say less than it holds
+                if self._limit <= LARGE:
+                    raise
+        return await offloaded(LARGE + 1, partial(work, limit=self._limit))
+
+    async def job(self, unpacked: Unpacked, consumed: Consumed) -> Job:
+        """Return the job in a message that was unpacked.
+
+        Raises:
+            InvalidJobError: it is none.
+        """
+        unnamed = consumed.headers.get(letters.UNNAMED)
+        work = partial(Job.read, unpacked, consumed.body, message_id=consumed.message_id, unnamed=unnamed)
+        return await offloaded(len(unpacked.text), work)
+
+
+class Room:
+    """The memory for the values of heavy documents: `most` octets, or one document that takes more."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self, octets: int) -> None:
+        """Wait until there is room, and take it; one `leave` is to follow."""
+        while self._taken and self._taken + octets > self._most:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        self._taken += octets
+
+    def leave(self, octets: int) -> None:
+        """Give room back, and have all who wait look whether it is enough."""
+        self._taken -= octets
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # its message was given back meanwhile
+                turn.set_result(None)
