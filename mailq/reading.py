@@ -9,7 +9,7 @@ from collections import deque
 from functools import partial
 
 from mailq.core import letters
-from mailq.core.document import OversizeBodyError, Unpacked, unpack
+from mailq.core.document import HeavyBodyError, OversizeBodyError, Unpacked, unpack
 from mailq.core.job import Job
 from mailq.core.publication import Consumed
 from mailq.offload import LARGE, offloaded
@@ -31,10 +31,9 @@ class Reading:
         work = partial(unpack, consumed.body, consumed.content_encoding, values=self._values)
         if consumed.octets <= LARGE:
             try:
-                return work(limit=min(LARGE, self._limit))
-            except OversizeBodyError:  # gzip may say less than it holds
-                if self._limit <= LARGE:
-                    raise
+                return work(limit=min(LARGE, self._limit), at_once=True)
+            except (OversizeBodyError, HeavyBodyError):  # gzip may say less than it holds, and values may be many
+                pass
         return await offloaded(LARGE + 1, partial(work, limit=self._limit))
 
     async def job(self, unpacked: Unpacked, consumed: Consumed) -> Job:
@@ -45,7 +44,7 @@ class Reading:
         """
         unnamed = consumed.headers.get(letters.UNNAMED)
         work = partial(Job.read, unpacked, consumed.body, message_id=consumed.message_id, unnamed=unnamed)
-        return await offloaded(len(unpacked.text), work)
+        return await offloaded(unpacked.weight, work)
 
 
 class Room:

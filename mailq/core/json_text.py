@@ -25,7 +25,7 @@ def count_values(text: bytes, enough: int, most: int) -> int:
     Up to `enough`, those in strings may be among them. Above `most` counting ends, and some number above it is
     returned.
     """
-    if _count_all(text, enough) <= enough:
+    if count_marks(text, enough) <= enough:
         return enough
     found = strings = start = 0
     inside = False
@@ -41,8 +41,8 @@ def count_values(text: bytes, enough: int, most: int) -> int:
     return max(found, strings)
 
 
-def _count_all(text: bytes, enough: int) -> int:
-    """Return how many marks a text holds, strings included; above `enough` counting ends."""
+def count_marks(text: bytes, enough: int) -> int:
+    """Return how many commas, colons and opening brackets a text holds, strings included; it ends above `enough`."""
     found = 0
     for start in range(0, len(text), SLICE):
         found += _marks(text[start : start + SLICE])

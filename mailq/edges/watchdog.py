@@ -22,8 +22,8 @@ TICK = 0.1
 LONG = 0.2
 """Seconds of lateness from which the code is named."""
 
-BUSY = 0.5
-"""Share of its lateness for which a process must have used a processor, to count as busy."""
+BUSY = 0.1
+"""Share of its lateness for which a process must have used a processor, to count as busy: others may use it more."""
 
 _PACKAGE = f"{Path(__file__).parents[1]}/"
 

@@ -68,7 +68,7 @@ async def test_so_is_code_that_waits_in_the_loop(monkeypatch):
 
 async def test_so_is_one_call_that_keeps_the_lock(monkeypatch):
     def count():
-        sum(itertools.repeat(1, 60_000_000))
+        sum(itertools.repeat(1, 200_000_000))
 
     told = await watched(count, monkeypatch)
     assert any("count" in place for place in told.places), told.places
