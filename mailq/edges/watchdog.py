@@ -85,7 +85,7 @@ class LoopWatchdog:
             self._lateness.stood_still(lag)
         else:
             self._lateness.lagged(lag)
-            self._lateness.held(lag, self._place or "unknown")
+            self._lateness.held(lag, self._place or "unknown: the watchdog had no processor either")
         self._next()
 
     def _watch(self) -> None:

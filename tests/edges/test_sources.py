@@ -1,9 +1,11 @@
 """Source addresses: only what this host can be reached at is one, however it is written."""
 
 import pytest
+from support.hostile import Hostile, mailer
 
 from mailq.config.delivery import SourceConfig
 from mailq.core.networks import same_address
+from mailq.core.states import Kind, State
 from mailq.edges.sources import HostSources, exists
 
 
@@ -50,3 +52,26 @@ def test_an_address_mapped_into_ipv6_is_the_one_that_it_stands_for():
 )
 def test_addresses_are_the_same_whatever_their_spelling(one, other, same):
     assert same_address(one, other) is same
+
+
+async def silent(peer):
+    """Greet, and take what comes."""
+    await peer.say(b"220 mx.test\r\n")
+    await peer.hear()
+
+
+@pytest.mark.parametrize("ip", ["0.0.0.0", "224.0.0.1", "255.255.255.255", "127.255.255.255", "::", "192.0.2.1"])
+async def test_a_job_that_names_no_address_of_the_host_is_told_so(ip):
+    async with Hostile(silent) as server, mailer(server.address) as client:
+        result = await client.send(ips=[ip])
+    assert (result.state, result.kind, result.pointer) == (State.PROCESS, Kind.ERROR, "/ips")
+    assert server.peers == []
+
+
+async def test_nothing_is_sent_from_another_address_than_the_one_asked_for(monkeypatch):
+    monkeypatch.setattr("mailq.edges.sources.exists", lambda ip: True)
+    async with Hostile(silent) as server, mailer(server.address) as client:
+        result = await client.send(ips=["0.0.0.0"])
+    assert (result.state, result.kind) == (State.BIND, Kind.ERROR)
+    assert result.description == "the connection would leave from 127.0.0.1 instead of 0.0.0.0; nothing was sent"
+    assert all(peer.heard == b"" for peer in server.peers)
