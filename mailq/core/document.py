@@ -41,6 +41,9 @@ MAX_REASON = 1_000
 MAX_POINTER = 256
 """Characters of a pointer: names of properties are a producer's."""
 
+HALF = "Half a surrogate pair, which is no character, became U+FFFD."
+"""The warning where it was so."""
+
 _TOO_MANY = "holds more values than worker.max_values allows; send fewer, or raise it"
 _REMEDY = "publish one JSON object in UTF-8"
 
@@ -82,7 +85,7 @@ def read_document(body: bytes, encoding: str | None, limit: int) -> dict[str, An
     Raises:
         InvalidJobError: there is none; with a document if one could be read but not be taken.
     """
-    return load(unpack(body, encoding, limit, limit))
+    return load(unpack(body, encoding, limit, limit))[0]
 
 
 def unpack(
@@ -121,15 +124,15 @@ def unpack(
     return Unpacked(body, weight, max(found - values, 0), objection)
 
 
-def load(unpacked: Unpacked) -> dict[str, Any]:
-    """Return the JSON object in a text.
+def load(unpacked: Unpacked) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the JSON object in a text, and what was mended in it, a sentence each.
 
     Raises:
         InvalidJobError: there is none (without a document), or it cannot be taken as it is.
     """
     objection = unpacked.objection
     try:
-        document = _parse(unpacked.text)
+        document, mended = _parse(unpacked.text)
     except InvalidJobError:
         if objection is not None:
             raise InvalidJobError(objection) from None
@@ -143,17 +146,19 @@ def load(unpacked: Unpacked) -> dict[str, Any]:
         raise InvalidJobError(_TOO_MANY, document=document)
     if objection is not None:  # the octets may mean other characters than those that were read
         raise InvalidJobError(objection, document=document)
-    return document
+    return document, (HALF,) if mended else ()
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _parse(text: bytes) -> tuple[dict[str, Any], bool]:
+    """Return the object in a text, and whether it had to be mended."""
+    mended = False
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as trouble:
-        document = _parse_mended(text, trouble)
+        document, mended = _parse_mended(text, trouble), True
     if not isinstance(document, dict):
         raise InvalidJobError(f"body is JSON but not an object; {_REMEDY}, not a list or text that holds it")
-    return document
+    return document, mended
 
 
 def _parse_mended(text: bytes, trouble: orjson.JSONDecodeError) -> Any:  # noqa: ANN401 - whatever JSON holds

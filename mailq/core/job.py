@@ -248,7 +248,7 @@ class Job(_Asked):
         Raises:
             InvalidJobError: it is not a job; names the place and the remedy.
         """
-        document = load(unpacked)
+        document, warnings = load(unpacked)
         try:
             job = cls.model_validate(_without_nulls(document))
         except ValidationError as trouble:
@@ -259,7 +259,7 @@ class Job(_Asked):
         digest = identity or hashlib.blake2b(body, digest_size=16).hexdigest()
         alias = unnamed if isinstance(unnamed, str) else ""
         identified = bool(alias or (identity and unnamed is None))
-        vars(job).update(document=document, identity=digest, alias=alias, identified=identified, warnings=())
+        vars(job).update(document=document, identity=digest, alias=alias, identified=identified, warnings=warnings)
         job._refuse_not_built()
         return job
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mailq.core.document import (
     FEW,
+    HALF,
     MAX_DEPTH,
     RESULTS_VALUES,
     UNCOUNTED,
@@ -127,6 +128,11 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(text, mended):
     assert document == {"mime": mended, "label": [mended]}
 
 
+def test_what_was_mended_is_told():
+    assert load(unpack(rb'{"x":"\ud83d"}', None, LIMIT)) == ({"x": "\ufffd"}, (HALF,))
+    assert load(unpack(rb'{"x":"\ud83d\ude00"}', None, LIMIT))[1] == ()
+
+
 @given(st.lists(st.sampled_from([r"\ud83d", r"\ude00", r"\\", r"\"", r"\n", "u", "d83d", "é"]), max_size=12))
 def test_what_is_mended_is_what_a_lenient_reader_reads(parts):
     text = '{"x":"' + "".join(parts) + '"}'
@@ -216,7 +222,7 @@ def test_somewhat_too_many_values_are_told_on_the_result_queues():
 
 def test_results_that_mailq_added_do_not_count():
     document = JOB | {"x": [0] * 9000, "results": [{"state": "rcptto", "code": 451}] * 2000}
-    assert load(unpack(orjson.dumps(document), None, LIMIT, 10_000)) == document
+    assert load(unpack(orjson.dumps(document), None, LIMIT, 10_000)) == (document, ())
 
 
 def test_the_weight_is_that_of_the_values_where_they_are_many():

@@ -212,6 +212,19 @@ def test_gauges_show_the_last_value(metrics):
     assert read(metrics, "consumer_stalled") == 0
 
 
+def test_lateness_of_the_loop_is_summed_over_processes(metrics):
+    metrics.lagged(0.0004)
+    metrics.lagged(0.3)
+    metrics.stood_still(1.5)
+    metrics.merge(metrics.snapshot())
+
+    assert read(metrics, "loop_lag_seconds_count") == 4
+    assert read(metrics, "loop_lag_seconds_bucket", le="0.25") == 2
+    assert read(metrics, "loop_lag_seconds_bucket", le="0.5") == 4
+    assert read(metrics, "loop_lag_seconds_sum") == pytest.approx(0.6008)
+    assert read(metrics, "stood_still_seconds_total") == 3
+
+
 def test_the_broker_gauges_follow_its_connection(metrics):
     def seen():
         return tuple(read(metrics, name) for name in ("broker_connected", "broker_blocked", "broker_reconnects_total"))

@@ -6,6 +6,8 @@ import zlib
 import orjson
 from support.system import until
 
+from mailq.core.document import HALF
+
 MIME = "Subject: x\n\nhi\n"
 
 
@@ -52,6 +54,7 @@ async def test_what_can_be_read_is_delivered_and_what_can_be_told_is_told(system
 
     assert len(receiver.messages) == len(READ)
     assert sorted(each.get("label", "") for each in delivered)[-2:] == ["cut \ufffd"] * 2
+    assert sum(each["results"][0].get("warnings") == [HALF] for each in delivered) == 2
     assert sum("\ufffd" in message.content.decode() for message in receiver.messages) == 2
     assert {(each["results"][0]["state"], each["results"][0]["result"]) for each in told} == {("process", "invalid")}
     assert max(len(each["results"][0].get("pointer", "")) for each in told) == 256

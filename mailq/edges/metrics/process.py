@@ -157,7 +157,9 @@ class Metrics(Collector):
         if verdict.expired or (result.state is State.PROCESS and result.kind is Kind.TIMEOUT):
             self._expired += 1
         for state, milliseconds in result.timing.items():
-            self._durations[state].add(milliseconds)  # type: ignore[index]  # timing is keyed by State, which is a str
+            durations = self._durations[state]  # type: ignore[index]  # timing is keyed by State, which is a str
+            durations.counts[bisect_left(_BOUNDS_MS, milliseconds)] += 1
+            durations.total += milliseconds
 
     def refused(self, result: Result) -> None:
         """Count a document that is no job: it has a result, and that is a failure."""
