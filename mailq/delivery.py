@@ -50,9 +50,13 @@ class _Ending(NamedTuple):
     source: Source | None = None
 
     @property
-    def rank(self) -> tuple[bool, int]:
-        """The more, the more it is to be told: first of all that the message may have been taken."""
-        return self.trail.in_doubt and self.failure.reply is None, ORDER[self.failure.state]
+    def rank(self) -> tuple[bool, bool, int]:
+        """The more, the more it is to be told: first of all that the message may have been taken.
+
+        A server that cannot take the message is told last: another one, out of reach for now, may take it.
+        """
+        doubt = self.trail.in_doubt and self.failure.reply is None
+        return doubt, not self.failure.unable, ORDER[self.failure.state]
 
 
 @dataclass(slots=True)

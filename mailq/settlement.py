@@ -114,7 +114,9 @@ class Settlement:
         if error.document is None:
             await self.poison(publisher, consumed, error.reason)
             return
-        failure = Failure(State.PROCESS, Kind.INVALID, error.reason, pointer=error.pointer)
+        failure = Failure(
+            State.PROCESS, Kind.INVALID, error.reason, code=error.code, status=error.status, pointer=error.pointer
+        )
         earlier = error.document.get("results")
         attempt = len(earlier) + 1 if isinstance(earlier, list) else 1
         result = failed(Trail(), failure, time=self._now(), attempt=attempt)

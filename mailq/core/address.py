@@ -2,25 +2,38 @@
 
 Source: RFC 5321 sections 4.1.2 (syntax) and 4.5.3.1 (limits), RFC 6531 (internationalised
 addresses). Deliberately looser than the RFC where real mailboxes are: a local part may hold
-consecutive dots. What could end a command or a path (controls, spaces, `<`, `>`) never passes.
+consecutive dots, and may be longer than 64 octets, since the receiver decides on that.
+Controls, `<` and `>`, which could end a command or a path, never pass. A space passes only between the quotes
+of a local part. `read_address` takes off what people and files leave around an address; see
+docs/decisions/messages-and-addresses.md.
 """
 
 import ipaddress
 import re
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import idna
 
-MAX_LOCAL = 64
 MAX_DOMAIN = 255
-MAX_PATH = 254
+MAX_ADDRESS = 900
+"""Octets of an address: a bound of our own on commands and memory, far above what receivers must take."""
+
+MAX_TEXT = 2 * MAX_ADDRESS
+"""Characters that are looked at for an address with a display name and blanks."""
 
 _ATOM = re.compile(r"[^\s\x00-\x20\x7f-\x9f\ud800-\udfff<>()\[\],;:\\\"@]+")
-_QUOTED = re.compile(r'"(?:[^\x00-\x1f\x7f-\x9f\ud800-\udfff\\"]|\\[\x20-\x7e])*"')
-_PLAIN = re.compile(rf"([\w.!#$%&'*+/=?^`{{|}}~-]{{1,{MAX_LOCAL}}})@([a-z0-9.-]+)", re.ASCII)
+_QUOTED = re.compile(r'"((?:[^\x00-\x1f\x7f-\x9f\ud800-\udfff\\"<>]|\\[\x20-;=?-\x7e])*+)"')
+_PLAIN = re.compile(rf"([\w.!#$%&'*+/=?^`{{|}}~-]{{1,{MAX_ADDRESS - MAX_DOMAIN - 1}}})@([a-z0-9.-]+)", re.ASCII)
 """What most addresses look like: nothing but the domain is left to be judged."""
 _LABELS = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
+_AROUND = " \t\r\n\xa0\ufeff\u200b\u2060"
+"""Blanks and line ends around an address, those that nobody sees too."""
+_NAMED = re.compile(r'((?:"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*+"|[^\x00-\x1f\x7f"<>@,;:()\\])*+)<([^<>]*)>')
+"""A display name, which holds no second address, and an address in angle brackets."""
+_JOINERS = "\u200c\u200d"
+"""Invisible characters that some scripts need to spell a word (RFC 5892 appendix A)."""
 
 
 class AddressError(ValueError):
@@ -29,10 +42,14 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A mailbox: local part as given, domain in ASCII (A-labels, or a literal in brackets)."""
+    """A mailbox: local part as short as it can be quoted, domain in ASCII (A-labels, or a literal in brackets).
+
+    `mended` tells what `read_address` took off, each as the end of a sentence that begins with the property's name.
+    """
 
     local: str
     domain: str
+    mended: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def international(self) -> bool:
@@ -55,29 +72,60 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @lru_cache(maxsize=4096)
-def parse_address(text: str) -> Address:
-    """Return the address written in `text`.
+def read_address(text: str) -> Address:
+    """Return the address written in `text`, without blanks around it, display name and angle brackets.
 
     Raises:
         AddressError: what is wrong with it, in one clause.
     """
-    if len(text) <= MAX_PATH and (plain := _PLAIN.fullmatch(text)):
+    if not text.endswith((">", *_AROUND)) and not text.startswith(tuple(_AROUND)):
+        return parse_address(text)
+    mended = []
+    bare = text.strip(_AROUND)
+    if bare != text:
+        mended.append("had blanks or line ends around it, which were removed")
+    if len(bare) <= MAX_TEXT and (named := _NAMED.fullmatch(bare)):
+        bare = named[2].strip(_AROUND)
+        mended.append("had a display name, which was removed" if named[1] else "had angle brackets, which were removed")
+    return replace(parse_address(bare), mended=tuple(mended))
+
+
+def parse_address(text: str) -> Address:
+    """Return the address that is `text`, nothing around it.
+
+    Raises:
+        AddressError: what is wrong with it, in one clause.
+    """
+    if len(text) <= MAX_ADDRESS and (plain := _PLAIN.fullmatch(text)):
         return Address(plain[1], ascii_domain(plain[2]))
-    if len(text) > MAX_PATH + 1:  # a final dot does not count; nothing longer is worth a look
-        raise AddressError(f"is longer than {MAX_PATH} octets")
+    if len(text) > MAX_ADDRESS + 1:  # a final dot does not count; nothing longer is worth a look
+        raise AddressError(f"is longer than {MAX_ADDRESS} octets")
     local, at, domain = text.rpartition("@")
     if _CONTROL.search(text):
         raise AddressError("has a control character")
     if not at or not local or not domain:
         raise AddressError("is not of the form local@domain")
-    if not (_ATOM.fullmatch(local) or _QUOTED.fullmatch(local)):
-        raise AddressError("has a local part that is neither plain nor a quoted string")
-    if len(local.encode()) > MAX_LOCAL:
-        raise AddressError(f"has a local part of more than {MAX_LOCAL} octets")
-    address = Address(local, _literal(domain) if domain.startswith("[") else ascii_domain(domain))
-    if len(str(address).encode()) > MAX_PATH:
-        raise AddressError(f"is longer than {MAX_PATH} octets")
+    address = Address(_local(local), _literal(domain) if domain.startswith("[") else ascii_domain(domain))
+    if len(str(address).encode()) > MAX_ADDRESS:
+        raise AddressError(f"is longer than {MAX_ADDRESS} octets")
     return address
+
+
+def _local(local: str) -> str:
+    """Return a local part without needless quotes and backslashes: both spellings are one mailbox (RFC 5321 4.1.2)."""
+    if quoted := _QUOTED.fullmatch(local):
+        inner = re.sub(r"\\(.)", r"\1", quoted[1])
+        dotted = inner.startswith(".") or inner.endswith(".") or ".." in inner
+        local = inner if _ATOM.fullmatch(inner) and not dotted else '"' + re.sub(r'(["\\])', r"\\\1", inner) + '"'
+    elif not _ATOM.fullmatch(local):
+        raise AddressError("has a local part that is neither plain nor a quoted string without angle brackets")
+    if not local.isascii() and (hidden := [each for each in local if _invisible(each)]):
+        raise AddressError(f"has an invisible character, U+{ord(hidden[0]):04X}, in its local part")
+    return local
+
+
+def _invisible(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" and character not in _JOINERS
 
 
 @lru_cache(maxsize=10_000)
@@ -92,10 +140,31 @@ def ascii_domain(domain: str) -> str:
         try:
             name = idna.encode(name, uts46=True).decode("ascii")
         except idna.IDNAError as trouble:
-            raise AddressError(f"has a domain that is not a valid IDN: {trouble}") from None
+            symbols = _symbols(name)
+            if symbols is None:
+                raise AddressError(f"has a domain that is not a valid IDN: {trouble}") from None
+            name = symbols
     if len(name) > MAX_DOMAIN or not _LABELS.fullmatch(name):
         raise AddressError("has a domain that is not a valid name")
     return name
+
+
+def _symbols(domain: str) -> str | None:
+    """Return a domain with emoji in A-labels as browsers make them (UTS #46); None if something else is wrong.
+
+    IDNA 2008 (RFC 5892) has no symbols, but registries sell such names, and their A-labels get mail.
+    """
+    try:
+        labels = idna.uts46_remap(domain).split(".")
+        return ".".join(_symbol_label(label) for label in labels)
+    except UnicodeError:  # IDNAError is one
+        return None
+
+
+def _symbol_label(label: str) -> str:
+    if not label.isascii() and all(each.isascii() or unicodedata.category(each) == "So" for each in label):
+        return "xn--" + label.encode("punycode").decode("ascii")
+    return idna.encode(label).decode("ascii")
 
 
 def _literal(domain: str) -> str:

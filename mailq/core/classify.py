@@ -54,6 +54,8 @@ _OURS: dict[Kind, _Ending] = {
 _ENDINGS: dict[tuple[State, Kind, str], _Ending] = {
     **{(state, kind, ""): ending for state in LOCAL_STATES for kind, ending in _OURS.items()},
     (State.PROCESS, Kind.INVALID, "5.3.4"): _Ending(23, About.MESSAGE),
+    (State.PROCESS, Kind.INVALID, "5.1.3"): _Ending(10, About.RECIPIENT),  # the recipient is no address
+    (State.PROCESS, Kind.INVALID, "5.1.7"): _Ending(25, About.SENDER),  # the envelope is no address
     (State.SUPPRESSION, Kind.ERROR, ""): _Ending(25, About.RECIPIENT),
     (State.STORAGE, Kind.ERROR, ""): _Ending(25, About.MESSAGE),
     (State.RESPONSIVE, Kind.ERROR, ""): _Ending(25, About.MESSAGE),
@@ -68,7 +70,9 @@ _ENDINGS: dict[tuple[State, Kind, str], _Ending] = {
     (State.CONNECT, Kind.ERROR, ""): _Ending(70, About.RELAY),
     (State.STARTTLS, Kind.ERROR, ""): _Ending(25, About.RELAY),  # policy asks for TLS that is not offered
     (State.MAILFROM, Kind.ERROR, "5.3.4"): _Ending(23, About.MESSAGE),  # above the SIZE offered, RFC 1870
-    (State.MAILFROM, Kind.ERROR, "5.6.7"): _Ending(40, About.RELAY),  # no SMTPUTF8, RFC 6531
+    (State.MAILFROM, Kind.ERROR, "5.6.7"): _Ending(40, About.RECIPIENT),  # no SMTPUTF8, RFC 6531
+    (State.MAILFROM, Kind.ERROR, "5.6.3"): _Ending(40, About.MESSAGE),  # no 8BITMIME, RFC 6152
+    (State.MAILFROM, Kind.ERROR, "5.6.9"): _Ending(40, About.MESSAGE),  # no SMTPUTF8 for the header, RFC 6531
     **{(state, Kind.ERROR, ""): _Ending(25, About.US) for state in AUTH_STATES},
     **{(state, Kind.ERROR, "4.3.0"): _Ending(70, About.US) for state in State},  # a bug of ours
 }

@@ -49,10 +49,23 @@ _REMEDY = "publish one JSON object in UTF-8"
 
 
 class InvalidJobError(ValueError):
-    """A message cannot be processed as a job: `pointer` says where, `document` is what could be read of it."""
+    """A message cannot be processed as a job: `pointer` says where, `document` is what could be read of it.
 
-    def __init__(self, reason: str, pointer: str = "", document: dict[str, Any] | None = None) -> None:
+    `code` and `status` are for its result; None: those of every job that cannot be processed.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        pointer: str = "",
+        document: dict[str, Any] | None = None,
+        *,
+        code: int | None = None,
+        status: str | None = None,
+    ) -> None:
         super().__init__(reason)
+        self.code = code
+        self.status = status
         self.reason = reason[:MAX_REASON]
         self.pointer = pointer if len(pointer) <= MAX_POINTER else pointer[: MAX_POINTER - 1] + "…"
         self.document = document

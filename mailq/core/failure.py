@@ -34,7 +34,8 @@ class Failure(Exception):  # noqa: N818 - the house word, see README
     """The attempt ended here, at (state, kind). The only exception that the walk lets out.
 
     `reply` is the server's answer when it gave one; `code` and `status` are set where whoever
-    raised it knows better than the table (for example NXDOMAIN against SERVFAIL).
+    raised it knows better than the table (for example NXDOMAIN against SERVFAIL). `unable` tells that this server
+    cannot do what the message needs, though another server of the destination may.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Failure(Exception):  # noqa: N818 - the house word, see README
         code: int | None = None,
         status: str | None = None,
         pointer: str | None = None,
+        unable: bool = False,
     ) -> None:
         default = DEFAULTS.get((state, kind)) or DEFAULTS_BY_KIND[kind]
         super().__init__(text or default.text)
@@ -59,6 +61,7 @@ class Failure(Exception):  # noqa: N818 - the house word, see README
         )
         self.text = reply.text if reply else text or default.text
         self.pointer = pointer
+        self.unable = unable
 
     @property
     def permanent(self) -> bool:

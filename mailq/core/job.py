@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from mailq.core.address import Address, AddressError, parse_address
+from mailq.core.address import Address, AddressError, read_address
 from mailq.core.document import InvalidJobError, Unpacked, load, unpack
 from mailq.core.times import parse_time
 
@@ -42,17 +42,23 @@ MAX_QUEUES = 20
 """Properties of `queues` that are looked at one by one."""
 
 
+_NULL_SENDER = ("", "<>")
+
+_REFUSED = {"recipient": (553, "5.1.3"), "envelope": (553, "5.1.7")}
+"""SMTP code and status for a property whose text is no address (RFC 5321 section 4.2.3, RFC 3463 section 3.2)."""
+
+
 def _address(value: object) -> Address:
     if not isinstance(value, str):
         raise ValueError("is not a string")  # noqa: TRY004 - pydantic collects ValueErrors
     try:
-        return parse_address(value)
+        return read_address(value)
     except AddressError as trouble:
         raise ValueError(f"{trouble}") from None
 
 
 def _sender(value: object) -> Address | None:
-    return None if value in (None, "", "<>") else _address(value)
+    return None if value is None or (isinstance(value, str) and value.strip() in _NULL_SENDER) else _address(value)
 
 
 def _moment(value: object) -> datetime:
@@ -81,11 +87,14 @@ Identity = Annotated[str, StringConstraints(min_length=1, max_length=255, patter
 PoolName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Host = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f/@]+$")]
 Xtext = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[\x20-\x7e]+$")]
+Original = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Credential = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$")]
+Password = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00\r\n]*$")]
 
 
 # In any case, letter by letter: the schemas' readers in JavaScript have no (?i:...).
 _NEVER = "[Nn][Ee][Vv][Ee][Rr]"
+_FULL, _HDRS = "[Ff][Uu][Ll][Ll]", "[Hh][Dd][Rr][Ss]"
 _EVENT = "[Ss][Uu][Cc][Cc][Ee][Ss][Ss]|[Ff][Aa][Ii][Ll][Uu][Rr][Ee]|[Dd][Ee][Ll][Aa][Yy]"
 
 
@@ -109,10 +118,13 @@ class Dsn(_Asked):
         pattern=rf"^({_NEVER}|({_EVENT})(\s*,\s*({_EVENT}))*)$",
         description="NEVER, or a comma list of SUCCESS, FAILURE and DELAY (RCPT parameter NOTIFY).",
     )
-    ret: Literal["FULL", "HDRS"] | None = Field(None, description="What a bounce returns (MAIL parameter RET).")
-    orcpt: Xtext | None = Field(
+    ret: Annotated[str, StringConstraints(pattern=rf"^({_FULL}|{_HDRS})$")] | None = Field(
+        None, description="What a bounce returns, FULL or HDRS (MAIL parameter RET)."
+    )
+    orcpt: Original | None = Field(
         None,
-        description="Original recipient (RCPT parameter ORCPT), `rfc822;` is put before a bare address.",
+        description="Original recipient (RCPT parameter ORCPT); `rfc822;` is put before a bare address, `utf-8;` before"
+        " one that is not ASCII (RFC 6533).",
     )
     envid: Annotated[Xtext, StringConstraints(max_length=100)] | None = Field(
         None, description="Envelope identifier (MAIL parameter ENVID)."
@@ -144,7 +156,9 @@ class Smarthost(_Asked):
     hostname: Host = Field(description="Host name or IP address; its MX records are not looked at.")
     port: int = Field(25, ge=1, le=65535, description="Port; on 465 TLS comes first (RFC 8314).")
     username: Credential | None = Field(None, description="Log in as this user.")
-    password: Credential | None = Field(None, description="With this password; never in a result.", repr=False)
+    password: Password | None = Field(
+        None, description="With this password, absent or empty: an empty one; never in a result.", repr=False
+    )
 
 
 class Job(_Asked):
@@ -254,11 +268,14 @@ class Job(_Asked):
         except ValidationError as trouble:
             error = trouble.errors(include_url=False, include_input=False)[0]
             reason = error["msg"].removeprefix("Value error, ")
-            raise InvalidJobError(reason, _pointer(document, error["loc"]), document) from None
+            pointer = _pointer(document, error["loc"])
+            code, status = _told(document, pointer[1:])
+            raise InvalidJobError(reason, pointer, document, code=code, status=status) from None
         identity = message_id or job.id
         digest = identity or hashlib.blake2b(body, digest_size=16).hexdigest()
         alias = unnamed if isinstance(unnamed, str) else ""
         identified = bool(alias or (identity and unnamed is None))
+        warnings = (*warnings, *_mended(job))
         vars(job).update(document=document, identity=digest, alias=alias, identified=identified, warnings=warnings)
         job._refuse_not_built()
         return job
@@ -278,6 +295,19 @@ class Job(_Asked):
         if asked:
             reason = f"asks for something mailq does not do yet: {', '.join(asked)}; remove it"
             raise InvalidJobError(reason, f"/{asked[0]}", self.document)
+
+
+def _told(document: dict[str, Any], name: str) -> tuple[int | None, str | None]:
+    """Return code and status for an invalid property; a property that is no text is no address of anybody."""
+    return _REFUSED.get(name, (None, None)) if isinstance(document.get(name), str) else (None, None)
+
+
+def _mended(job: Job) -> tuple[str, ...]:
+    """Return what was mended in the addresses, a sentence each."""
+    if not job.recipient.mended and (job.envelope is None or not job.envelope.mended):
+        return ()
+    sender = job.envelope.mended if job.envelope else ()
+    return (*(f"The recipient {end}." for end in job.recipient.mended), *(f"The envelope {end}." for end in sender))
 
 
 def _without_nulls(document: dict[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,8 @@ class Meaning:
         """Tell whether the next target may take what this one did not; never what may have been taken."""
         if trail.in_doubt and failure.reply is None:
             return False
+        if failure.unable:
+            return True
         known = _Known(
             failure.state,
             failure.kind,

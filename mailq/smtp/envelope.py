@@ -35,19 +35,19 @@ def mail_from(
         limit = _limit(offered["size"])
         if limit and content.size > limit:
             text = f"message of {content.size} octets is larger than the server's limit of {limit}"
-            raise Failure(State.MAILFROM, Kind.ERROR, text, code=552, status="5.3.4")
+            raise Failure(State.MAILFROM, Kind.ERROR, text, code=552, status="5.3.4", unable=True)
         parameters.append(f"SIZE={content.size}")
     if content.eightbit and "8bitmime" in offered:
         parameters.append("BODY=8BITMIME")
     international = not (path.isascii() and recipient.local.isascii())
     if international and "smtputf8" not in offered:
         text = "the address needs SMTPUTF8 and the server does not offer it"
-        raise Failure(State.MAILFROM, Kind.ERROR, text, code=550, status="5.6.7")
+        raise Failure(State.MAILFROM, Kind.ERROR, text, code=550, status="5.6.7", unable=True)
     if international or (content.eightbit_header and "smtputf8" in offered):
         parameters.append("SMTPUTF8")
     if dsn and "dsn" in offered:
         if dsn.ret:
-            parameters.append(f"RET={dsn.ret}")
+            parameters.append(f"RET={dsn.ret.upper()}")
         if dsn.envid:
             parameters.append(f"ENVID={xtext(dsn.envid)}")
     return " ".join(parameters)
@@ -62,13 +62,19 @@ def rcpt_to(recipient: Address, dsn: Dsn | None, offered: Extensions) -> str:
         if dsn.orcpt:
             typed = _TYPED.fullmatch(dsn.orcpt)
             kind, address = typed.groups() if typed else ("rfc822", dsn.orcpt)
-            parameters.append(f"ORCPT={kind};{xtext(address)}")
+            typed_address = f"{kind};{xtext(address)}" if address.isascii() else f"utf-8;{_unitext(address)}"
+            parameters.append(f"ORCPT={typed_address}")
     return " ".join(parameters)
 
 
 def xtext(text: str) -> str:
     """Return `text` encoded as xtext (RFC 3461 section 4): safe inside an ESMTP parameter."""
     return re.sub(r"[^!-*,-<>-~]", lambda match: f"+{ord(match[0]):02X}", text)
+
+
+def _unitext(text: str) -> str:
+    """Return an address in ASCII as RFC 6533 section 3 spells it, which every server that offers DSN may read."""
+    return re.sub(r"[^!-*,-<>-\[\]-~]", lambda match: f"\\x{{{ord(match[0]):X}}}", text)
 
 
 @lru_cache(maxsize=1024)

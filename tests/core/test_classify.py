@@ -304,7 +304,7 @@ def test_every_ending_has_a_class():
         (State.BIND, Kind.TIMEOUT, "", 24, About.US, "bind/timeout"),
         (State.STORAGE, Kind.ERROR, "", 25, About.MESSAGE, "storage/error"),
         (State.MAILFROM, Kind.ERROR, "5.3.4", 23, About.MESSAGE, "mailfrom/error/5.3.4"),
-        (State.MAILFROM, Kind.ERROR, "5.6.7", 40, About.RELAY, "mailfrom/error/5.6.7"),
+        (State.MAILFROM, Kind.ERROR, "5.6.7", 40, About.RECIPIENT, "mailfrom/error/5.6.7"),
         (State.MESSAGE, Kind.ERROR, "4.3.0", 70, About.US, "message/error/4.3.0"),
     ],
 )

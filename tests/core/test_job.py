@@ -349,3 +349,44 @@ def test_what_cannot_be_given_back_is_refused():
 def test_the_limit_holds_for_plain_bodies_too():
     with pytest.raises(InvalidJobError, match="larger than 100"):
         Job.parse(b'{"recipient": "b@b.test", "x": "' + b"y" * 100 + b'"}', limit=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code", "status"),
+    [
+        ("recipient", "", 553, "5.1.3"),
+        ("recipient", "Postmaster", 553, "5.1.3"),
+        ("recipient", "@example.org", 553, "5.1.3"),
+        ("recipient", "a@b.test, c@d.test", 553, "5.1.3"),
+        ("recipient", "a(work)@b.test", 553, "5.1.3"),
+        ("recipient", "<@c.test:a@b.test>", 553, "5.1.3"),
+        ("recipient", '"a> SIZE=1 <b"@b.test', 553, "5.1.3"),
+        ("recipient", None, None, None),
+        ("recipient", 5, None, None),
+        ("envelope", "news", 553, "5.1.7"),
+        ("envelope", 5, None, None),
+        ("id", 5, None, None),
+    ],
+)
+def test_an_address_that_is_none_has_codes_of_its_own(name, value, code, status):
+    with pytest.raises(InvalidJobError) as trouble:
+        Job.parse(orjson.dumps({"recipient": "a@b.test", name: value}), limit=10_000)
+    assert (trouble.value.pointer, trouble.value.code, trouble.value.status) == (f"/{name}", code, status)
+
+
+def test_what_was_taken_off_the_addresses_is_told():
+    job = Job.parse(orjson.dumps({"recipient": "Jo <jo@b.test>\n", "envelope": " <news@b.test>"}), limit=10_000)
+    assert (str(job.recipient), str(job.envelope)) == ("jo@b.test", "news@b.test")
+    assert job.warnings == (
+        "The recipient had blanks or line ends around it, which were removed.",
+        "The recipient had a display name, which was removed.",
+        "The envelope had blanks or line ends around it, which were removed.",
+        "The envelope had angle brackets, which were removed.",
+    )
+    assert job.called("x").warnings == job.warnings
+    assert Job.parse(orjson.dumps({"recipient": "jo@b.test"}), limit=10_000).warnings == ()
+
+
+@pytest.mark.parametrize("sender", [None, "", "<>", " ", " <>\n"])
+def test_the_null_sender_may_be_written_in_several_ways(sender):
+    assert Job.parse(orjson.dumps({"recipient": "jo@b.test", "envelope": sender}), limit=10_000).envelope is None

@@ -63,7 +63,7 @@ LONG = st.builds(lambda text, times: text * times, TEXT, st.sampled_from([1, 1, 
 
 
 def job(identity):
-    return Job.parse(b'{"recipient":"\xc3\xa9\xe2\x80\xae@b.test","mime":"x"}', message_id=identity or None, limit=1000)
+    return Job.parse(b'{"recipient":"\xc3\xa9\xe2\x80\x8d@b.test","mime":"x"}', message_id=identity or None, limit=1000)
 
 
 def written(format_, call):
