@@ -148,7 +148,8 @@ class Delivery:
         sources = process.sources(job, self._policy, self._sources, self._now())
         trail.state = _STORAGE
         size = len(job.mime) if isinstance(job.mime, str) else 0
-        content = await offloaded(size, partial(storage.content, job, self._policy.max_message_size))
+        needs = job, trail, self._policy.max_message_size, self._policy.message
+        content = await offloaded(size, partial(storage.content, *needs))
         trail.extracted = extract(content.content)
         errand = _Errand(job, trail, claim, sources, content, returned)
         try:
@@ -241,8 +242,8 @@ class Delivery:
                     await self._pool.depart(allowance.message_rate_key, allowance.message_rate)
                 errand.claim.begin()
                 if job.dryrun:
-                    return await session.probe(trail, job, errand.content)
-                return await session.deliver(trail, job, errand.content, errand.claim)
+                    return await session.probe(trail, job, errand.content, self._policy.message)
+                return await session.deliver(trail, job, errand.content, errand.claim, self._policy.message)
             except Failure as failure:
                 if not _stale(session, failure):
                     raise

@@ -15,6 +15,7 @@ from tempfile import gettempdir
 from mailq.config import Config
 from mailq.config.delivery import SmarthostConfig
 from mailq.config.load import ConfigError
+from mailq.core.conformance import Rules
 from mailq.core.job import Smarthost
 from mailq.core.letters import Names
 from mailq.core.limits import LimitRule
@@ -273,6 +274,7 @@ def policy_of(config: Config) -> Policy:
         plaintext_auth=smarthost.plaintext_auth,
         smarthost=None if smarthost.fallback else server,
         fallback=server if smarthost.fallback else None,
+        message=Rules(**config.message.model_dump()),
         overrides=config.dns.overrides,
         prohibited=Networks(config.dns.prohibited),
     )

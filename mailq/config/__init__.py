@@ -14,6 +14,7 @@ from mailq.config.delivery import DeliveryConfig, SmarthostConfig, SourceConfig,
 from mailq.config.dns import DnsConfig
 from mailq.config.journal import JournalConfig
 from mailq.config.limits import LimitConfig
+from mailq.config.message import MessageConfig
 from mailq.config.operations import HttpConfig, LogConfig, WorkerConfig
 from mailq.config.patterns import PatternTables
 from mailq.config.rabbitmq import RabbitConfig
@@ -30,6 +31,7 @@ class Config(Section):
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
     journal: JournalConfig = Field(default_factory=JournalConfig)
     delivery: DeliveryConfig = Field(default_factory=DeliveryConfig)
+    message: MessageConfig = Field(default_factory=MessageConfig)
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
     tls: TlsConfig = Field(default_factory=TlsConfig)
     smarthost: SmarthostConfig = Field(default_factory=SmarthostConfig)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mailq.core.conformance import MENDED, Rules
 from mailq.core.job import Smarthost
 from mailq.core.networks import NO_NETWORKS, Networks
 from mailq.core.routing import Login, Tls
@@ -14,7 +15,7 @@ IMPLICIT_TLS_PORT = 465
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The tables `delivery`, `tls` and `smarthost`, and of `dns` what is no question's, for the flow; times in seconds.
+    """The tables `delivery`, `message`, `tls` and `smarthost`, and of `dns` what is no question's; times in seconds.
 
     A job that has waited for the DNS for `dns_patience` is postponed, unless that is not less than `dns_timeout`.
     `smarthost` takes everything, `fallback` what no MX target of the recipient's could be given.
@@ -40,6 +41,7 @@ class Policy:
     plaintext_auth: bool = False
     smarthost: Smarthost | None = None
     fallback: Smarthost | None = None
+    message: Rules = MENDED
     overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prohibited: Networks = NO_NETWORKS
 

@@ -5,8 +5,10 @@
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from time import monotonic
 
+from mailq.core.conformance import MENDED, Rules, fitted
 from mailq.core.failure import Failure, Trouble
 from mailq.core.job import Job
 from mailq.core.mime import Content, payload
@@ -14,6 +16,7 @@ from mailq.core.reply import Reply
 from mailq.core.result import Trail
 from mailq.core.routing import Route
 from mailq.core.states import Kind, State
+from mailq.offload import offloaded
 from mailq.ports import Claim, Wire
 from mailq.smtp.envelope import mail_from, rcpt_to
 from mailq.smtp.opening import Opening
@@ -41,8 +44,10 @@ class Session(Opening):
         """Tell whether another message may be sent: in step with the peer, and nothing unread."""
         return not self._retired and self.wire.alive
 
-    async def deliver(self, trail: Trail, job: Job, content: Content, claim: Claim) -> Reply:
+    async def deliver(self, trail: Trail, job: Job, content: Content, claim: Claim, rules: Rules = MENDED) -> Reply:
         """Walk mailfrom, rcptto, data and message; return the answer to the final dot.
+
+        `rules` say what becomes of a message that this server does not take as it is.
 
         Raises:
             Failure: who refused what, or what became of the connection.
@@ -52,6 +57,8 @@ class Session(Opening):
             self._begin(trail)
             if self._open:
                 await self._reset(trail)
+            if content.eightbit or content.eightbit_header:
+                content = await self._fitted(trail, content, rules)
             await self._transact(trail, self._envelope(job, content))
             trail.said.append(content.size)
             message = payload(content.content)
@@ -70,7 +77,7 @@ class Session(Opening):
         trail.facts["dsn"] = "dsn" in self.offered
         return reply
 
-    async def probe(self, trail: Trail, job: Job, content: Content) -> Reply:
+    async def probe(self, trail: Trail, job: Job, content: Content, rules: Rules = MENDED) -> Reply:
         """Walk mailfrom and rcptto and take it back with RSET: a dry run; return the answer to RCPT.
 
         Raises:
@@ -80,6 +87,8 @@ class Session(Opening):
             self._begin(trail)
             if self._open:
                 await self._reset(trail)
+            if content.eightbit or content.eightbit_header:
+                content = await self._fitted(trail, content, rules)
             reply = await self._transact(trail, self._envelope(job, content), data=False)
             with contextlib.suppress(Failure):  # it has answered; the session is retired, that is all
                 await self._reset(Trail())
@@ -164,6 +173,15 @@ class Session(Opening):
             self.retire()
             raise Failure(State.MAILFROM, Kind.LOST, f"the session cannot be used again: {trouble.text}") from trouble
         self._open = False
+
+    async def _fitted(self, trail: Trail, content: Content, rules: Rules) -> Content:
+        """Return the message as this server takes it, or fail where it does not; a large one in a thread."""
+        eight_bit, utf8 = "8bitmime" in self.offered, "smtputf8" in self.offered
+        work = partial(fitted, content, rules, eight_bit=eight_bit, utf8=utf8)
+        message, warnings = work() if eight_bit and utf8 else await offloaded(content.size, work)
+        for each in warnings:
+            trail.warn(each, here=True)
+        return message
 
     def _envelope(self, job: Job, content: Content) -> tuple[str, str]:
         """Return MAIL and RCPT as this server understands them, or fail where it cannot take the message."""

@@ -1,20 +1,25 @@
 """State storage: get the message of a job, ready to be sent."""
 
+from mailq.core.conformance import Rules, prepare
 from mailq.core.failure import Failure
 from mailq.core.job import Job
-from mailq.core.mime import Content, normalize
+from mailq.core.mime import Content
+from mailq.core.result import Trail
 from mailq.core.states import Kind, State
 
 
-def content(job: Job, limit: int) -> Content:
-    """Return the message of the job, at most `limit` octets with CRLF line endings.
+def content(job: Job, trail: Trail, limit: int, rules: Rules) -> Content:
+    """Return the message of the job, at most `limit` octets with CRLF line endings; `trail` learns what was mended.
 
     Raises:
-        Failure: there is none, or it is too large.
+        Failure: there is none, or it is too large, or has what the rules refuse.
     """
     if not isinstance(job.mime, str) or not job.mime:
         raise Failure(State.STORAGE, Kind.ERROR, pointer="/mime")
-    message = Content(normalize(job.mime))
+    octets, warnings = prepare(job.mime, rules)
+    if warnings:
+        trail.warnings += warnings
+    message = Content(octets)
     if message.size > limit:
         text = f"message of {message.size} octets is larger than delivery.max_message_size, {limit}"
         raise Failure(State.PROCESS, Kind.INVALID, text, code=552, status="5.3.4", pointer="/mime")

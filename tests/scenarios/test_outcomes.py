@@ -1,6 +1,7 @@
 """What becomes of jobs: the whole worker, with the exact documents on each queue."""
 
 import asyncio
+import email.policy
 import gzip
 from datetime import UTC, datetime, timedelta
 
@@ -345,6 +346,48 @@ async def test_eight_bit_bodies_are_announced(system, sink):
     await mail.get("success")
     assert receiver.messages[0].parameters["BODY"] == "8BITMIME"
     assert receiver.messages[0].content.endswith("Ä\r\n".encode())
+
+
+async def test_what_a_server_does_not_take_is_encoded_and_told(system, sink):
+    receiver = await sink(without=["8BITMIME", "SMTPUTF8"])
+    mail = await system(receiver)
+    body = "Schöne Grüße aus Köln\n" + "lang " * 300
+
+    await mail.send(recipient="Jö <accept@a.test>\n", mime=f"\ufeffSubject: {SUBJECT}\n\n{body}\n")
+
+    (result,) = (await mail.get("success"))["results"]
+    assert result["warnings"] == [
+        "The recipient had blanks or line ends around it, which were removed.",
+        "The recipient had a display name, which was removed.",
+        "A byte order mark before the header was removed.",
+        "Lines over 998 octets were encoded or folded.",
+        "The 8-bit header was encoded, since the server does not offer SMTPUTF8.",
+    ]
+    content = receiver.messages[0].content
+    assert (content.isascii(), max(map(len, content.split(b"\r\n"))) <= 998) == (True, True)
+    message = email.message_from_bytes(content, policy=email.policy.default)
+    assert (message["subject"], message.get_content().replace("\r\n", "\n")) == (SUBJECT, f"{body}\n")
+
+    await mail.send(recipient="accept@a.test", mime="Subject: x\n\nGrüße an alle\n")
+    (result,) = (await mail.get("success"))["results"]
+    assert result["warnings"] == ["The 8-bit body was encoded, since the server does not offer 8BITMIME."]
+    assert "BODY" not in receiver.messages[1].parameters
+
+    await mail.send(recipient="accept@a.test", mime="DKIM-Signature: v=1\nSubject: x\n\nÄ\n")
+    (result,) = (await mail.get("failures"))["results"]
+    assert (result["state"], result["code"], result["status"], result["about"]) == ("mailfrom", 554, "5.6.3", "message")
+
+
+async def test_an_address_that_is_none_is_told_as_such(system, sink):
+    receiver = await sink()
+    mail = await system(receiver)
+
+    for name, status, number, about in [("recipient", "5.1.3", 10, "recipient"), ("envelope", "5.1.7", 25, "sender")]:
+        await mail.send(**{"recipient": "accept@a.test", name: "a@a.test, b@a.test"})
+        (result,) = (await mail.get("failures"))["results"]
+        assert (result["state"], result["result"], result["pointer"]) == ("process", "invalid", f"/{name}")
+        assert (result["code"], result["status"], result["class"], result["about"]) == (553, status, number, about)
+    assert receiver.messages == []
 
 
 async def test_a_message_larger_than_the_server_takes_is_not_sent(system, sink):

@@ -321,13 +321,18 @@ async def test_a_large_message_is_not_written_faster_than_it_is_taken():
     assert result.facts["sent"]["data"] == 0
 
 
+def filler(letter, length):
+    """Return so many octets in lines of 70."""
+    return (letter * 68 + "\r\n") * (length // 70) + letter * (length % 70)
+
+
 @pytest.mark.parametrize("moved", range(-5, 6))
 async def test_dots_are_doubled_wherever_a_block_ends(moved):
     """Lines that begin with dots stand across the end of the first block, the final dot across that of another."""
     head = "Subject: x\r\n\r\n"
-    first = head + "a" * (BLOCK + moved - len(head) - 2) + "\r\n..\r\n.\r\n.MAIL FROM:<x@x.test>\r\n"
+    first = head + filler("a", BLOCK + moved - len(head) - 2) + "\r\n..\r\n.\r\n.MAIL FROM:<x@x.test>\r\n"
     stuffed = len(first) + 3
-    mime = first + "b" * (2 * BLOCK - stuffed + moved - 2) + "\r\n"
+    mime = first + filler("b", 2 * BLOCK - stuffed + moved - 2) + "\r\n"
     async with Hostile(server(b"250 mx.test\r\n")) as mx, mailer(mx.address) as client:
         results = [await client.send(mime=mime), await client.send()]
 
