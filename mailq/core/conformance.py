@@ -10,18 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from mailq.core.conversion import SignedError, has_long_line, is_signed, shorten, to_ascii_header, to_seven_bit
+from mailq.core.conversion import (
+    SignedError,
+    has_long_line,
+    is_signed,
+    shorten,
+    to_ascii_header,
+    to_seven_bit,
+    without_nul,
+)
 from mailq.core.failure import Failure
 from mailq.core.fields import ConversionError
-from mailq.core.mime import Content, normalize
+from mailq.core.mime import MARKS, Content, normalize, without_mark
 from mailq.core.states import Kind, State
 
 Choice = Literal["mend", "send", "fail"]
 
-MARKS = ("\ufeff", "\u00ef\u00bb\u00bf")
-"""A byte order mark, and how one looks that was read in the wrong character set."""
-
 _LONG = "Lines over 998 octets"
+_BROKEN = "A signature of the message may no longer hold, since the message was changed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ def prepare(mime: str, rules: Rules) -> tuple[bytes, tuple[str, ...]]:
     if mime.startswith(MARKS) and rules.byte_order_mark != "send":
         if rules.byte_order_mark == "fail":
             raise _invalid("has a byte order mark before its header; remove it")
-        mime = mime.removeprefix(MARKS[0]).removeprefix(MARKS[1])
+        mime = without_mark(mime)
         warnings.append("A byte order mark before the header was removed.")
     content = normalize(mime)
     if rules.nul != "send" and b"\0" in content:
@@ -78,12 +84,14 @@ def fitted(content: Content, rules: Rules, *, eight_bit: bool, utf8: bool) -> tu
 def _without_nul(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
     count = content.count(b"\0")
     if rules.nul == "fail":
-        raise _invalid(f"has {count} NUL octets; remove them")
-    if rules.signed == "keep" and is_signed(content):
-        warnings.append(f"{count} NUL octets were sent as they are, since the message is signed.")
-        return content
-    warnings.append(f"{count} NUL octets were removed from the message.")
-    return content.replace(b"\0", b"")
+        raise _invalid("has NUL octets; remove them")
+    try:
+        content = _converted(without_nul, content, rules, warnings)
+    except SignedError:
+        warnings.append(f"NUL octets were sent as they are, since the message is signed: {count}.")
+    else:
+        warnings.append(f"NUL octets were removed from the message: {count}.")
+    return content
 
 
 def _without_long_lines(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
@@ -130,8 +138,8 @@ def _ascii_header(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
 def _converted(convert: Callable[..., bytes], content: bytes, rules: Rules, warnings: list[str]) -> bytes:
     """Return the converted message; a signature that is broken so is told."""
     converted = convert(content, signed=rules.signed == "mend")
-    if is_signed(content) or b"multipart/signed" in content.lower():
-        warnings.append("A signature of the message may no longer hold, since the message was changed.")
+    if _BROKEN not in warnings and (is_signed(content) or b"multipart/signed" in content.lower()):
+        warnings.append(_BROKEN)
     return converted
 
 

@@ -43,6 +43,17 @@ def is_signed(content: bytes) -> bool:
     return _SIGNATURE.search(content[: len(_split(content)[0])]) is not None
 
 
+def without_nul(content: bytes, *, signed: bool) -> bytes:
+    """Return the message without NUL octets; `signed` allows changes under a signature.
+
+    Raises:
+        SignedError: a signature covers them.
+    """
+    if not signed and is_signed(content):
+        raise SignedError("a signature covers the message")
+    return content.replace(b"\0", b"")
+
+
 def shorten(content: bytes, *, signed: bool) -> bytes:
     """Return the message without lines over the limit; `signed` allows changes under a signature.
 

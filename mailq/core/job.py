@@ -182,7 +182,7 @@ class Job(_Asked):
     retries: list[Annotated[int, Field(ge=1, le=31_536_000)]] | None = Field(
         None, min_length=1, max_length=100, description="Seconds between attempts; the last repeats."
     )
-    force: bool = Field(False, description="Deliver even if a conversion fails; nothing converts yet.")
+    force: bool = Field(False, description="Deliver even if CSS or a template cannot be converted; not built yet.")
     dryrun: bool = Field(False, description="Go as far as RCPT TO, then RSET: the same result, never a message.")
     dsn: Dsn | None = Field(None, description="Delivery status notifications to ask for.")
     queues: Queues | None = Field(None, description="Result queues of this job alone.")

@@ -28,6 +28,9 @@ SHORT = 200
 MAX_FIELDS = 500
 """Lines of the unfolded header that are looked at."""
 
+MARKS = ("\ufeff", "\u00ef\u00bb\u00bf")
+"""A byte order mark, and how one looks that was read in the wrong character set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -48,6 +51,11 @@ class Content:
         object.__setattr__(self, "size", len(self.content))
         object.__setattr__(self, "eightbit", body)
         object.__setattr__(self, "eightbit_header", header)
+
+
+def without_mark(mime: str) -> str:
+    """Return the message without a byte order mark before its header, which would hide the first field."""
+    return mime.removeprefix(MARKS[0]).removeprefix(MARKS[1])
 
 
 def normalize(mime: str) -> bytes:

@@ -12,7 +12,7 @@ import orjson
 
 from mailq.core.failure import Failure
 from mailq.core.job import Job
-from mailq.core.mime import extract, normalize
+from mailq.core.mime import extract, normalize, without_mark
 from mailq.core.reply import Reply
 from mailq.core.states import NAMES, Kind, State
 from mailq.core.times import format_time
@@ -223,7 +223,7 @@ def unpack(record: bytes | None, job: Job, now: datetime) -> Result:
         return vanished(job, now)
     state, kind, time, *rest = orjson.loads(record)
     packed = Result(State(state), Kind(kind), datetime.fromisoformat(time), *rest)
-    extracted = extract(normalize(job.mime)) if isinstance(job.mime, str) else None
+    extracted = extract(normalize(without_mark(job.mime))) if isinstance(job.mime, str) else None
     return packed._replace(
         hosts=tuple(packed.hosts),
         extracted=extracted,

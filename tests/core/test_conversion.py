@@ -7,7 +7,7 @@ import re
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailq.core.conversion import SignedError, has_long_line, is_signed, shorten, to_ascii_header, to_seven_bit
@@ -93,6 +93,7 @@ def filename(part):
     return re.sub(r"\\(.)", r"\1", text.partition("filename=")[2].strip()[1:-1])
 
 
+@settings(deadline=None)
 @given(MESSAGES)
 def test_seven_bit_reads_the_same(mime):
     content = normalize(mime)
@@ -103,6 +104,7 @@ def test_seven_bit_reads_the_same(mime):
     assert converted.count(b"\r") == converted.count(b"\n") == converted.count(b"\r\n")
 
 
+@settings(deadline=None)
 @given(MESSAGES)
 def test_short_lines_read_the_same(mime):
     content = normalize(mime)
@@ -122,6 +124,7 @@ def test_short_lines_read_the_same(mime):
 HEADERS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=120)
 
 
+@settings(deadline=None)
 @given(HEADERS, HEADERS)
 def test_a_header_in_ascii_reads_the_same(subject, name):
     content = normalize(f"Subject: {subject}\nFrom: {quoted(name)} <news@a.test>\nX-Odd: a\n\nb\u00fc\n")
@@ -153,6 +156,7 @@ def test_a_long_line_is_found_wherever_it_is(octets, long):
     assert has_long_line(octets) is long
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 500, 997, 998, 999, 1000, 2000]), max_size=8))
 def test_long_lines_are_found_as_by_counting(lengths):
     octets = b"".join(b"a" * length + b"\r\n" for length in lengths)
@@ -235,6 +239,7 @@ def test_what_cannot_be_encoded(content):
         to_seven_bit(content.encode(), signed=False)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([shorten, to_seven_bit, to_ascii_header]))
 def test_never_raises_anything_else(octets, convert):
     content = normalize(octets.decode("latin-1"))
