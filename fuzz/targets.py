@@ -16,11 +16,12 @@ import orjson
 
 from mailq.config import Config
 from mailq.core import letters
+from mailq.core.conformance import MENDED, fitted
 from mailq.core.document import InvalidJobError
 from mailq.core.failure import Failure
 from mailq.core.job import Job
 from mailq.core.letters import Names
-from mailq.core.mime import extract, payload
+from mailq.core.mime import Content, extract, payload
 from mailq.core.publication import Consumed, Publication
 from mailq.core.reply import MAX_REPLY, MalformedReplyError, Reply, ReplyReader
 from mailq.core.result import Result, Trail, accepted, failed
@@ -131,11 +132,22 @@ def refused(error: InvalidJobError, consumed: Consumed) -> list[Publication]:
     return publications
 
 
+def as_taken(content: Content, offered: Mapping[str, str]) -> Content:
+    """Return the message as a server gets it, which it takes as it is."""
+    eight_bit, utf8 = "8bitmime" in offered, "smtputf8" in offered
+    message, warnings = fitted(content, MENDED, eight_bit=eight_bit, utf8=utf8)
+    wire = payload(message.content)
+    assert received(wire) == message.content
+    assert eight_bit or not message.eightbit
+    assert utf8 or not message.eightbit_header or any("signed" in each for each in warnings)
+    return message
+
+
 def sent(parsed: Job, consumed: Consumed) -> list[Publication]:
     """What is a job makes sound commands, one message, and sound results; the last publication is the way back."""
     trail = Trail()
     try:
-        content = storage.content(parsed, LIMIT)
+        content = storage.content(parsed, trail, LIMIT, MENDED)
     except Failure as failure:
         return published(parsed, trail, failure, consumed)
     wire = payload(content.content)
@@ -144,7 +156,8 @@ def sent(parsed: Job, consumed: Consumed) -> list[Publication]:
     ending: Failure | Reply = Reply(250, None, "taken")
     for offered in OFFERS:
         try:
-            mail = mail_from(parsed.envelope, parsed.recipient, content, parsed.dsn, offered)
+            message = as_taken(content, offered)
+            mail = mail_from(parsed.envelope, parsed.recipient, message, parsed.dsn, offered)
         except Failure as failure:
             ending = failure
             continue
