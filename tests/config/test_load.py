@@ -270,8 +270,9 @@ def test_prohibited_networks(write, text):
     assert load(write(f"[dns]\nprohibited = ['{text}']"), {}).dns.prohibited == (text,)
 
 
-def test_prohibited_networks_are_loopback_until_they_are_set():
-    assert load(None, {}).dns.prohibited == ("127.0.0.0/8", "0.0.0.0/8", "::1/128", "::/128")
+def test_loopback_multicast_and_reserved_networks_are_prohibited_until_others_are_set():
+    loopback, others = ("127.0.0.0/8", "0.0.0.0/8", "::1/128", "::/128"), ("224.0.0.0/4", "240.0.0.0/4", "ff00::/8")
+    assert set(load(None, {}).dns.prohibited) == {*loopback, *others}
     assert load(None, {"MAILQ_DNS__PROHIBITED": "[]"}).dns.prohibited == ()
 
 

@@ -4,7 +4,7 @@ import quopri
 
 import pytest
 
-from mailq.core.conformance import LARGE, MENDED, Rules, fitted, prepare
+from mailq.core.conformance import MENDED, Rules, fitted, prepare
 from mailq.core.failure import Failure
 from mailq.core.mime import Content, normalize
 from mailq.core.states import Kind, State
@@ -139,7 +139,7 @@ def test_a_signed_header_is_sent_and_a_signed_body_is_not():
 
 @pytest.mark.parametrize("text", ["ü und so weiter\r\n", "ü und ", "ab\r\nü" * 3])
 def test_a_large_body_is_encoded_in_pieces(text):
-    mime = HEADER + text * (LARGE // len(text))
+    mime = HEADER + text * (1024 * 1024 // len(text))
     message, _ = fitted(Content(normalize(mime)), MENDED, eight_bit=False, utf8=False)
     header, body = message.content.split(b"\r\n\r\n", 1)
     assert b"quoted-printable" in header
