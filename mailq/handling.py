@@ -19,6 +19,7 @@ from mailq.core.document import MAX_VALUES, InvalidJobError
 from mailq.core.ending import ENDS, End
 from mailq.core.failure import Cause, Postponed
 from mailq.core.job import Job, Queues
+from mailq.core.job_queues import OUTCOMES
 from mailq.core.journal import PARKED, Entry, EntryId, JournalError, Standing, key_of
 from mailq.core.publication import Consumed
 from mailq.core.result import Result, unpack
@@ -27,7 +28,7 @@ from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
 from mailq.flights import Flight, Flights
 from mailq.offload import offloaded
-from mailq.ports import STOPS, Broker, BrokerError, Journal, Observer, OversizedError
+from mailq.ports import STOPS, Broker, BrokerError, Journal, Observer, OversizedError, UnencodableError
 from mailq.reading import Reading, Room
 from mailq.receipts import Receipts, named
 from mailq.settlement import Settlement
@@ -154,7 +155,7 @@ class Handling:
                 case.end = end
             except (BrokerError, JournalError):
                 raise
-            except OversizedError as refusal:  # it grew on its way: put aside as it came, and alone
+            except (OversizedError, UnencodableError) as refusal:  # put aside as it came, and alone
                 case.end = await self._poison(case, case.consumed, str(refusal))
             except STOPS:
                 raise
@@ -179,6 +180,8 @@ class Handling:
 
     async def _process(self, case: Case) -> End | None:
         """Handle a message and return how it ended; None: not yet, it is to be handled once more."""
+        if (loop := self._settlement.loop(case.consumed)) is not None:
+            return await self._poison(case, case.consumed, loop)
         if case.consumed.delivery_count < self._bounds.poison_after:
             while self._suspects.trying:
                 await self._suspects.calm()
@@ -196,20 +199,22 @@ class Handling:
             job = await self._read(case)
         except InvalidJobError as error:
             return await self._refuse(case, error)
-        missing = None if job.queues is None else await _missing(job.queues, broker)
+        barred = None if job.queues is None else self._settlement.barred(job)
+        missing = None if job.queues is None or barred else await _missing(job, job.queues, broker)
         if not job.identified:
             self.receipts.equal(job, broker)
         again = consumed.redelivered or job.attempt > 1 or not AGAIN.isdisjoint(consumed.headers)
         flight = self._flights.adopt(job, broker) if consumed.redelivered else None
         if flight is None and again and (entry := self._journal.take(key_of(job))).standing is not Standing.UNKNOWN:
             # What was answered is told, if not on the queue that was asked for, since that is gone.
-            return await self._repeat(case, job if missing is None else job.model_copy(update={"queues": None}), entry)
+            told = job if barred is None and missing is None else job.model_copy(update={"queues": None})
+            return await self._repeat(case, told, entry)
+        if barred is not None:
+            return await self._refuse(case, barred)
         if job.due is not None and job.due > datetime.now(UTC):
             return await self._park(case, job, None)
-        if missing is not None:
-            name, queue = missing
-            reason = f"queue {queue!r} does not exist; create it or leave the property out"
-            return await self._refuse(case, InvalidJobError(reason, f"/queues/{name}", job.document))
+        if missing is not None and flight is None:
+            return await self._refuse(case, missing)
         if flight is not None:
             case.flight = flight
         else:
@@ -349,10 +354,11 @@ def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Con
     )
 
 
-async def _missing(queues: Queues, broker: Broker) -> tuple[str, str] | None:
-    """Return the first of a job's own result queues that cannot be published to, by property and name."""
-    for name in ("results", "success", "failure", "retry"):
+async def _missing(job: Job, queues: Queues, broker: Broker) -> InvalidJobError | None:
+    """Return why a job is refused one of whose own result queues does not exist."""
+    for name in OUTCOMES:
         queue = getattr(queues, name)
         if queue is not None and not await broker.ensure_queue(queue):
-            return name, queue
+            reason = f"queue {queue!r} does not exist; create it or leave the property out"
+            return InvalidJobError(reason, f"/queues/{name}", job.document)
     return None

@@ -145,6 +145,7 @@ class Publisher(Protocol):
 
         Raises:
             OversizedError: one is larger than the broker takes, and none was sent.
+            UnencodableError: AMQP cannot carry one, and none was sent.
             BrokerError: connection lost, message returned (no such queue) or refused.
         """
 
@@ -199,7 +200,16 @@ class BrokerError(Exception):
 
 
 class UnroutableError(BrokerError):
-    """A published message was returned: no queue takes it."""
+    """Published messages were returned, these: no queue takes them; others of the same call may have been refused."""
+
+    def __init__(self, text: str, returned: Sequence[Publication] = (), refused: Sequence[Publication] = ()) -> None:
+        super().__init__(text)
+        self.returned = returned
+        self.refused = refused
+
+
+class UnencodableError(Exception):
+    """AMQP cannot carry a publication; nothing was sent, and the connection is as it was."""
 
 
 class OversizedError(Exception):

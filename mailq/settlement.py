@@ -15,9 +15,11 @@ from mailq.core import letters
 from mailq.core.document import InvalidJobError
 from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.job import Job
+from mailq.core.job_queues import forbidden
 from mailq.core.letters import Names
 from mailq.core.lighter import lighter
 from mailq.core.meaning import Meaning
+from mailq.core.passing_on import MOST_ROUNDS, rounds
 from mailq.core.publication import Consumed, Publication
 from mailq.core.result import Certificates, Result, Trail, failed
 from mailq.core.states import Kind, State
@@ -51,6 +53,21 @@ class Settlement:
         self._observer = observer
         self._now = now
         self._rng = rng
+
+    def loop(self, consumed: Consumed) -> str | None:
+        """Return why a message is put aside that results came back as, once too often; None: it goes on."""
+        count = rounds(consumed.headers)
+        if count <= MOST_ROUNDS:
+            return None
+        return (
+            f"a result came back as a job, {count} times: look for a binding or a dead-letter policy that leads from"
+            f" exchange {self._names.exchange!r} or a result queue to {self._names.outbox!r}, and remove it"
+        )
+
+    def barred(self, job: Job) -> InvalidJobError | None:
+        """Return why a job is refused that names a queue which is not for jobs to name."""
+        found = forbidden(job.queues, self._names) if job.queues else None
+        return None if found is None else InvalidJobError(found.reason, f"/queues/{found.name}", job.document)
 
     def judge(self, job: Job, result: Result) -> Verdict:
         """Return what the result of the job's attempt means, and let it be seen."""

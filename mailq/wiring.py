@@ -306,6 +306,8 @@ def names_of(config: Config) -> Names:
         rabbitmq.success,
         rabbitmq.failures,
         rabbitmq.retry,
+        config.webhooks.prefix,
+        rabbitmq.job_queues,
     )
 
 

@@ -1,8 +1,8 @@
 """Table `rabbitmq`: the broker, its exchange and queues."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from mailq.config.base import Section
 from mailq.config.checks import AmqpUrl
@@ -16,6 +16,13 @@ class RabbitConfig(Section):
         description="amqp:// or amqps:// address with user, password and virtual host.",
     )
     declare: bool = Field(True, description="Declare exchange and queues; false only checks that they exist.")
+    declare_job_queues: bool = Field(
+        False,
+        description="Declare a queue that a job names in `queues` and that does not exist; false refuses the job.",
+    )
+    job_queues: tuple[Annotated[str, StringConstraints(min_length=1, max_length=255)], ...] = Field(
+        (), description="Beginnings of the names that the `queues` of jobs are held to; empty: any but mailq's own."
+    )
     queue_type: Literal["quorum", "classic"] = Field(
         "quorum",
         description="Type of the queues that mailq declares; quorum survives a lost node and counts deliveries.",

@@ -17,7 +17,8 @@ import orjson
 from mailq.core.classify import Classification
 from mailq.core.effects import apply_to_document, apply_to_result
 from mailq.core.job import Job, Queues
-from mailq.core.publication import Consumed, Publication
+from mailq.core.passing_on import ROUNDS, application, passed_on, rounds, same_rounds
+from mailq.core.publication import Consumed, Fallback, Publication
 from mailq.core.result import Certificates, Result
 from mailq.core.retry import delay_step
 from mailq.core.times import format_time
@@ -28,7 +29,10 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The broker's names that publications need; an empty queue name means: no such queue."""
+    """The broker's names that publications need; an empty queue name means: no such queue.
+
+    `webhooks` is the prefix of the queues of webhooks, `job_queues` has those that the queues of jobs are held to.
+    """
 
     exchange: str = "mailq"
     outbox: str = "outbox"
@@ -37,6 +41,8 @@ class Names:
     success: str = "success"
     failures: str = "failures"
     retry: str = "retry"
+    webhooks: str = "webhooks"
+    job_queues: tuple[str, ...] = ()
 
     def queues_of(self, outcome: Outcome) -> dict[str, str]:
         """Return the configured queues of an outcome, by the property of `queues` that overrides each."""
@@ -131,9 +137,17 @@ def report(
     if not own:
         yield _letter(names.exchange, verdict.routing_key, body, message_id, consumed, mandatory=any(queues.values()))
         return
-    for queue in dict.fromkeys({**queues, **own}.values()):
-        if queue:
-            yield _letter("", queue, body, message_id, consumed)
+    others = [queue for name, queue in queues.items() if queue and name not in own]
+    exchange = Fallback(names.exchange, verdict.routing_key, any(queues.values()))
+    letters: dict[str, Publication] = {}
+    for name, queue in own.items():
+        if queue and queue not in others:
+            # Beside a configured queue that has the result, the exchange would tell it there twice.
+            fallback = Fallback("", queues[name], mandatory=True) if others and queues[name] else exchange
+            letters[queue] = _letter("", queue, body, message_id, consumed)._replace(fallback=fallback)
+    yield from letters.values()
+    for queue in dict.fromkeys(others):
+        yield _letter("", queue, body, message_id, consumed)
 
 
 RETURNED = "x-mailq-returned"
@@ -174,7 +188,9 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
         message_id=job.identity,
         content_encoding="gzip" if zipped else None,
         priority=consumed.priority if job.priority is None else job.priority,
-        headers=_passed_on(consumed.headers)
+        application=application(consumed),
+        headers=passed_on(consumed.headers)
+        | same_rounds(consumed.headers)
         | ({RETURNED: 1} if RETURNED in consumed.headers else {})
         | {REQUEUED: 1}
         | ({UNNAMED: job.alias} if job.alias else {} if job.identified else {UNNAMED: 1}),
@@ -184,7 +200,8 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
 def poison(consumed: Consumed, reason: str, names: Names, *, state: str, exception: str | None) -> Publication:
     """Return the publication that puts a message aside, bytes untouched, with what is known of the reason."""
     headers = {
-        **_passed_on(consumed.headers),
+        **passed_on(consumed.headers),
+        **same_rounds(consumed.headers),
         **unnamed(consumed.headers),
         "x-mailq-reason": reason[:500],
         "x-mailq-state": str(state),
@@ -200,6 +217,7 @@ def poison(consumed: Consumed, reason: str, names: Names, *, state: str, excepti
         content_type=None,
         content_encoding=consumed.content_encoding,
         headers=headers,
+        application=application(consumed),
     )
 
 
@@ -235,11 +253,6 @@ def unnamed(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {UNNAMED: headers[UNNAMED]} if UNNAMED in headers else {}
 
 
-def _passed_on(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the producer's AMQP headers (traceparent among them) without those that brokers add."""
-    return {name: value for name, value in headers.items() if not name.startswith("x-")} if headers else {}
-
-
 def _letter(
     exchange: str, key: str, body: bytes, message_id: str | None, consumed: Consumed, *, mandatory: bool = True
 ) -> Publication:
@@ -249,6 +262,7 @@ def _letter(
         body,
         message_id=message_id,
         priority=consumed.priority,
-        headers=_passed_on(consumed.headers) or None,
+        headers=passed_on(consumed.headers) | {ROUNDS: rounds(consumed.headers) + 1},
         mandatory=mandatory,
+        application=application(consumed),
     )

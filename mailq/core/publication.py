@@ -12,6 +12,15 @@ from mailq.core.content_encoding import GZIP, claimed
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
+class Application(NamedTuple):
+    """Basic properties that no broker reads: they are between a producer and those who read its results."""
+
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    type: str | None = None
+    app_id: str | None = None
+
+
 class Consumed(NamedTuple):
     """One message taken from the outbox and not yet acknowledged."""
 
@@ -22,6 +31,7 @@ class Consumed(NamedTuple):
     content_encoding: str | None = None
     priority: int | None = None
     headers: Mapping[str, Any] = _NONE
+    application: Application | None = None
 
     @property
     def octets(self) -> int:
@@ -43,10 +53,19 @@ class Consumed(NamedTuple):
         return count if isinstance(count, int) else 0
 
 
+class Fallback(NamedTuple):
+    """Where a publication goes that reached no queue."""
+
+    exchange: str
+    routing_key: str
+    mandatory: bool
+
+
 class Publication(NamedTuple):
     """One message to publish, persistent; an empty exchange is the default exchange.
 
-    With `mandatory`, a message that reaches no queue is an error, not a loss.
+    With `mandatory`, a message that reaches no queue is an error, not a loss. `fallback` is for a queue that only a job
+    names.
     """
 
     exchange: str
@@ -58,3 +77,5 @@ class Publication(NamedTuple):
     priority: int | None = None
     headers: Mapping[str, Any] | None = None
     mandatory: bool = True
+    application: Application | None = None
+    fallback: Fallback | None = None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import body, commands, decode, encode, frame, header, heartbeat
 
-from mailq.core.publication import Consumed, Publication
+from mailq.core.publication import Application, Consumed, Publication
 from mailq.edges.amqp.fields import MAX_DEPTH, decode_table, encode_table, text
 from mailq.edges.amqp.frames import (
     MAX_BODY,
@@ -44,6 +44,10 @@ values = st.recursive(
 tables = st.dictionaries(names, values, max_size=5)
 
 
+maybe = st.none() | names
+applications = st.builds(Application, maybe, maybe, maybe, maybe).filter(any)
+
+
 def properties(draw_headers=tables):
     return st.fixed_dictionaries(
         {},
@@ -52,6 +56,7 @@ def properties(draw_headers=tables):
             "content_encoding": names,
             "priority": st.integers(0, 255),
             "headers": draw_headers,
+            "application": applications,
         },
     )
 
@@ -65,7 +70,12 @@ def content(method, payload, props=None, chunk=7):
 
 def content_header(size, props):
     """Return a content header; pamqp cannot write empty properties, and not all tables that exist."""
-    fields = {"content_type": "application/json", "delivery_mode": 2, "correlation_id": "c"} | props
+    props = dict(props)
+    application = props.pop("application", None)
+    fields = {"content_type": "application/json", "delivery_mode": 2} | props
+    if application is not None:
+        fields |= {name: value for name, value in application._asdict().items() if value is not None}
+        fields |= {"expiration": "60000", "timestamp": datetime(2026, 1, 1, tzinfo=UTC), "user_id": "u"}
     flags, parts = 0, []
     for flag, name, encoded in (
         (0x8000, "content_type", encode.short_string),
@@ -74,7 +84,13 @@ def content_header(size, props):
         (0x1000, "delivery_mode", encode.octet),
         (0x0800, "priority", encode.octet),
         (0x0400, "correlation_id", encode.short_string),
+        (0x0200, "reply_to", encode.short_string),
+        (0x0100, "expiration", encode.short_string),
         (0x0080, "message_id", encode.short_string),
+        (0x0040, "timestamp", encode.timestamp),
+        (0x0020, "type", encode.short_string),
+        (0x0010, "user_id", encode.short_string),
+        (0x0008, "app_id", encode.short_string),
     ):
         if name in fields:
             flags |= flag
@@ -188,7 +204,76 @@ def test_pamqp_reads_what_is_encoded(table):
 
 @given(st.binary(max_size=200))
 def test_noise_decodes_to_some_table_that_can_be_encoded(noise):
-    assert isinstance(encode_table(decode_table(noise)), bytes)
+    there_and_back(noise)
+
+
+def there_and_back(raw):
+    """Hold decoding and encoding to each other, as text: NaN differs from itself, and 1.0 is equal to 1."""
+    found = decode_table(raw)
+    encoded = encode_table(found)
+    assert int.from_bytes(encoded[:4]) == len(encoded) - 4
+    assert repr(decode_table(encoded[4:])) == repr(found)
+    return found
+
+
+def bounds(size, *, signed=True):
+    """Return integers of so many octets as the wire has them, the bounds often."""
+    low, high = (-(1 << 8 * size - 1), (1 << 8 * size - 1) - 1) if signed else (0, (1 << 8 * size) - 1)
+    edges = st.sampled_from([low, low + 1, -1 if signed else 1, 0, high - 1, high])
+    return (edges | st.integers(low, high)).map(lambda number: number.to_bytes(size, signed=signed))
+
+
+def long(kind, payload):
+    return payload.map(lambda raw: kind + len(raw).to_bytes(4) + raw)
+
+
+def wire_table(inner):
+    """Return the octets of a table whose names may be empty, as long as can be, or no UTF-8."""
+    name = st.sampled_from([b"", b"CC", b"\xc3", b"n" * 255, "é".encode() * 127]) | st.binary(max_size=20)
+    field = st.tuples(name, inner).map(lambda pair: bytes((len(pair[0]),)) + pair[0] + pair[1])
+    return st.lists(field, max_size=4).map(b"".join)
+
+
+TIMES = [0, 253_402_300_799, 253_402_300_800, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+FLOATS = [b"\x7f\xc0\x00\x00", b"\xff\x80\x00\x00", b"\x80\x00\x00\x00", b"\x00\x00\x00\x01"]
+wire_scalars = st.one_of(
+    *(bounds(size).map(kind.__add__) for kind, size in ((b"b", 1), (b"s", 2), (b"I", 4), (b"l", 8), (b"L", 8))),
+    *(bounds(size, signed=False).map(kind.__add__) for kind, size in ((b"t", 1), (b"B", 1), (b"u", 2), (b"i", 4))),
+    (st.sampled_from(FLOATS) | st.binary(min_size=4, max_size=4)).map(b"f".__add__),
+    (st.sampled_from([raw + bytes(4) for raw in FLOATS]) | st.binary(min_size=8, max_size=8)).map(b"d".__add__),
+    (st.sampled_from(TIMES) | st.integers(0, (1 << 64) - 1)).map(lambda moment: b"T" + moment.to_bytes(8)),
+    st.tuples(bounds(1, signed=False), bounds(4)).map(lambda pair: b"D" + pair[0] + pair[1]),
+    long(b"S", st.binary(max_size=30)),
+    long(b"x", st.binary(max_size=30)),
+    st.sampled_from([b"V", b"\x00"]),
+)
+wire_values = st.recursive(
+    wire_scalars,
+    lambda inner: long(b"A", st.lists(inner, max_size=4).map(b"".join)) | long(b"F", wire_table(inner)),
+    max_leaves=12,
+)
+
+
+@given(wire_table(wire_values))
+def test_whatever_is_decoded_of_any_type_and_bound_is_encoded_and_decoded_to_the_same(raw):
+    there_and_back(raw)
+
+
+@pytest.mark.parametrize("kind", [b"F", b"A"])
+def test_what_is_nested_too_deep_or_is_huge_goes_there_and_back(kind):
+    value = b"t\x01"
+    for _ in range(MAX_DEPTH + 3):
+        inside = b"\x01d" + value if kind == b"F" else value
+        value = kind + len(inside).to_bytes(4) + inside
+    assert list(there_and_back(b"\x01n" + value)) == ["n"]
+    assert len(there_and_back(b"".join(b"\x06%06dI\x80\x00\x00\x00" % number for number in range(20_000)))) == 20_000
+
+
+@pytest.mark.parametrize("digits", [-(1 << 31), (1 << 31) - 1, 0, -1])
+@pytest.mark.parametrize("scale", [0, 1, 28, 255])
+def test_decimals_at_their_bounds_go_there_and_back(digits, scale):
+    found = there_and_back(b"\x01nD" + bytes((scale,)) + digits.to_bytes(4, signed=True))
+    assert found["n"] == Decimal(digits).scaleb(-scale)
 
 
 @given(tables, st.data())
@@ -227,6 +312,8 @@ def test_pamqp_reads_what_is_published(props, payload, exchange, key, mandatory,
     assert (channel, head.body_size, head.properties.delivery_mode) == (1, len(payload), 2)
     for name in ("content_encoding", "priority", "message_id"):
         assert getattr(head.properties, name) == props.get(name)
+    for name, value in (props.get("application") or Application())._asdict().items():
+        assert getattr(head.properties, {"type": "message_type"}.get(name, name)) == value
     stream, found = stream[size:], b""
     while stream:
         size, channel, part = frame.unmarshal(stream)

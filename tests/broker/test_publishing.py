@@ -9,12 +9,13 @@ import pytest
 from support.broker import DEADLINE, Remembering, until
 from support.rabbitmq import max_message_size
 
-from mailq.core.publication import Publication
+from mailq.core.passing_on import DROPPED
+from mailq.core.publication import Application, Fallback, Publication
 from mailq.edges.amqp import insistence
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.ceiling import KNOWN_SECONDS, Ceiling
 from mailq.edges.amqp.publisher import NackedError
-from mailq.ports import BrokerError, OversizedError, UnroutableError
+from mailq.ports import BrokerError, OversizedError, UnencodableError, UnroutableError
 
 BROKERS_OWN = {"x-delivery-count": 0}
 """Added by quorum queues to what basic.get returns."""
@@ -99,7 +100,7 @@ async def test_unroutable_is_told_to_its_publisher_and_to_nobody_else(open_broke
 
     async def publish(n):
         name = "here" if n % 3 else f"gone.{n}"
-        await broker.publish([to_queue(name, b"%d" % n)])
+        await broker._publisher.publish([to_queue(name, b"%d" % n)])
 
     outcomes = await asyncio.gather(*(publish(n) for n in range(300)), return_exceptions=True)
     for n, outcome in enumerate(outcomes):
@@ -114,7 +115,7 @@ async def test_unroutable_is_told_to_its_publisher_and_to_nobody_else(open_broke
 async def test_unroutable_among_several_fails_the_whole(open_broker, rabbit):
     broker = await open_broker()
     with pytest.raises(UnroutableError, match=r"no queue takes queue 'nowhere': NO_ROUTE"):
-        await broker.publish([to_queue("results"), to_queue("nowhere", b"x" * 300_000), to_queue("retry")])
+        await broker._publisher.publish([to_queue("results"), to_queue("nowhere", b"x" * 300_000), to_queue("retry")])
     await broker.publish([to_queue("results")])
     await rabbit.wait_for_count("results", 2)
 
@@ -122,7 +123,7 @@ async def test_unroutable_among_several_fails_the_whole(open_broker, rabbit):
 async def test_routing_key_without_a_binding_is_unroutable_unless_optional(open_broker):
     broker = await open_broker()
     with pytest.raises(UnroutableError, match=r"routing key 'odd.one' of exchange 'mailq'"):
-        await broker.publish([Publication("mailq", "odd.one", b"{}")])
+        await broker._publisher.publish([Publication("mailq", "odd.one", b"{}")])
     await broker.publish([Publication("mailq", "odd.one", b"{}", mandatory=False)])
 
 
@@ -184,25 +185,94 @@ async def test_a_missing_exchange_ends_the_connection(open_broker):
     "wrong",
     [
         {"routing_key": "ü" * 128},
-        {"headers": {"odd": object()}},
+        {"routing_key": "half \ud800 a pair"},
         {"priority": 256},
     ],
 )
 async def test_what_cannot_be_encoded_is_refused_before_anything_is_sent(open_broker, rabbit, wrong):
     broker = await open_broker()
-    with pytest.raises(BrokerError, match="cannot be sent"):
+    with pytest.raises(UnencodableError, match="cannot be sent"):
         await broker.publish([to_queue("results"), to_queue("retry")._replace(**wrong)])
     assert await rabbit.count("results") == 0
     await broker.publish([to_queue("results")])
 
 
-async def test_headers_that_do_not_fit_are_left_out(open_broker, rabbit):
+LARGE = "x" * 140_000
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept", "named"),
+    [
+        ({"a": LARGE[:90_000], "b": LARGE, "c": 1, "d": LARGE[:40_000]}, {"c", "d"}, "a, b"),
+        ({"b": LARGE}, set(), "b"),
+        ({"b": LARGE, "x-mailq-reason": "y" * 500, DROPPED: "before"}, {"x-mailq-reason"}, "before, b"),
+        ({"b": "half \ud800 a pair", "c": 1}, {"c"}, "b"),
+        ({"b": object(), "half \ud800 a pair": 1, "c": [1, {"d": 1 << 70}], "e": 1}, {"e"}, "b, half ? a pair, c"),
+        ({"b": Decimal("Infinity"), "c": Decimal(1 << 31), "n" * 256: 1}, set(), f"b, c, {'n' * 40}"),
+        ({f"n{number}": LARGE[:9_000] for number in range(25)}, {f"n{number}" for number in range(14)}, None),
+    ],
+)
+async def test_headers_that_amqp_cannot_carry_are_left_out_and_named(
+    open_broker, rabbit, observer, headers, kept, named
+):
+    """A content header is one frame, and RabbitMQ ends the connection for a longer one."""
     broker = await open_broker()
-    headers = {"a": "x" * 100_000, "b": "x" * 140_000, "c": 1, "d": "x" * 40_000, "x-mailq-reason": "y" * 500}
-    await broker.publish([to_queue("results", headers=headers), to_queue("results", headers={"b": "x" * 140_000})])
+    await broker.publish([to_queue("results", headers=headers)])
+    message = await rabbit.get("results")
+    named = named or ", ".join(f"n{number}" for number in range(14, 24)) + " and 1 more"
+    assert dict(message.headers) == {name: headers[name] for name in kept} | {DROPPED: named} | BROKERS_OWN
+    assert [event for event, _ in observer.events] == ["dropped"]
+    assert "'results' goes without these headers: " in observer.events[0][1]
+    assert broker.alive
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"message_id": "half \ud800 a pair"}, {"application": Application(type="x" * 256), "message_id": "1"}]
+)
+async def test_properties_that_amqp_cannot_carry_are_left_out(open_broker, rabbit, wrong):
+    broker = await open_broker()
+    await broker.publish([to_queue("results", headers={"a": 1}, **wrong)])
+    message = await rabbit.get("results")
+    assert (message.message_id, message.type, message.headers["a"]) == (None, None, 1)
+
+
+async def test_properties_for_applications_arrive(open_broker, rabbit):
+    broker = await open_broker()
+    await broker.publish([to_queue("results", application=Application("c", "r", "t", "a"), message_id="m")])
+    await broker.publish([to_queue("results", application=Application(app_id="ä"))])
     first, second = await rabbit.get_many("results", 2)
-    assert dict(first.headers) == {name: headers[name] for name in ("a", "c", "x-mailq-reason")} | BROKERS_OWN
-    assert dict(second.headers) == BROKERS_OWN
+    assert (first.correlation_id, first.reply_to, first.message_id, first.type, first.app_id) == (
+        "c",
+        "r",
+        "m",
+        "t",
+        "a",
+    )
+    assert (second.correlation_id, second.reply_to, second.type, second.app_id) == (None, None, None, "ä")
+
+
+async def test_what_no_queue_of_a_job_takes_goes_to_its_fallback_once(open_broker, rabbit, observer):
+    broker = await open_broker()
+    exchange = Fallback("mailq", "success", mandatory=True)
+    await broker.publish(
+        [to_queue("gone", fallback=exchange), to_queue("gone too", fallback=exchange), to_queue("retry")]
+    )
+    assert [await rabbit.count(name) for name in ("results", "success", "retry")] == [1, 1, 1]
+    assert [event for event, _ in observer.events] == ["rerouted"]
+    assert "no queue takes queue 'gone': NO_ROUTE" in observer.events[0][1]
+    await broker.publish([to_queue("gone", fallback=Fallback("mailq", "nobody", mandatory=False))])
+
+
+async def test_a_queue_of_mailqs_own_that_is_gone_is_declared_again(open_broker, rabbit, observer, monkeypatch):
+    monkeypatch.setattr(insistence, "FIRST_PAUSE", 0.05)
+    broker = await open_broker()
+    await rabbit.delete("outbox.delay.5s")
+    parked = [broker.publish([to_queue("outbox.delay.5s", b"%d" % number), to_queue("retry")]) for number in range(5)]
+    await asyncio.gather(*parked)
+    assert await rabbit.count("outbox.delay.5s") == 5
+    assert await rabbit.count("retry") == 5
+    assert [event for event, _ in observer.events] == ["returned", "taken"]
+    assert broker.alive
 
 
 async def test_a_size_that_was_refused_once_is_not_sent_again_for_a_while(open_broker, rabbit, monkeypatch):

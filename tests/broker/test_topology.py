@@ -137,8 +137,8 @@ async def test_without_declare_queues_are_used_as_they_are(open_broker, rabbit):
     await inbox.wait(1)
 
 
-async def test_ensure_queue_declares_what_is_missing(open_broker, rabbit):
-    broker = await open_broker()
+async def test_ensure_queue_declares_what_is_missing_where_that_is_configured(open_broker, rabbit):
+    broker = await open_broker(declare_job_queues=True)
     assert await broker.ensure_queue("mine")
     await rabbit.declare("mine", arguments=LASTING)
     await rabbit.declare("theirs", arguments={"x-max-length": 5})
@@ -146,24 +146,29 @@ async def test_ensure_queue_declares_what_is_missing(open_broker, rabbit):
     await broker.publish([Publication("", "mine", b"1"), Publication("", "theirs", b"2")])
 
 
-async def test_ensure_queue_says_no_without_declare(open_broker, rabbit):
-    await open_broker()
-    broker = await open_broker(declare=False)
+async def test_ensure_queue_declares_nothing_by_default(open_broker, rabbit):
+    broker = await open_broker()
     assert not await broker.ensure_queue("mine")
     assert not await rabbit.exists("mine")
     assert await broker.ensure_queue("results")
 
 
-@pytest.mark.parametrize("name", ["", "x" * 256, "é" * 128, "amq.reserved"])
-async def test_ensure_queue_says_no_to_what_cannot_be_a_queue(open_broker, name):
+async def test_ensure_queue_takes_an_exclusive_queue_of_somebody_else(open_broker, rabbit):
     broker = await open_broker()
+    await (await rabbit.channel()).declare_queue("theirs", exclusive=True)
+    assert await broker.ensure_queue("theirs")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "é" * 128, "amq.reserved", "half \ud800 a pair"])
+async def test_ensure_queue_says_no_to_what_cannot_be_a_queue(open_broker, name):
+    broker = await open_broker(declare_job_queues=True)
     assert not await broker.ensure_queue(name)
     assert await broker.ensure_queue("results")
 
 
 async def test_ensure_queue_remembers_and_forgets(open_broker, rabbit, monkeypatch):
     monkeypatch.setattr(broker_module, "KNOWN_QUEUES", 2)
-    broker = await open_broker()
+    broker = await open_broker(declare_job_queues=True)
     assert await broker.ensure_queue("mine")
     await rabbit.delete("mine")
     assert await broker.ensure_queue("mine")
@@ -175,7 +180,7 @@ async def test_ensure_queue_remembers_and_forgets(open_broker, rabbit, monkeypat
 
 
 async def test_many_questions_at_once_and_askers_that_go_away(open_broker):
-    broker = await open_broker()
+    broker = await open_broker(declare_job_queues=True)
     tasks = [asyncio.create_task(broker.ensure_queue(f"q{n}")) for n in range(10)]
     tasks += [asyncio.create_task(broker.depth()) for _ in range(10)]
     await asyncio.sleep(0)

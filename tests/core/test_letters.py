@@ -11,7 +11,8 @@ from mailq.core.failure import Failure
 from mailq.core.hints import Flags
 from mailq.core.job import Job
 from mailq.core.letters import REQUEUED, RETURNED, UNNAMED, Names, park, poison, postpone, public, settle, with_result
-from mailq.core.publication import Consumed
+from mailq.core.passing_on import DROPPED, MOST_DROPPED, MOST_ROUNDS, ROUNDS, rounds
+from mailq.core.publication import Application, Consumed, Fallback
 from mailq.core.reply import Reply
 from mailq.core.result import Trail, accepted, failed
 from mailq.core.rules import About, Category
@@ -194,7 +195,7 @@ def test_of_a_gzipped_job_the_result_is_plain_and_the_job_on_its_way_back_gzippe
     told, back = letters["mailq", "retry"], letters["", "outbox.delay.30s"]
     assert (told.content_encoding, back.content_encoding) == (None, "gzip")
     assert orjson.loads(told.body)["results"] == orjson.loads(gzip.decompress(back.body))["results"]
-    assert (told.headers, back.headers) == ({"traceparent": "t"}, {"traceparent": "t", REQUEUED: 1})
+    assert (told.headers, back.headers) == ({"traceparent": "t", ROUNDS: 1}, {"traceparent": "t", REQUEUED: 1})
     assert (told.priority, back.priority) == (7, 7)
 
 
@@ -292,3 +293,91 @@ def test_a_job_that_is_sent_on_its_way_is_looked_up_when_it_is_back():
     assert first == second
     assert REQUEUED in AGAIN
     assert first.headers[REQUEUED] == 1
+
+
+APPLICATION = Application("c-1", "replies", "order", "shop")
+STEERING = ["CC", "BCC", "cc", "bCc", "x-delay", "X-Delay", "x-match", "x-death", "X-Mailq-Anything", "x-mailq-rounds"]
+"""Headers that a broker, one of its plug-ins or mailq acts on."""
+
+
+def everything_published(headers, application=APPLICATION):
+    """Return each kind of publication that a job with these headers leads to."""
+    parsed, consumed = job(queues={"failure": "mine"})
+    consumed = consumed._replace(headers=headers, application=application)
+    at = NOW + timedelta(seconds=30)
+    put_aside = poison(consumed, "r", NAMES, state="process", exception=None)
+    return [
+        *settle(parsed, refused(), Verdict(Outcome.FAILURE), NAMES, consumed, NOW),
+        *settle(parsed, refused(), Verdict(Outcome.RETRY, at), NAMES, consumed, NOW),
+        park(parsed, parsed.document, at, NAMES, consumed, NOW),
+        postpone(parsed, at, NAMES, consumed, NOW),
+        put_aside,
+        revived(consumed._replace(headers=put_aside.headers), "outbox"),
+        revived(consumed, "outbox"),
+    ]
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_no_header_that_steers_a_broker_is_passed_on(name):
+    for letter in everything_published({name: ["outbox"], "mine": 1}):
+        assert letter.headers.get(name) != ["outbox"]
+        assert letter.headers["mine"] == 1
+
+
+def test_what_is_between_applications_comes_back_on_every_way():
+    headers = {"traceparent": "t", "c c": 1, "ccc": 2, "xx": {"CC": ["within"]}, "number": 1.5}
+    for letter in everything_published(headers):
+        assert letter.application == APPLICATION
+        assert {name: letter.headers[name] for name in headers} == headers
+
+
+def test_a_direct_reply_to_is_left_out_since_the_broker_refuses_it_of_anybody_but_its_consumer():
+    for letter in everything_published({}, APPLICATION._replace(reply_to="amq.rabbitmq.reply-to")):
+        assert letter.application == APPLICATION._replace(reply_to=None)
+    encoded = APPLICATION._replace(reply_to="amq.rabbitmq.reply-to.g1h2AA==")
+    assert all(letter.application == encoded for letter in everything_published({}, encoded))
+
+
+@pytest.mark.parametrize("count", [1, MOST_ROUNDS])
+def test_results_count_how_many_came_one_from_the_other_and_other_publications_do_not(count):
+    own, configured, copy, back, *others = everything_published({ROUNDS: count})
+    assert {letter.headers[ROUNDS] for letter in (own, configured, copy)} == {count + 1}
+    assert {letter.headers.get(ROUNDS) for letter in [back, *others[:3]]} == {count}
+    assert {letter.headers.get(ROUNDS) for letter in others[3:]} == {None}  # from poison it begins anew
+
+
+@pytest.mark.parametrize("forged", [0, -5, True, "3", None, 1.0, [9]])
+def test_a_forged_count_that_makes_no_sense_is_none(forged):
+    assert rounds({ROUNDS: forged}) == rounds({}) == 0
+    assert everything_published({ROUNDS: forged})[0].headers[ROUNDS] == 1
+
+
+def test_the_note_of_lost_headers_stays_and_is_not_long():
+    for letter in everything_published({DROPPED: "a, b" + "c" * 1000}):
+        assert letter.headers[DROPPED] == ("a, b" + "c" * 1000)[:MOST_DROPPED]
+    assert all(DROPPED not in letter.headers for letter in everything_published({DROPPED: ["x"]}))
+
+
+@pytest.mark.parametrize(
+    ("queues", "fallbacks"),
+    [
+        ({"results": "mine"}, {"mine": Fallback("", "results", True), "failures": None}),
+        ({"results": "mine", "failure": None}, {"mine": Fallback("mailq", "failure", True)}),
+        (
+            {"results": "mine", "failure": "too"},
+            {"mine": Fallback("mailq", "failure", True), "too": Fallback("mailq", "failure", True)},
+        ),
+        ({"failure": "results"}, {"results": None}),
+        ({}, {"failure": None}),
+    ],
+)
+def test_a_queue_of_a_jobs_own_that_is_gone_has_a_place_that_takes_its_result(queues, fallbacks):
+    letters = published(job(queues=queues), refused(), Verdict(Outcome.FAILURE))
+    assert {key: letter.fallback for (_, key), letter in letters.items()} == fallbacks
+
+
+def test_without_result_queues_the_fallback_of_a_jobs_own_queue_may_reach_nobody():
+    parsed, consumed = job(queues={"results": "mine"})
+    bare = Names(results="", success="", failures="", retry="")
+    (letter,) = settle(parsed, refused(), Verdict(Outcome.FAILURE), bare, consumed, NOW)
+    assert letter.fallback == Fallback("mailq", "failure", False)

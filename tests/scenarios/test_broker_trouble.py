@@ -136,8 +136,31 @@ async def test_deleted_result_queues_are_there_again_for_the_result(system, sink
     for queue in ("results", "success"):
         await rabbit.delete(queue)
     await rabbit.publish("outbox", orjson.dumps({"recipient": "a@a.test", "mime": MIME, "id": "1"}))
-    await until(lambda: happened(mail, "connected", "returned", "unsettled", "lost", "connected"))
+    await until(lambda: happened(mail, "connected", "returned", "taken"))
     await all_told(rabbit, receiver, ["a@a.test"])
+    assert mail.seen.broker_events == ["connected", "returned", "taken"]
+
+
+async def test_an_exchange_without_its_bindings_stops_deliveries_until_people_bind_it(
+    system, sink, rabbit, monkeypatch
+):
+    """The worker may not declare, so it waits; nobody loses a delivery, and nothing is sent that could not be told."""
+    monkeypatch.setattr(insistence, "FIRST_PAUSE", 0.1)
+    receiver = await sink()
+    await (await system(receiver)).stop()
+    success = await (await rabbit.channel()).get_queue("success")
+    results = await (await rabbit.channel()).get_queue("results")
+    for queue in (success, results):
+        await queue.unbind("mailq", "success.#")
+    mail = await system(receiver, rabbitmq={"declare": False})
+    recipients = await publish(rabbit, 1, "accept")
+    await until(lambda: happened(mail, "connected", "returned"))
+    recipients += await publish(rabbit, 20, "later")
+    await never(lambda: any(each.recipients[0].address.startswith("later") for each in receiver.messages))
+    for queue in (success, results):
+        await queue.bind("mailq", "success.#")
+    await all_told(rabbit, receiver, recipients)
+    assert mail.seen.broker_events == ["connected", "returned", "taken"]
 
 
 async def test_a_result_that_the_broker_refuses_is_told_when_it_takes_it(system, sink, rabbit, monkeypatch):

@@ -23,7 +23,7 @@ from mailq.edges.amqp.consumer import Consumer, ConsumingEndedError
 from mailq.edges.amqp.fields import MAX_SHORT
 from mailq.edges.amqp.insistence import Insistence
 from mailq.edges.amqp.publisher import Publisher, UnconfirmedError
-from mailq.ports import BrokerError, Observer, UnroutableError
+from mailq.ports import BrokerError, Observer
 
 T = TypeVar("T")
 
@@ -31,7 +31,6 @@ KNOWN_QUEUES = 1000
 """So many queue names of producers are remembered as existing."""
 
 TROUBLES: dict[type[BrokerError], str] = {
-    UnroutableError: "returned",
     UnconfirmedError: "unconfirmed",
     ConsumingEndedError: "cancelled",
     RefusedError: "refused",
@@ -59,8 +58,10 @@ class Broker:
         self._control = control
         self._consuming = consuming
         self._publishing = publishing
-        self._publisher = Publisher(publishing, config.confirm_timeout, self._blocked_changed, ceiling)
-        self._insistence = Insistence(self._publisher, self._refused_changed)
+        self._publisher = Publisher(
+            publishing, config.confirm_timeout, self._blocked_changed, ceiling, partial(observer.broker, "dropped")
+        )
+        self._insistence = Insistence(self._publisher, self._untaken_changed, self._mend)
         self._consumer: Consumer | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._receiving = self._full = False
@@ -155,21 +156,17 @@ class Broker:
             self._consumer.requeue(tag)
 
     async def publish(self, publications: Sequence[Publication]) -> None:
-        """Publish all and return when the broker has confirmed every one; waits while it is blocked or refuses one.
+        """Publish all and return when the broker has confirmed every one; waits while it does not take one.
 
         Raises:
             OversizedError: one is larger than the broker is known to take, and none was sent.
-            UnroutableError: no queue takes one of them.
-            BrokerError: connection lost, or a publication that cannot be encoded.
+            UnencodableError: AMQP cannot carry one, and none was sent.
+            BrokerError: the connection is lost.
         """
-        try:
-            await self._insistence.publish(publications)
-        except UnroutableError as trouble:
-            _tell(self._observer, trouble)
-            raise
+        await self._insistence.publish(publications)
 
     async def ensure_queue(self, name: str) -> bool:
-        """Tell whether a queue can be published to; declares it if it is missing and that is allowed.
+        """Tell whether a queue can be published to; declares one that is missing if `declare_job_queues` allows it.
 
         The name is a producer's: one that the broker does not accept is simply none.
 
@@ -178,7 +175,7 @@ class Broker:
         """
         if name in self._known:
             return True
-        if not 0 < len(name.encode(errors="replace")) <= MAX_SHORT:
+        if not (_is_text(name) and 0 < len(name.encode()) <= MAX_SHORT):
             return False
         exists = await self._controlled(lambda: self._ensure(name))
         if exists:
@@ -246,10 +243,19 @@ class Broker:
         self._observer.broker("unblocked" if reason is None else "blocked", reason or "")
         self._hold()
 
-    def _refused_changed(self, reason: str | None) -> None:
+    def _untaken_changed(self, event: str, detail: str) -> None:
+        if event == "rerouted":
+            self._known.clear()  # one of them is gone
         if self.alive:
-            self._observer.broker("taken" if reason is None else "nacked", reason or "")
+            self._observer.broker(event, detail)
         self._hold()
+
+    async def _mend(self) -> None:
+        """Declare or check the topology again: a queue or binding of mailq's own is missing."""
+        try:
+            await self._controlled(lambda: topology.prepare(self._control, self._config))
+        except topology.TopologyError as trouble:
+            _tell(self._observer, trouble)
 
     def _hold(self) -> None:
         """Receive nothing while memory is full or results are not taken; answers to calls are received."""
@@ -268,15 +274,15 @@ class Broker:
         """Tell why it is over, once, where the reason has a name of its own."""
         if not self._ended and not closed.cancelled():
             self._ended = True
-            trouble = closed.result()
-            if not isinstance(trouble, UnroutableError):  # that was told when it came
-                _tell(self._observer, trouble)
+            _tell(self._observer, closed.result())
 
     async def _ensure(self, name: str) -> bool:
         try:
             await topology.count(self._control, name)
         except RefusedError as refused:
-            if refused.code != topology.NOT_FOUND or not self._config.declare:
+            if refused.code == topology.LOCKED:  # exclusive to its consumer, who takes what others publish
+                return True
+            if refused.code != topology.NOT_FOUND or not self._config.declare_job_queues:
                 return False
         else:
             return True
@@ -312,6 +318,11 @@ async def _give_up(
         for connection in connections:
             connection.fail(BrokerError("given up while connecting"))
     await asyncio.gather(*(connection.close() for connection in connections))
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name is Unicode text: half a surrogate pair is none."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _tell(observer: Observer, trouble: BrokerError) -> None:

@@ -156,9 +156,10 @@ def _decimal(value: Decimal) -> bytes:
         raise TypeError("AMQP headers have no type for an infinite decimal")
     number = int("".join(map(str, digits)) or "0") * 10 ** max(exponent, 0)
     scale = max(-exponent, 0)
-    if scale > MAX_SHORT or number >= 1 << 31:
+    number = -number if sign else number
+    if scale > MAX_SHORT or not -(1 << 31) <= number < 1 << 31:
         raise ValueError("decimal number is too long for AMQP")
-    return b"D" + _DECIMAL.pack(scale, -number if sign else number)
+    return b"D" + _DECIMAL.pack(scale, number)
 
 
 _ENCODERS: dict[type, Callable[[Any], bytes]] = {

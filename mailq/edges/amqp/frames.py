@@ -7,7 +7,6 @@ what breaks the protocol raises `FrameError`, and the connection is over.
 """
 
 import struct
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from pamqp import frame as codec
 from pamqp.base import Frame
 from pamqp.exceptions import PAMQPException
 
-from mailq.core.publication import Consumed, Publication
+from mailq.core.publication import Application, Consumed, Publication
 from mailq.edges.amqp.fields import MAX_SHORT, decode_table, encode_table, short, text
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -43,6 +42,15 @@ _KEY = struct.Struct(">I")
 _TAG = struct.Struct(">QB")
 _CONTENT = struct.Struct(">HHQH")
 _CONTENT_FRAME = struct.Struct(">BHIHHQH")
+
+_FOR_APPLICATIONS = 0x0728
+"""Flags of the properties in `Application`, and of the expiration, which stands among them."""
+
+_REST = (
+    *((0x0400, "correlation_id"), (0x0200, "reply_to"), (0x0100, "expiration"), (0x0080, "message_id")),
+    *((0x0040, "timestamp"), (0x0020, "type"), (0x0010, "user_id"), (0x0008, "app_id")),
+)
+"""Properties after the priority; all but the timestamp are short strings."""
 
 # One acknowledgement: frame of 13 octets on channel 1, method, tag, bits, end.
 _SETTLE = struct.Struct(">BHIIQBB")
@@ -205,30 +213,46 @@ def _read_properties(data: bytes, flags: int) -> dict[str, Any]:
     if flags & 0x0800:
         found["priority"] = data[at]
         at += 1
-    for flag in (0x0400, 0x0200, 0x0100):  # correlation-id, reply-to, expiration
-        if flags & flag:
-            at += 1 + data[at]
-    if flags & 0x0080:
+    if flags & _FOR_APPLICATIONS:
+        _read_rest(data, at, flags, found)
+    elif flags & 0x0080:
         found["message_id"] = text(data[at + 1 : at + 1 + data[at]])
     return found
+
+
+def _read_rest(data: bytes, at: int, flags: int, into: dict[str, Any]) -> None:
+    """Read what few messages have: the properties for applications, and the message id among them."""
+    rest: dict[str, str] = {}
+    for flag, name in _REST:
+        if not flags & flag:
+            continue
+        if name == "timestamp":
+            at += 8
+            continue
+        stop = at + 1 + data[at]
+        rest[name] = text(data[at + 1 : stop])
+        at = stop
+    if "message_id" in rest:
+        into["message_id"] = rest["message_id"]
+    known = {name: rest[name] for name in Application._fields if name in rest}
+    if known:
+        into["application"] = Application(**known)
 
 
 def publish_frames(publication: Publication, frame_max: int) -> list[bytes]:
     """Return the octets of basic.publish with header and body, persistent, on channel 1.
 
-    A message id longer than AMQP can carry (255 octets) is left out, and so are headers that do not fit into a frame.
+    A message id longer than AMQP can carry (255 octets) is left out.
 
     Raises:
-        ValueError: exchange, routing key or another property is too long.
+        ValueError: exchange, routing key or another property is too long, or all of them for one frame.
         TypeError: the headers have a value that AMQP has no type for.
     """
     body = publication.body
     properties, flags = _write_properties(publication)
     room = frame_max - _OVERHEAD
-    if publication.headers and len(properties) > room - _CONTENT.size - SPARE:
-        bare, _ = _write_properties(publication._replace(headers={}))
-        left = room - _CONTENT.size - SPARE - len(bare) - _KEY.size
-        properties, flags = _write_properties(publication._replace(headers=_fitting(publication.headers, left)))
+    if len(properties) > properties_room(frame_max):
+        raise ValueError(f"properties and headers of {len(properties)} octets do not fit into a frame")
     header = _CONTENT_FRAME.pack(_HEADER, 1, _CONTENT.size + len(properties), 60, 0, len(body), flags)
     parts = [_publish_method(publication.exchange, publication.routing_key, publication.mandatory)]
     parts.append(b"".join((header, properties, b"\xce")))
@@ -236,15 +260,14 @@ def publish_frames(publication: Publication, frame_max: int) -> list[bytes]:
     return parts
 
 
-def _fitting(headers: Mapping[str, Any], room: int) -> dict[str, Any]:
-    """Return those headers that fit into so many octets: first mailq's own, then the others in their order."""
-    fitting = {}
-    for name in sorted(headers, key=lambda name: not name.startswith("x-mailq-")):
-        size = len(encode_table({name: headers[name]})) - _KEY.size
-        if size <= room:
-            fitting[name] = headers[name]
-            room -= size
-    return fitting
+def properties_room(frame_max: int) -> int:
+    """Return how many octets of properties a content header takes: AMQP has no second frame for it."""
+    return frame_max - _OVERHEAD - _CONTENT.size - SPARE
+
+
+def bare_size(publication: Publication) -> int:
+    """Return the octets of a publication's properties without any headers; errors as in `publish_frames`."""
+    return len(_write_properties(publication._replace(headers=None))[0])
 
 
 def settle_frame(tag: int, *, ack: bool, multiple: bool = False) -> bytes:
@@ -277,12 +300,26 @@ def _write_properties(publication: Publication) -> tuple[bytes, int]:
     if publication.priority is not None:
         flags |= 0x0800
         parts.append(bytes((publication.priority,)))
+    application = publication.application
+    if application is not None:
+        flags |= _write_short(parts, 0x0400, application.correlation_id)
+        flags |= _write_short(parts, 0x0200, application.reply_to)
     if publication.message_id is not None:
         raw = publication.message_id.encode()
         if len(raw) <= MAX_SHORT:
             flags |= 0x0080
             parts.append(bytes((len(raw),)) + raw)
+    if application is not None:
+        flags |= _write_short(parts, 0x0020, application.type)
+        flags |= _write_short(parts, 0x0008, application.app_id)
     return b"".join(parts), flags
+
+
+def _write_short(parts: list[bytes], flag: int, value: str | None) -> int:
+    if value is None:
+        return 0
+    parts.append(short(value))
+    return flag
 
 
 def _frame(kind: int, payload: bytes) -> bytes:

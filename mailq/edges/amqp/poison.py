@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mailq.core.letters import REQUEUED, unnamed
+from mailq.core.passing_on import application, passed_on
 from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.connection import Connection
@@ -90,10 +91,9 @@ async def walk(connection: Connection, queue: str, limit: int | None, window: in
 def revived(message: Consumed, outbox: str) -> Publication:
     """Return the publication that makes a poison message a job again, its octets as they are.
 
-    What mailq and the broker wrote into its headers (`x-…`) is gone, but for notes that it was here and that its
-    id is mailq's; the producer's headers stay.
+    What mailq and the broker wrote into its headers (`x-…`) is gone, but for notes that it was here, that its id is
+    mailq's, and which headers were lost; the producer's headers that steer nothing stay.
     """
-    headers = {name: value for name, value in message.headers.items() if not name.startswith("x-")}
     return Publication(
         "",
         outbox,
@@ -102,5 +102,6 @@ def revived(message: Consumed, outbox: str) -> Publication:
         content_type=None,
         content_encoding=message.content_encoding,
         priority=message.priority,
-        headers=headers | unnamed(message.headers) | {REQUEUED: 1},
+        headers=passed_on(message.headers) | unnamed(message.headers) | {REQUEUED: 1},
+        application=application(message),
     )

@@ -14,8 +14,9 @@ from pamqp import commands
 from mailq.core.publication import Publication
 from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.amqp.connection import Connection
+from mailq.edges.amqp.fitting import UNENCODABLE, fitted
 from mailq.edges.amqp.frames import Confirm, Event, Returned, publish_frames
-from mailq.ports import BrokerError, UnroutableError
+from mailq.ports import BrokerError, UnencodableError, UnroutableError
 
 PROBE = Publication("", "", b"", content_type=None, mandatory=False)
 """Goes to no queue, since none has an empty name; the broker confirms it all the same, unless it is blocked."""
@@ -37,22 +38,29 @@ class UnconfirmedError(BrokerError):
 
 
 class _Batch:
-    """What one caller waits for: so many confirms; what the broker refused, or worse trouble."""
+    """What one caller waits for: so many confirms; what the broker refused, and what it returned."""
 
-    __slots__ = ("done", "missing", "refused", "since", "trouble")
+    __slots__ = ("done", "missing", "refused", "returned", "since", "text")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, missing: int) -> None:
         self.done: asyncio.Future[None] = loop.create_future()
         self.missing = missing
         self.since = loop.time()
         self.refused: list[Publication] = []
-        self.trouble: BrokerError | None = None
+        self.returned: list[Publication] = []
+        self.text = ""
 
     def settle(self) -> None:
         """Count one confirm; the last one wakes the caller."""
         self.missing -= 1
         if not self.missing:
-            self.end(self.trouble or (NackedError(self.refused) if self.refused else None))
+            self.end(self._trouble())
+
+    def _trouble(self) -> BrokerError | None:
+        if self.returned:
+            text = f"no queue takes {_target(self.returned[0])}: {self.text}"
+            return UnroutableError(text, self.returned, self.refused)
+        return NackedError(self.refused) if self.refused else None
 
     def end(self, trouble: BrokerError | None) -> None:
         """Wake the caller, unless that has happened or it has gone away."""
@@ -65,7 +73,10 @@ class _Batch:
 
 
 class Publisher:
-    """Publishes over one connection in confirm mode; `blocked_changed` hears the reason, None at its end."""
+    """Publishes over one connection in confirm mode; `blocked_changed` hears the reason, None at its end.
+
+    `dropped` hears of headers that were left out because AMQP cannot carry them.
+    """
 
     def __init__(
         self,
@@ -73,8 +84,10 @@ class Publisher:
         confirm_timeout: float,
         blocked_changed: Callable[[str | None], None],
         ceiling: Ceiling | None = None,
+        dropped: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.is_blocked = False
+        self._dropped = dropped
         self._connection = connection
         self._timeout = confirm_timeout
         self._blocked_changed = blocked_changed
@@ -107,9 +120,9 @@ class Publisher:
 
         Raises:
             OversizedError: one is larger than the broker is known to take, and none was sent.
+            UnencodableError: AMQP cannot carry one, and none was sent.
             UnroutableError: no queue takes one of them.
-            BrokerError: the connection is lost, or the broker refused one; or one cannot be encoded,
-                and none was sent.
+            BrokerError: the connection is lost, or the broker refused one.
         """
         if not publications:
             return
@@ -184,8 +197,20 @@ class Publisher:
         self._ceiling.check(len(publication.body))
         try:
             return publish_frames(publication, self._connection.frame_max)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise BrokerError(f"a publication to {publication.routing_key[:60]!r} cannot be sent: {error}") from error
+        except UNENCODABLE:
+            return self._encode_fitted(publication)
+
+    def _encode_fitted(self, publication: Publication) -> list[bytes]:
+        """Encode a publication without the headers that cannot be carried."""
+        lighter, left_out = fitted(publication, self._connection.frame_max)
+        try:
+            frames = publish_frames(lighter, self._connection.frame_max)
+        except UNENCODABLE as error:
+            target = publication.routing_key[:60]
+            raise UnencodableError(f"a publication to {target!r} cannot be sent: {error}") from error
+        if left_out:
+            self._dropped(f"a publication to {publication.routing_key!r} goes without these headers: {left_out}")
+        return frames
 
     @property
     def is_recording(self) -> bool:
@@ -261,7 +286,9 @@ class Publisher:
                 and publication.exchange == returned.exchange
                 and publication.body == returned.body
             ):
-                batch.trouble = UnroutableError(f"no queue takes {_target(publication)}: {returned.text}")
+                batch.text = returned.text
+                if publication not in batch.returned:
+                    batch.returned.append(publication)
 
 
 def _target(publication: Publication) -> str:

@@ -45,7 +45,7 @@ KEYS = (*Outcome, "delay", "poison", "other")
 
 EVENTS = (
     *("connected", "lost", "retrying", "blocked", "unblocked", "unsettled"),
-    *("returned", "nacked", "taken", "unconfirmed", "cancelled", "refused"),
+    *("returned", "rerouted", "dropped", "nacked", "taken", "unconfirmed", "cancelled", "refused"),
 )
 """Values of the label `event`: what happens to the connection, and trouble that has a name of its own."""
 
