@@ -18,6 +18,7 @@ from mailq.config.webhooks import WebhooksConfig
 from mailq.core import hooks
 from mailq.core.examples import EXAMPLES
 from mailq.core.letters import RETURNED
+from mailq.core.passing_on import DROPPED, ROUNDS
 from mailq.core.retry import STEPS
 from mailq.edges.amqp.lane import OUTCOMES, endpoint_queues, intake_queues
 from mailq.edges.amqp.topology import bindings, delay_queue, queues
@@ -52,6 +53,10 @@ _STANDARD = {
     "message_id": "Identity of the job; of a result: that of its job. Optional.",
     "delivery_mode": "2, persistent.",
     "priority": "Of the job, kept on its results. Optional.",
+    **dict.fromkeys(
+        ("correlation_id", "reply_to", "type", "app_id"),
+        "The producer's, kept on its results; mailq reads none. Optional.",
+    ),
 }
 
 
@@ -228,6 +233,10 @@ def _operation(role: str, action: str, channel: str, message: str, summary: str)
 def _messages() -> Object:
     trace = {"traceparent": {"type": "string", "description": "W3C trace context; passed on to the results."}}
     returned = {RETURNED: {"type": "integer", "description": "Sent away by traffic limits: goes first when back."}}
+    counted = {
+        ROUNDS: {"type": "integer", "description": "Results that came one from the other, this one counted."},
+        DROPPED: {"type": "string", "description": "Names of the producer's headers that could not be passed on."},
+    }
     why = {
         "x-mailq-reason": {"type": "string", "description": "Why it cannot be processed."},
         "x-mailq-state": {"type": "string", "description": "Where the attempt stood."},
@@ -240,7 +249,9 @@ def _messages() -> Object:
     zipped = {"content_encoding": "`gzip`, or absent; other spellings are read too."}
     return {
         "job": _message("One envelope, one recipient, one message.", "job", trace | returned, _STANDARD | zipped),
-        "result": _message("The job as it came, with one result for each attempt.", "message", trace, _STANDARD),
+        "result": _message(
+            "The job as it came, with one result for each attempt.", "message", trace | counted, _STANDARD
+        ),
         "poison": {
             "summary": "The message as it came, octets untouched.",
             "headers": {"type": "object", "properties": trace | why},
