@@ -17,7 +17,7 @@ import orjson
 from mailq.core.classify import Classification
 from mailq.core.effects import apply_to_document, apply_to_result
 from mailq.core.job import Job, Queues
-from mailq.core.passing_on import ROUNDS, application, passed_on, rounds, same_rounds
+from mailq.core.passing_on import application, passed_on, result_headers, same_rounds
 from mailq.core.publication import Consumed, Fallback, Publication
 from mailq.core.result import Certificates, Result
 from mailq.core.retry import delay_step
@@ -262,7 +262,7 @@ def _letter(
         body,
         message_id=message_id,
         priority=consumed.priority,
-        headers=passed_on(consumed.headers) | {ROUNDS: rounds(consumed.headers) + 1},
+        headers=result_headers(consumed.headers),
         mandatory=mandatory,
         application=application(consumed),
     )

@@ -6,6 +6,7 @@ docs/decisions/what-a-producer-may-steer.md has the whole table.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mailq.core.publication import Application, Consumed
@@ -19,6 +20,9 @@ way of its own job only.
 
 MOST_ROUNDS = 3
 """A job that comes with a higher count goes to poison."""
+
+FIRST_ROUND: Mapping[str, Any] = MappingProxyType({ROUNDS: 1})
+"""Headers of the result of most jobs, which come without any; one object, so that it is encoded once."""
 
 DROPPED = "x-mailq-dropped-headers"
 """AMQP header that names the producer's headers that mailq could not pass on, as text."""
@@ -62,6 +66,11 @@ def rounds(headers: Mapping[str, Any]) -> int:
     """Return how many results a message came from, one after the other."""
     count = headers.get(ROUNDS) if headers else None
     return count if type(count) is int and count > 0 else 0
+
+
+def result_headers(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the headers of a result of a message that came with these."""
+    return passed_on(headers) | {ROUNDS: rounds(headers) + 1} if headers else FIRST_ROUND
 
 
 def same_rounds(headers: Mapping[str, Any]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import aio_pika
 import pytest
 from support.broker import Inbox, until
 
-from mailq.core.publication import Consumed, Publication
+from mailq.core.publication import Application, Consumed, Publication
 from mailq.edges.amqp.topology import delay_queue
 from mailq.ports import BrokerError
 
@@ -29,7 +29,8 @@ async def test_every_property_is_read(open_broker, rabbit):
     )
     await broker.consume(inbox)
     (message,) = await inbox.wait(1)
-    assert message == Consumed(b"{}", message.tag, False, "id-1", "gzip", 4, {"traceparent": "00-a-b-01", "n": 7})
+    headers, application = {"traceparent": "00-a-b-01", "n": 7}, Application("c", "r", "t", "a")
+    assert message == Consumed(b"{}", message.tag, False, "id-1", "gzip", 4, headers, application)
 
 
 async def test_bare_and_empty_messages(open_broker, rabbit):

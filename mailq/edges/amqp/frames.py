@@ -14,6 +14,7 @@ from pamqp import frame as codec
 from pamqp.base import Frame
 from pamqp.exceptions import PAMQPException
 
+from mailq.core.passing_on import FIRST_ROUND
 from mailq.core.publication import Application, Consumed, Publication
 from mailq.edges.amqp.fields import MAX_SHORT, decode_table, encode_table, short, text
 
@@ -282,6 +283,7 @@ def _publish_method(exchange: str, routing_key: str, mandatory: bool) -> bytes: 
 
 
 _content_type = lru_cache(maxsize=64)(short)
+_FIRST_ROUND = encode_table(FIRST_ROUND)
 
 
 def _write_properties(publication: Publication) -> tuple[bytes, int]:
@@ -293,9 +295,10 @@ def _write_properties(publication: Publication) -> tuple[bytes, int]:
     if publication.content_encoding is not None:
         flags |= 0x4000
         parts.append(short(publication.content_encoding))
-    if publication.headers:
+    headers = publication.headers
+    if headers:
         flags |= 0x2000
-        parts.append(encode_table(publication.headers))
+        parts.append(_FIRST_ROUND if headers is FIRST_ROUND else encode_table(headers))
     parts.append(b"\x02")
     if publication.priority is not None:
         flags |= 0x0800
