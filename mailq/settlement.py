@@ -60,7 +60,7 @@ class Settlement:
         if count <= MOST_ROUNDS:
             return None
         return (
-            f"a result came back as a job, {count} times: look for a binding or a dead-letter policy that leads from"
+            f"a result came back as a job (rounds: {count}): look for a binding or a dead-letter policy that leads from"
             f" exchange {self._names.exchange!r} or a result queue to {self._names.outbox!r}, and remove it"
         )
 

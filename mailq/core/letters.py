@@ -132,10 +132,12 @@ def report(
     `message_id` is what they know the job by: its identity, if it is a job.
     """
     queues = names.queues_of(verdict.outcome)
+    final = verdict.outcome is not Outcome.RETRY
     body = orjson.dumps(public(document, extracted))
     own = {name: getattr(override, name) for name in queues if name in override.model_fields_set} if override else None
     if not own:
-        yield _letter(names.exchange, verdict.routing_key, body, message_id, consumed, mandatory=any(queues.values()))
+        mandatory = any(queues.values())
+        yield _letter(names.exchange, verdict.routing_key, body, message_id, consumed, final=final, mandatory=mandatory)
         return
     others = [queue for name, queue in queues.items() if queue and name not in own]
     exchange = Fallback(names.exchange, verdict.routing_key, any(queues.values()))
@@ -144,10 +146,10 @@ def report(
         if queue and queue not in others:
             # Beside a configured queue that has the result, the exchange would tell it there twice.
             fallback = Fallback("", queues[name], mandatory=True) if others and queues[name] else exchange
-            letters[queue] = _letter("", queue, body, message_id, consumed)._replace(fallback=fallback)
+            letters[queue] = _letter("", queue, body, message_id, consumed, final=final)._replace(fallback=fallback)
     yield from letters.values()
     for queue in dict.fromkeys(others):
-        yield _letter("", queue, body, message_id, consumed)
+        yield _letter("", queue, body, message_id, consumed, final=final)
 
 
 RETURNED = "x-mailq-returned"
@@ -254,7 +256,14 @@ def unnamed(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _letter(
-    exchange: str, key: str, body: bytes, message_id: str | None, consumed: Consumed, *, mandatory: bool = True
+    exchange: str,
+    key: str,
+    body: bytes,
+    message_id: str | None,
+    consumed: Consumed,
+    *,
+    final: bool,
+    mandatory: bool = True,
 ) -> Publication:
     return Publication(
         exchange,
@@ -262,7 +271,7 @@ def _letter(
         body,
         message_id=message_id,
         priority=consumed.priority,
-        headers=result_headers(consumed.headers),
+        headers=result_headers(consumed.headers, final=final),
         mandatory=mandatory,
         application=application(consumed),
     )

@@ -68,9 +68,14 @@ def rounds(headers: Mapping[str, Any]) -> int:
     return count if type(count) is int and count > 0 else 0
 
 
-def result_headers(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the headers of a result of a message that came with these."""
-    return passed_on(headers) | {ROUNDS: rounds(headers) + 1} if headers else FIRST_ROUND
+def result_headers(headers: Mapping[str, Any], *, final: bool) -> Mapping[str, Any]:
+    """Return the headers of a result of a message that came with these.
+
+    A result that is not final is never a job, since the job itself is on its way: the count is too high at once.
+    """
+    if final and not headers:
+        return FIRST_ROUND
+    return passed_on(headers) | {ROUNDS: (rounds(headers) if final else MOST_ROUNDS) + 1}
 
 
 def same_rounds(headers: Mapping[str, Any]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import asynccontextmanager
 from decimal import Decimal
 
 import aio_pika
@@ -120,13 +121,26 @@ async def test_results_that_are_bound_back_to_the_outbox_end_in_poison(system, s
     await rabbit.publish("outbox", job(keepmime=keepmime), message_id="1", headers={"mine": 1})
 
     put_aside = await rabbit.get("outbox.poison")
-    assert put_aside.headers["x-mailq-reason"].startswith("a result came back as a job, 4 times: look for a binding")
+    assert put_aside.headers["x-mailq-reason"].startswith("a result came back as a job (rounds: 4): look for a binding")
     assert "from exchange 'mailq' or a result queue to 'outbox'" in put_aside.headers["x-mailq-reason"]
     await until(lambda: len(mail.seen.ends) == MOST_ROUNDS + 2)
     assert len(receiver.messages) == (MOST_ROUNDS + 1 if keepmime else 1)
     assert await rabbit.count("results") == MOST_ROUNDS + 1
     assert (await rabbit.get("results")).headers["mine"] == 1
     assert await rabbit.count("outbox") == 0
+
+
+async def test_copies_of_retries_that_are_bound_back_to_the_outbox_are_no_jobs(system, sink, rabbit):
+    receiver = await sink()
+    mail = await system(receiver)
+    await bind(rabbit, "outbox", "mailq", "retry.#")
+
+    await mail.send(recipient="greylist@a.test", retries=[1], keepmime=True, id="1")
+
+    assert (await rabbit.get("outbox.poison")).headers[ROUNDS] == MOST_ROUNDS + 1
+    assert len((await mail.get("success"))["results"]) == 2
+    await until(lambda: sorted(mail.seen.ends) == ["poisoned", "rescheduled", "success"])
+    assert len(receiver.messages) == 1
 
 
 async def test_a_job_names_no_queue_of_mailqs_own_and_makes_none(system, sink, rabbit):
@@ -153,33 +167,60 @@ async def test_a_job_names_no_queue_of_mailqs_own_and_makes_none(system, sink, r
     assert mail.seen.broker_events == ["connected"]
 
 
-async def test_a_reply_queue_that_is_gone_when_the_answer_comes(system, sink, rabbit):
+@asynccontextmanager
+async def patient(taken):
+    """A receiver that keeps messages for recipients that begin with `wait` until the event given is set."""
+    gate = asyncio.Event()
+
+    async def serve(reader, writer):
+        writer.write(b"220 mx.test\r\n")
+        recipient = b""
+        while line := await reader.readline():
+            recipient = line if line.startswith(b"RCPT") else recipient
+            if line.startswith(b"DATA"):
+                writer.write(b"354 go\r\n")
+                await reader.readuntil(b"\r\n.\r\n")
+                taken[recipient] += 1
+                if b"<wait" in recipient:
+                    await gate.wait()
+            writer.write(b"250 ok\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    yield server.sockets[0].getsockname()[1], gate
+    server.close()
+
+
+async def test_a_reply_queue_that_is_gone_when_the_answer_comes(system, rabbit):
     """Forty programs asked and went away: each result is on the exchange, and others notice nothing."""
-    receiver = await sink()
-    at_once = {"sessions": 100, "prefetch": 200, "drain_timeout": 5}
-    mail = await system(receiver, worker=at_once, limits=[{"connections": 100}])
-    connection = await aio_pika.connect(rabbit.url)
-    channel = await connection.channel()
-    for number in range(40):
-        kind = {"exclusive": True} if number % 2 else {"auto_delete": True}
-        await channel.declare_queue(f"reply-{number}", **kind)
-        asked = {"results": f"reply-{number}", "success": None}
-        await rabbit.publish("outbox", job(f"slow-2000+{number}@a.test", queues=asked), message_id=str(number))
-    for number in range(40, 80):
-        await rabbit.publish("outbox", job(f"slow-50+{number}@a.test"), message_id=str(number))
-    await until(lambda: mail.seen.came == 80 and all(case.flight for case in mail.worker._handling.cases.values()))
-    for number in range(0, 40, 2):
-        await channel.queue_delete(f"reply-{number}")
-    await connection.close()  # the exclusive ones go with it
+    taken = Counter()
+    async with patient(taken) as (port, gate):
+        at_once = {"sessions": 100, "prefetch": 200, "drain_timeout": 5}
+        mail = await system(port, worker=at_once, limits=[{"connections": 100}])
+        connection = await aio_pika.connect(rabbit.url)
+        channel = await connection.channel()
+        for number in range(40):
+            kind = {"exclusive": True} if number % 2 else {"auto_delete": True}
+            await channel.declare_queue(f"reply-{number}", **kind)
+            asked = {"results": f"reply-{number}", "success": None}
+            await rabbit.publish("outbox", job(f"wait+{number}@a.test", queues=asked), message_id=str(number))
+        await until(lambda: len(taken) == 40)
+        for number in range(0, 40, 2):
+            await channel.queue_delete(f"reply-{number}")
+        await connection.close()  # the exclusive ones go with it
+        for number in range(40, 60):
+            await rabbit.publish("outbox", job(f"b+{number}@a.test"), message_id=str(number))
+        others = await rabbit.get_many("results", 20)
+        gate.set()
+        told = await rabbit.get_many("results", 40)
 
-    told = await rabbit.get_many("results", 80)
-
-    assert sorted(int(each.message_id) for each in told) == list(range(80))
-    assert set(addresses(receiver).values()) == {1}
-    assert set(mail.seen.broker_events) == {"connected", "rerouted"}
-    assert not any(name.startswith("reply-") for name in await queue_names(rabbit))
-    await until(lambda: len(mail.seen.ends) == 80)
-    assert set(mail.seen.ends) == {"success"}
+        assert sorted(int(each.message_id) for each in told) == list(range(40))
+        assert len(others) == 20
+        assert set(taken.values()) == {1}
+        assert set(mail.seen.broker_events) == {"connected", "rerouted"}
+        assert not any(name.startswith("reply-") for name in await queue_names(rabbit))
+        await until(lambda: mail.seen.ends == ["success"] * 60)
+        await mail.stop()
 
 
 async def test_an_exclusive_queue_gets_the_answer(system, sink, rabbit):
