@@ -33,6 +33,7 @@ from mailq.smtp.session import Session
 from mailq.stages import bind, process, storage
 from mailq.stages.destinations import Destinations
 from mailq.traffic.governor import Governor
+from mailq.traffic.openings import Openings
 
 UNRECORDED = 5.0
 """Seconds for which a job goes away whose handing over could not be recorded."""
@@ -103,6 +104,7 @@ class Delivery:
         self._sources = sources
         self._governor = governor
         self._pool = pool
+        self._openings = Openings(pool.most_slow)
         self._observer = observer
         self._now = now
         self._rng = rng
@@ -176,10 +178,15 @@ class Delivery:
     async def _reach(self, errand: _Errand) -> Reply:
         """Try target after target, and after the last the smarthost that is there for it, if there is one."""
         endings = list(errand.earlier)
+        silence: Postponed | None = None
         for target in errand.targets:
             errand.trail.forget_connection()
             try:
                 return await self._converse(errand, target)
+            except Postponed as later:
+                if later.cause is not Cause.SILENCE:
+                    raise
+                silence = bare(later)
             except Failure as failure:
                 # A smarthost that takes no mail at all says nothing about the message.
                 if not errand.earlier or ORDER[failure.state] >= ORDER[State.MAILFROM]:
@@ -187,6 +194,8 @@ class Delivery:
                 if not self._meaning.falls_back(errand.job, failure, errand.trail):
                     break
         else:
+            if silence is not None and not endings:
+                raise silence
             return await self._fall_back(errand, endings)
         raise self._told(errand, endings)
 
@@ -267,6 +276,8 @@ class Delivery:
         if falls_back and self._governor.without_tls(route):
             return await self._session(trail, replace(route, tls=Tls.NONE), allowance)
         self._spare(trail, route)
+        if not self._pool.serving(route):
+            await self._openings.admitted(route.ends)
         found = await self._pool.find(route, allowance)
         if found is not None:
             return found
@@ -288,9 +299,12 @@ class Delivery:
             raise
         self._governor.probe(route)
         try:
-            held = await self._pool.open(trail, route, allowance)
+            async with self._openings.opening(route.ends):
+                held = await self._pool.open(trail, route, allowance)
         except Failure as failure:
             self._governor.failed(route, failure)
+            if ORDER[failure.state] >= ORDER[State.INTRO] and failure.kind is not Kind.TIMEOUT:
+                self._openings.greeted(route.ends)
             raise
         self._governor.connected(route)
         return held

@@ -80,6 +80,8 @@ class Cause(Word):
     """The rate allowed is used up."""
     DNS = "dns"
     """The DNS takes its time."""
+    SILENCE = "silence"
+    """The destination's servers take long to greet, and others wait for them already."""
     PAUSE = "pause"
     """The destination is left alone."""
     ELSEWHERE = "elsewhere"

@@ -70,7 +70,7 @@ class Line(Generic[T]):
     def hopeless(self, now: float, patience: float) -> Sequence[T]:
         """Take out, in their order, those who stand too far back to have their turn within so many seconds."""
         interval = self._interval(now)
-        some = max(0, len(self.waiting) - int(patience / interval)) if interval else 0
+        some = len(self.waiting) - int(min(patience / interval, len(self.waiting))) if interval else 0
         return [self.waiting.pop() for _ in range(some)][::-1]
 
     def send_away(self, now: float) -> float:

@@ -91,6 +91,7 @@ class Pool:
         self._lines: dict[str, Line[Waiter]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._going: Counter[str] = Counter()
+        self._serving: Counter[tuple[str | None, str, int]] = Counter()
         self._attendant: asyncio.Task[None] | None = None
         self.open_sessions = 0
 
@@ -136,7 +137,17 @@ class Pool:
             self.open_sessions -= 1
             self.vacate(allowance)
             raise
+        self._serving[route.ends] += 1
         return Held(session, allowance)
+
+    def serving(self, route: Route) -> bool:
+        """Tell whether there is an open session between source and target of the route, in use or idle."""
+        return route.ends in self._serving
+
+    @property
+    def most_slow(self) -> int:
+        """How many connections may take long to open: half of what there may be, of sessions and of jobs."""
+        return min(self._most, self._room) // 2
 
     def vacate(self, allowance: Allowance) -> None:
         """Give a place back: to the first in line, else to whoever comes."""
@@ -307,6 +318,10 @@ class Pool:
             await held.session.quit()
         finally:
             self.open_sessions -= 1
+            ends = held.session.route.ends
+            self._serving[ends] -= 1
+            if not self._serving[ends]:
+                del self._serving[ends]
             key = held.allowance.connections_key
             if elsewhere:
                 self._limits.leave(key)

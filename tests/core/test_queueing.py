@@ -107,3 +107,10 @@ def test_equal_shares_are_not_passed_to_and_fro():
         False,
         False,
     ]
+
+
+def test_a_place_that_is_held_for_next_to_no_time_is_no_reason_to_send_anybody_away():
+    line = Line(20, 0.0, holding=1e-320)
+    for who in range(3):
+        line.join(who, 0.0)
+    assert line.hopeless(0.0, 5.0) == []

@@ -10,6 +10,7 @@ result queue is checked against `schemas/message.json` on the way, its last resu
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -52,6 +53,7 @@ class Seen:
     ends: list[str] = field(default_factory=list)
     unwritable: str | None = None
     parks: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
     stall: bool = False
 
     def consumed(self):
@@ -77,6 +79,7 @@ class Seen:
 
     def parked(self, job, until, cause, reason):
         self.parks += 1
+        self.causes[str(cause)] += 1
 
     def stalled(self, *, stalled):
         self.stall = stalled
