@@ -171,7 +171,9 @@ class Delivery:
         found = self._destinations.known(errand.destination, port, errand.trail)
         errand.hosts, errand.targets = found or await self._destinations.find(errand.destination, port, errand.trail)
         errand.trail.hosts = errand.hosts
-        errand.sources = self._governor.unpaused(errand.sources, errand.hosts, errand.targets)
+        if smarthost and errand.destination not in errand.hosts:  # an alias: patterns may name either
+            errand.trail.hosts = (errand.destination, *errand.hosts)
+        errand.sources = self._governor.unpaused(errand.sources, errand.trail.hosts, errand.targets)
         if self._governor.paces:
             await self._pace(errand)
 
@@ -240,7 +242,7 @@ class Delivery:
         trail.pool = source.pool
         if source.ip is not None:
             trail.facts["from"] = source.ip
-        allowance = self._governor.allowance(source, errand.destination, errand.hosts)
+        allowance = self._governor.allowance(source, errand.destination, errand.hosts, target)
         route = self._route(source, target, errand.smarthost, allowance.sharing)
         while True:
             held = await self._session(trail, route, allowance)
@@ -326,7 +328,7 @@ class Delivery:
         source = bind.choose(errand.sources, target, self._rng, _pinned(errand.job))
         # It is the one that the turn is for: others may only be used where it does not reach.
         errand.sources = [each for each in errand.sources if each is source or not each.reaches(target)]
-        allowance = self._governor.allowance(source, errand.destination, errand.hosts)
+        allowance = self._governor.allowance(source, errand.destination, errand.hosts, target)
         if allowance.message_rate:
             await self._pool.pace(allowance.message_rate_key, allowance.message_rate, returned=errand.returned)
 

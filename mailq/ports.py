@@ -125,6 +125,9 @@ class Resolver(Protocol):
     async def addresses(self, host: str) -> Sequence[str]:
         """Return the IP addresses of a host, IPv6 first; empty if the name exists without any."""
 
+    async def canonical(self, host: str) -> str:
+        """Return the name to which a host's CNAME records lead; itself if there are none."""
+
 
 class Sources(Protocol):
     """The local addresses that mail may be sent from."""

@@ -142,7 +142,7 @@ class Line:
         self._failures = 0
         self._streak = 0
         self._alone: set[str] = set()
-        self._done: Recent[str, None] = Recent()
+        self._done: Recent[str, None] = Recent(8 * 1024 * 1024)
         self._news = asyncio.Event()
 
     async def serve(self, lane: Lane, stopping: asyncio.Event) -> float:

@@ -182,7 +182,7 @@ def build(
         ConfigError: no name server is to be had, or a file of rules cannot be used.
     """
     try:
-        resolver = DnsResolver(config.dns)
+        resolver = DnsResolver(config.dns, config.delivery.ip_family)
     except ValueError as trouble:
         raise ConfigError(f"dns.servers: {trouble}") from None
     rng = Random()  # noqa: S311 - it shuffles hosts and spreads retries

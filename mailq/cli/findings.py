@@ -157,7 +157,7 @@ async def names(config: Config, domain: str) -> Finding:
     advice = "Look at dns.servers and at the system's resolver." if needed else ""
     try:
         name = ascii_domain(domain)
-        resolver = DnsResolver(config.dns)
+        resolver = DnsResolver(config.dns, config.delivery.ip_family)
         records = await resolver.mx(name)
     except (Failure, ValueError) as trouble:
         return Finding(Level.FAIL if needed else Level.WARN, "dns", f"{domain}: {trouble}", advice)

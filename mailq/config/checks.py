@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from mailq.core.address import AddressError, ascii_domain
+from mailq.core.address import AddressError, ascii_domain, host_name
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _EHLO = re.compile(r"[!-~]{1,255}")
@@ -105,11 +105,27 @@ def _domain(value: str) -> str:
         raise ValueError("is not a domain name") from None
 
 
+def _mx_name(value: str) -> str:
+    if _is_ip(value) or "/" in value:
+        return str(ipaddress.ip_network(_network(value)))
+    return _domain(value)
+
+
+def _smarthost(value: str) -> str:
+    """Return a smarthost as jobs have it, see `core.address.host_name`."""
+    try:
+        return host_name(value) if value else value
+    except AddressError:
+        raise ValueError("is not a host name or an IP address") from None
+
+
 def _destination(value: str) -> str:
     return value if value == "*" or value.startswith("[") else _domain(value)
 
 
 Domain = Annotated[str, AfterValidator(_domain)]
+MxName = Annotated[str, AfterValidator(_mx_name)]
+SmarthostName = Annotated[str, AfterValidator(_smarthost)]
 Destination = Annotated[str, AfterValidator(_destination)]
 IpAddress = Annotated[str, AfterValidator(_ip)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]

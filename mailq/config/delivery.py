@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from mailq.config.base import Section
-from mailq.config.checks import EhloName, IpAddress, PoolName, Seconds, SinkAddress
+from mailq.config.checks import EhloName, IpAddress, PoolName, Seconds, SinkAddress, SmarthostName
 
 
 class DeliveryConfig(Section):
@@ -90,7 +90,7 @@ class TlsConfig(Section):
 class SmarthostConfig(Section):
     """Send everything through one server, or only what finds no way otherwise; a job's own smarthost comes first."""
 
-    hostname: str = Field("", description="Host name or IP address; empty: deliver to the MX hosts.")
+    hostname: SmarthostName = Field("", description="Host name or IP address; empty: deliver to the MX hosts.")
     port: int = Field(25, ge=1, le=65535, description="Port; on 465 TLS comes first.")
     username: str = Field("", description="Log in as this user; empty: no login.")
     password: SecretStr = Field(SecretStr(""), description="With this password.")

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mailq.config.base import Section
-from mailq.config.checks import Domain, PoolName
+from mailq.config.checks import Domain, MxName, PoolName
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -32,8 +32,10 @@ class LimitConfig(Section):
     source: Source | None = Field(None, description="Only mail from this source address.")
     pool: PoolName | None = Field(None, description="Only mail from the sources of this pool, counted together.")
     domain: Domain | None = Field(None, description="Only mail to this domain, counted apart.")
-    mx: Domain | None = Field(
-        None, description='Only domains whose MX hosts are under this name, for example "google.com"; counted together.'
+    mx: MxName | None = Field(
+        None,
+        description='Only domains whose MX hosts are under this name, for example "google.com"; counted together. Or a'
+        ' network such as "198.51.100.0/24": only mail to its addresses, whatever their names.',
     )
     connections: int | None = Field(None, ge=1, description="Connections at once; idle ones count.")
     connection_rate: PerSecond | None = Field(None, description='New connections, such as "10/s" or "100/m".')

@@ -16,6 +16,8 @@ from functools import lru_cache
 
 import idna
 
+from mailq.core.networks import numeric
+
 MAX_DOMAIN = 255
 MAX_ADDRESS = 900
 """Octets of an address: a bound of our own on commands and memory, far above what receivers must take."""
@@ -165,6 +167,26 @@ def _symbol_label(label: str) -> str:
     if not label.isascii() and all(each.isascii() or unicodedata.category(each) == "So" for each in label):
         return "xn--" + label.encode("punycode").decode("ascii")
     return idna.encode(label).decode("ascii")
+
+
+@lru_cache(maxsize=1000)
+def host_name(text: str) -> str:
+    """Return a host's name as `ascii_domain` does, or its IP address in its usual form, without brackets.
+
+    All spellings of a host are one then: limits and sessions are counted by name.
+
+    Raises:
+        AddressError: it is neither.
+    """
+    inside = text[1:-1] if text.startswith("[") and text.endswith("]") else ""
+    name = inside.removeprefix("IPv6:").removeprefix("ipv6:") or text
+    ip = numeric(name)
+    if ip is not None:
+        return ip
+    if inside:
+        raise AddressError("has an address literal that is not an IP address")
+    name = ascii_domain(name)
+    return numeric(name) or name
 
 
 def _literal(domain: str) -> str:

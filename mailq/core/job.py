@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from mailq.core.address import Address, AddressError, read_address
+from mailq.core.address import Address, AddressError, host_name, read_address
 from mailq.core.document import InvalidJobError, Unpacked, load, unpack
 from mailq.core.times import parse_time
 
@@ -77,6 +78,13 @@ def _consumption(value: object) -> datetime:
     return moment
 
 
+def _host(value: str) -> str:
+    try:
+        return host_name(value)
+    except AddressError:
+        raise ValueError("is not a host name or an IP address") from None
+
+
 _TIME_SCHEMA = {"type": "string", "examples": ["2030-01-31 12:00:00"]}
 Recipient = Annotated[Address, PlainValidator(_address), WithJsonSchema({"type": "string"})]
 Sender = Annotated[Address | None, PlainValidator(_sender), WithJsonSchema({"type": "string"})]
@@ -85,7 +93,11 @@ Consumption = Annotated[datetime, PlainValidator(_consumption), WithJsonSchema(_
 QueueName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Identity = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 PoolName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Host = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f/@]+$")]
+Host = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x20\x7f/@]+$"),
+    AfterValidator(_host),
+]
 Xtext = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[\x20-\x7e]+$")]
 Original = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Credential = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$")]

@@ -1,8 +1,15 @@
 """Where to connect, and from where. Pure."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mailq.core.states import Word
+
+Family = Literal["any", "ipv4", "ipv6"]
+"""The address families to connect to."""
+
+MAX_HOSTS = 100
+"""MX records of a domain that are looked at, the preferred ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from time import monotonic
 
 from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.policy import Policy
-from mailq.core.recent import Recent
+from mailq.core.recent import ENTRY, OBJECT, Recent
 from mailq.core.result import Trail
 from mailq.core.routing import Target
 from mailq.core.states import Kind, State
@@ -19,6 +19,9 @@ SHARED = 1.0
 
 UNANSWERED = 5.0
 """Seconds for which a job goes away that waited for the DNS in vain, so that silence does not fill the window."""
+
+TARGET = 500
+"""Octets of memory that a target takes."""
 
 Destination = tuple[tuple[str, ...], Sequence[Target]]
 """The site (sorted MX hosts) and the targets in try order."""
@@ -62,7 +65,8 @@ class Destinations:
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:
             trail.spent(State.DNS, monotonic() - now)
-        self._found.remember((name, port), (monotonic() + SHARED, found))
+        octets = ENTRY + sum(OBJECT + len(host) for host in found[0]) + TARGET * len(found[1])
+        self._found.remember((name, port), (monotonic() + SHARED, found), octets)
         return found
 
     async def _look_up(self, name: str, port: int | None) -> Destination:
@@ -70,9 +74,10 @@ class Destinations:
         family, most = policy.family, policy.max_targets
         if port is not None:
             barred = policy.prohibited_for(name, port)
-            return (name,), await dns.host_targets(
+            targets = await dns.host_targets(
                 name, port, resolver, rng=rng, family=family, max_targets=most, prohibited=barred
             )
+            return await dns.host_site(name, resolver), targets
         targets = await dns.targets(
             name,
             resolver,

@@ -17,20 +17,17 @@ from functools import lru_cache
 from itertools import zip_longest
 from random import Random
 from types import MappingProxyType
-from typing import Literal
 
 from mailq.core.address import AddressError, ascii_domain
 from mailq.core.failure import Failure
 from mailq.core.networks import NO_NETWORKS, Networks, numeric
 from mailq.core.reply import printable
-from mailq.core.routing import Target
+from mailq.core.routing import MAX_HOSTS, Family, Target
 from mailq.core.states import Kind, State
 from mailq.ports import Resolver
 
-Family = Literal["any", "ipv4", "ipv6"]
-
-MAX_HOSTS = 20
-"""Hosts looked up for one attempt at most, the preferred ones."""
+SLICE = 20
+"""Hosts looked up at once where the preferred ones have no address."""
 
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 
@@ -93,11 +90,11 @@ async def targets(
     choice = _Choice(family, max_targets, rng, NO_NETWORKS if fixed else prohibited)
     if fixed:
         return await _configured(f"override for {domain}", fixed, port, resolver, choice)
-    literal = _unbracketed(domain)
+    literal, all_known = _unbracketed(domain), True
     if literal != domain:
         hosts, lack = [literal], f"{domain} is not an address to deliver to"
     else:
-        hosts = await _mx_hosts(domain, resolver, rng)
+        hosts, all_known = await _mx_hosts(domain, resolver, rng)
         lack = f"none of the MX hosts of {domain} has an {_ADDRESS[family]} to connect to"
     if not hosts:
         hosts, lack = [domain], f"{domain} has neither MX hosts nor an {_ADDRESS[family]} to connect to"
@@ -107,6 +104,8 @@ async def targets(
     why = f"{lack}: {trouble.text}" if trouble else lack
     if trouble and not trouble.permanent:
         raise Failure(State.DNS, trouble.kind, why)
+    if not all_known:  # one of the others may do, or somebody mends the domain
+        raise Failure(State.DNS, Kind.ERROR, f"{why}; it has more MX hosts than {MAX_HOSTS}")
     raise Failure(State.DNS, Kind.ERROR, why, code=550, status=UNROUTABLE)
 
 
@@ -115,14 +114,17 @@ async def site(
 ) -> tuple[str, ...]:
     """Return the set of MX hosts that serve `domain`, sorted: domains with the same one are one site.
 
+    An address literal's is its address, as that of a smarthost given by address.
+
     Raises:
         Failure: in state dns, as from `targets`.
     """
     fixed = overrides.get(domain, overrides.get("*", ()))
     if fixed:
         return tuple(sorted(fixed))
-    hosts = () if domain.startswith("[") else await resolver.mx(domain)
-    return tuple(sorted({host for _, host in hosts})) or (domain,)
+    literal = _unbracketed(domain)
+    hosts = () if literal != domain else await resolver.mx(domain)
+    return tuple(sorted({host for _, host in hosts})) or (literal,)
 
 
 async def host_targets(
@@ -147,6 +149,12 @@ async def host_targets(
     return await _reach(f"host {printable(host.encode())}", [Endpoint(name, port)], resolver, choice)
 
 
+async def host_site(host: str, resolver: Resolver) -> tuple[str, ...]:
+    """Return the site of one configured host: its address, or the name to which its CNAME records lead."""
+    name = _unbracketed(host)
+    return (name if numeric(name) is not None else await resolver.canonical(name),)
+
+
 @lru_cache(maxsize=10_000)
 def parse_endpoint(text: str, port: int) -> Endpoint:
     """Return the endpoint written as `host`, `host:port`, `ip`, `ip:port` or `[v6]:port`; `port` if none is.
@@ -166,14 +174,18 @@ def parse_endpoint(text: str, port: int) -> Endpoint:
     return Endpoint(name, number)
 
 
-async def _mx_hosts(domain: str, resolver: Resolver, rng: Random) -> list[str]:
-    """Return the MX hosts in try order, empty if the domain has none; a null MX is a failure."""
+async def _mx_hosts(domain: str, resolver: Resolver, rng: Random) -> tuple[list[str], bool]:
+    """Return the MX hosts in try order, empty if the domain has none, and whether these are all that there are.
+
+    Raises:
+        Failure: it has a null MX, or the DNS does not tell.
+    """
     records = await resolver.mx(domain)
     ordered = sorted(records, key=lambda record: (record[0], rng.random()))
     hosts = list(dict.fromkeys(host for _, host in ordered if host != "."))
     if records and not hosts:
         raise Failure(State.DNS, Kind.ERROR, f"{domain} takes no mail (null MX)", code=556, status="5.1.10")
-    return hosts
+    return hosts, len(records) < MAX_HOSTS
 
 
 async def _configured(
@@ -201,14 +213,15 @@ async def _find(
     """Return the targets, and what went wrong on the way: what passes before what is prohibited before the rest.
 
     Hosts are looked up together, but no more of them than can be needed: each fills at least one
-    place, and a second host is wanted even where the first fills all.
+    place, and a second host is wanted even where the first fills all. While no host has an address, more are looked
+    up at once.
     """
     hosts: list[list[Target]] = []
     seen: set[tuple[str, int]] = set()
     trouble: Failure | None = None
-    waiting = endpoints[:MAX_HOSTS]
+    waiting = endpoints
     while waiting and (len(seen) < choice.limit or len(hosts) < min(2, choice.limit)):
-        size = max(1, choice.limit - len(seen))
+        size = SLICE if not seen and len(waiting) < len(endpoints) else max(1, choice.limit - len(seen))
         batch, waiting = waiting[:size], waiting[size:]
         for endpoint, answer in zip(batch, await _look_up(batch, resolver, choice), strict=True):
             if isinstance(answer, Failure):

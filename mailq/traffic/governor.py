@@ -1,7 +1,7 @@
 """What is known of destinations: how much is allowed towards them, and what not to try for a while.
 
 Decisions are pure and stand in `core.limits`, `core.breaker` and `core.pause`; here is what is remembered between
-jobs of this process, bounded. Rates and connections are counted where all processes see them, by the
+jobs of this process, bounded in octets. Rates and connections are counted where all processes see them, by the
 `Limits` port (see `smtp.pool`).
 """
 
@@ -19,6 +19,8 @@ from mailq.core.states import ORDER, State
 PLAINTEXT_MEMORY = 600.0
 """Seconds for which a target whose TLS handshake failed is spoken to without."""
 
+MEGABYTE = 1024 * 1024
+
 
 class Governor:
     """The traffic decisions of one process."""
@@ -27,17 +29,21 @@ class Governor:
         self._rules = tuple(rules)
         self.paces = any(rule.message_rate for rule in rules)
         """Whether messages a second are limited anywhere."""
-        self._allowances: Recent[tuple[str | None, str | None, str, tuple[str, ...]], Allowance] = Recent()
+        self._by_address = any(rule.network for rule in rules)
+        self._allowances: Recent[tuple[str | None, str | None, str, tuple[str, ...], str, str], Allowance] = Recent(
+            8 * MEGABYTE
+        )
         self._breakers: Recent[tuple[str | None, str, int], Breaker] = Recent()
-        self._plaintext: Recent[tuple[str, int], float] = Recent()
-        self._pauses: Recent[tuple[str | None, tuple[str, ...]], Pause] = Recent()
+        self._plaintext: Recent[tuple[str, int], float] = Recent(MEGABYTE)
+        self._pauses: Recent[tuple[str | None, tuple[str, ...]], Pause] = Recent(2 * MEGABYTE)
 
-    def allowance(self, source: Source, domain: str, hosts: tuple[str, ...]) -> Allowance:
-        """Return what `source` may do towards `domain`, which is served by `hosts`."""
-        key = (source.ip, source.pool, domain, hosts)
+    def allowance(self, source: Source, domain: str, hosts: tuple[str, ...], target: Target) -> Allowance:
+        """Return what `source` may do towards a target of `domain`, which is served by `hosts`."""
+        name = "" if target.host in hosts else target.host
+        key = (source.ip, source.pool, domain, hosts, name, target.ip if self._by_address else "")
         found = self._allowances.get(key)
         if found is None:
-            found = allowance(self._rules, source.ip or "*", domain, hosts, source.pool)
+            found = allowance(self._rules, source.ip or "*", domain, hosts, source.pool, target)
             self._allowances.remember(key, found)
         return found
 
@@ -80,14 +86,14 @@ class Governor:
 
     def connected(self, route: Route) -> None:
         """Note that a conversation came about."""
-        self._breakers.pop(route.ends, None)
+        self._breakers.forget(route.ends)
 
     def failed(self, route: Route, failure: Failure) -> None:
         """Note that none came about."""
         if counts(failure):
             self._breakers.remember(route.ends, self._breakers.get(route.ends, Breaker()).failed(failure, monotonic()))
         elif ORDER[failure.state] > ORDER[State.CONNECT]:
-            self._breakers.pop(route.ends, None)  # it takes connections, though it has no good answer
+            self._breakers.forget(route.ends)  # it takes connections, though it has no good answer
 
     def without_tls(self, route: Route) -> bool:
         """Tell whether a handshake with this target failed lately."""

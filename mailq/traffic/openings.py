@@ -55,8 +55,8 @@ class Openings:
         self.slow = 0
         """Openings under way for more than `SOON` seconds."""
         self._targets: dict[Ends, _Target] = {}
-        self._greeted: Recent[Ends, float] = Recent()
-        self._ignored: Recent[Ends, float] = Recent()
+        self._greeted: Recent[Ends, float] = Recent(2 * 1024 * 1024)
+        self._ignored: Recent[Ends, float] = Recent(1024 * 1024)
 
     async def admitted(self, ends: Ends) -> None:
         """Wait until a connection may be opened to a target with which there is no session.
@@ -120,7 +120,7 @@ class Openings:
     def greeted(self, ends: Ends) -> None:
         """Note that a target answers: all who wait for that may go."""
         self._greeted.remember(ends, monotonic())
-        self._ignored.pop(ends, None)
+        self._ignored.forget(ends)
         if (target := self._targets.get(ends)) is not None:
             _wake(target)
 

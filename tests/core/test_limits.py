@@ -1,15 +1,19 @@
 """Limits: the most specific rule decides field by field, and what is counted together is counted under one key."""
 
+import orjson
 import pytest
 
-from mailq.core.limits import DEFAULTS, LimitRule, allowance, under
+from mailq.core.document import InvalidJobError
+from mailq.core.job import Job
+from mailq.core.limits import DEFAULTS, LONGEST_SITE, LimitRule, allowance, under
 from mailq.core.pace import Rate
+from mailq.core.routing import Target
 
 GOOGLE = ("alt1.gmail-smtp-in.l.google.com", "gmail-smtp-in.l.google.com")
 
 
-def allow(*rules, source="192.0.2.1", domain="gmail.com", hosts=GOOGLE, pool=None):
-    return allowance(rules, source, domain, hosts, pool)
+def allow(*rules, source="192.0.2.1", domain="gmail.com", hosts=GOOGLE, pool=None, target=None):
+    return allowance(rules, source, domain, hosts, pool, target)
 
 
 def test_without_rules_the_defaults_hold():
@@ -132,3 +136,78 @@ def test_a_source_is_more_specific_than_its_pool():
 
     assert allow(*rules, pool="bulk").connections == 2
     assert allow(*rules, source="192.0.2.2", pool="bulk").connections == 5
+
+
+def job(**properties):
+    return Job.parse(orjson.dumps({"recipient": "b@b.test", "mime": "x: y\n\n", **properties}), limit=10_000)
+
+
+@pytest.mark.parametrize(
+    ("spellings", "one"),
+    [
+        (["aspmx.l.google.com", "ASPMX.L.Google.com", "aspmx.l.google.com.", "AsPmX.l.google.COM."], "google.com"),
+        (["b\u00fccher.test", "B\u00dcCHER.test.", "XN--BCHER-KVA.test"], "xn--bcher-kva.test"),
+        (["142.250.1.26", "[142.250.1.26]", "142.250.1.26.", "\uff11\uff14\uff12.250.1.26"], "142.250.0.0/15"),
+        (
+            ["2001:db8::1", "[2001:DB8:0:0::1]", "[IPv6:2001:db8::0001]", "2001:0DB8:0000::0:1"],
+            "2001:db8::/32",
+        ),
+    ],
+)
+def test_a_limit_cannot_be_left_by_spelling_a_smarthost_otherwise(spellings, one):
+    rule = LimitRule(mx=one, connections=2, message_rate=1.0)
+    given = set()
+    for spelling in spellings:
+        name = job(smarthost={"hostname": spelling}).smarthost.hostname
+        given.add(allow(rule, domain=name, hosts=(name,), target=Target(name, name, 25)))
+    (only,) = given
+    assert (only.connections, only.message_rate) == (2, Rate(1.0))
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ["b@Example.TEST", "b@example.test.", "b@EXAMPLE.test."],
+        ["b@b\u00fccher.test", "b@XN--BCHER-KVA.TEST."],
+        ["b@[IPv6:2001:db8::1]", "b@[ipv6:2001:DB8:0::1]"],
+    ],
+)
+def test_a_limit_cannot_be_left_by_spelling_a_domain_otherwise(spellings):
+    assert len({job(recipient=spelling).recipient.domain for spelling in spellings}) == 1
+
+
+@pytest.mark.parametrize("hostname", ["[mx.test]", "mx..test", "-mx.test", "mx.test:25", "[]", "[1.2.3]", "a" * 64])
+def test_a_smarthost_that_is_no_host_is_refused_by_name(hostname):
+    with pytest.raises(InvalidJobError) as caught:
+        job(smarthost={"hostname": hostname})
+    assert caught.value.pointer == "/smarthost/hostname"
+    assert "host name or an IP address" in caught.value.reason
+
+
+def test_an_alias_counts_as_what_it_leads_to_and_rules_may_name_either():
+    towards = {"hosts": ("aspmx.l.google.com",), "target": Target("relay.example", "192.0.2.1", 25)}
+    google = allow(LimitRule(mx="google.com", connections=2), domain="relay.example", **towards)
+    alias = allow(LimitRule(mx="example", connections=3), domain="relay.example", **towards)
+    plain = allow(domain="relay.example", **towards)
+    assert (google.connections, alias.connections) == (2, 3)
+    assert plain.connections_key == allow(domain="x", hosts=("aspmx.l.google.com",)).connections_key
+
+
+def test_a_rule_for_a_network_holds_for_whatever_leads_there():
+    rules = LimitRule(mx="google.com", connections=9), LimitRule(mx="192.0.2.0/24", connections=1)
+    inside, outside = Target("mx.stranger.test", "192.0.2.77", 25), Target("mx.stranger.test", "198.51.100.1", 25)
+    first = allow(*rules, hosts=("mx.stranger.test",), target=inside)
+    second = allow(*rules, hosts=GOOGLE, target=Target(GOOGLE[0], "192.0.2.1", 25))
+    assert (first.connections, first.connections_key) == (second.connections, second.connections_key)
+    assert first.connections == 1
+    assert allow(*rules, hosts=("mx.stranger.test",), target=outside).connections == DEFAULTS.connections
+    narrow = allow(*rules, LimitRule(mx="192.0.2.77", connections=5), target=inside)
+    assert narrow.connections == 5
+
+
+def test_keys_stay_short_however_long_the_names_of_a_site():
+    hosts = tuple(f"{n:03}.{'x' * 60}.test" for n in range(100))
+    first, second = allow(hosts=hosts), allow(hosts=hosts[:-1])
+    assert len(first.connections_key) < 2 * LONGEST_SITE
+    assert first.connections_key != second.connections_key
+    assert first.connections_key == allow(hosts=hosts[::-1]).connections_key

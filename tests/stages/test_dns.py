@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mailq.core.failure import Failure
 from mailq.core.networks import Networks
-from mailq.core.routing import Target
+from mailq.core.routing import MAX_HOSTS, Target
 from mailq.core.states import Kind, State
-from mailq.stages.dns import MAX_HOSTS, Endpoint, host_targets, parse_endpoint, targets
+from mailq.stages.dns import SLICE, Endpoint, host_site, host_targets, parse_endpoint, site, targets
 
 NXDOMAIN = Failure(State.DNS, Kind.ERROR, "gone", code=550, status="5.1.2")
 SERVFAIL = Failure(State.DNS, Kind.ERROR, "servfail")
@@ -226,10 +226,39 @@ async def test_a_second_host_is_found_even_when_the_first_fills_all_places():
     assert [target.host for target in await find(table, max_targets=2)] == ["a", "c"]
 
 
-async def test_a_domain_cannot_cause_more_lookups_than_the_limit():
-    table = Table({"to.test": [(n, f"gone{n}") for n in range(100)]})
+@pytest.mark.parametrize("count", [21, 26, MAX_HOSTS - 1])
+async def test_all_mx_hosts_are_looked_at_before_a_final_failure(count):
+    """Many preferred ones that do not exist may stand before one that does."""
+    records = [(n, f"gone{n}") for n in range(count)]
+    table = Table({"to.test": records})
     assert (await failure_of(find(table, max_targets=3))).permanent
+    assert table.asked.total() == 1 + count
+    assert table.most <= SLICE
+    (found,) = await find(Table({"to.test": [*records, (count, "good")]}, {"good": V4[:1]}))
+    assert found.host == "good"
+
+
+async def test_with_more_mx_hosts_than_are_looked_at_the_failure_is_not_final():
+    table = Table({"to.test": [(n, f"gone{n}") for n in range(MAX_HOSTS)]})
+    failure = await failure_of(find(table, max_targets=3))
+    assert (failure.permanent, failure.code, failure.status) == (False, 451, "4.4.3")
+    assert f"more MX hosts than {MAX_HOSTS}" in failure.text
     assert table.asked.total() == 1 + MAX_HOSTS
+
+
+@pytest.mark.parametrize("domain", ["[192.0.2.1]", "[IPv6:2001:db8::1]"])
+async def test_the_site_of_an_address_is_the_same_with_and_without_brackets(domain):
+    assert await site(domain, Table()) == await host_site(domain, Table())
+    assert "[" not in (await site(domain, Table()))[0]
+
+
+async def test_the_site_of_a_smarthost_is_what_its_alias_leads_to():
+    class Aliases(Table):
+        async def canonical(self, host):
+            return {"relay.test": "real.example"}.get(host, host)
+
+    assert await host_site("relay.test", Aliases()) == ("real.example",)
+    assert await host_site("real.example", Aliases()) == ("real.example",)
 
 
 async def test_a_bug_of_the_resolver_is_not_taken_for_an_answer():

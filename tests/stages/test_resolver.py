@@ -13,8 +13,9 @@ import pytest
 
 from mailq.config.dns import DnsConfig
 from mailq.core.failure import Failure
+from mailq.core.routing import MAX_HOSTS
 from mailq.core.states import Kind, State
-from mailq.edges.resolver import MAX_ADDRESSES, MAX_MX, DnsResolver, _records
+from mailq.edges.resolver.resolver import MAX_ADDRESSES, DnsResolver, _records
 
 
 def resolver(server: str, **settings) -> DnsResolver:
@@ -61,14 +62,14 @@ async def test_addresses(knot, host, expected):
 
 async def test_what_a_stranger_lists_is_bounded(knot):
     records = await resolver(knot.server).mx("big.test")
-    assert [preference for preference, _ in records] == list(range(1, MAX_MX + 1))
+    assert [preference for preference, _ in records] == list(range(1, MAX_HOSTS + 1))
     assert len(await resolver(knot.server).addresses("mx.manyaddresses.test")) == MAX_ADDRESSES
 
 
 def test_of_too_many_mx_records_the_preferred_are_kept_in_whatever_order_they_come():
-    texts = [f"{preference} mx{preference}.test." for preference in range(3 * MAX_MX, 0, -1)]
+    texts = [f"{preference} mx{preference}.test." for preference in range(3 * MAX_HOSTS, 0, -1)]
     records = _records(dns.rrset.from_text_list("big.test.", 60, "IN", "MX", texts))
-    assert records == tuple((preference, f"mx{preference}.test") for preference in range(1, MAX_MX + 1))
+    assert records == tuple((preference, f"mx{preference}.test") for preference in range(1, MAX_HOSTS + 1))
 
 
 async def test_an_answer_of_usual_size_comes_by_udp(dns_relay):
@@ -80,7 +81,7 @@ async def test_a_truncated_answer_is_asked_for_again_by_tcp(knot):
     host, _, port = knot.server.partition(":")
     question = dns.message.make_query("big.test", "MX", use_edns=0, payload=1232)
     assert dns.query.udp(question, host, port=int(port), timeout=5).flags & dns.flags.TC
-    assert len(await resolver(knot.server).mx("big.test")) == MAX_MX
+    assert len(await resolver(knot.server).mx("big.test")) == MAX_HOSTS
 
 
 @pytest.mark.parametrize(
@@ -120,9 +121,9 @@ async def test_the_second_server_answers_where_the_first_is_silent(knot, silent_
 async def test_one_family_is_enough_when_the_other_is_in_trouble(dns_relay):
     """Broken servers answer A and fail AAAA; mail must go out nevertheless."""
     dns_relay.lost.add("mx.dual.test AAAA")
-    asked = resolver(dns_relay.server, timeout=0.5, lifetime=2)
-    assert list(await asked.addresses("mx.dual.test")) == ["127.0.0.1"]
-    assert dns_relay.asked["mx.dual.test AAAA"] > 1
+    asked = resolver(dns_relay.server, timeout=0.1, lifetime=0.2)
+    for _ in range(2):  # before the silence is known, and after
+        assert list(await asked.addresses("mx.dual.test")) == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize("host", ["mx.v4.test", "gone.test"])
@@ -343,7 +344,7 @@ def test_a_system_without_servers_is_an_error_that_says_what_to_set(monkeypatch,
 def test_without_servers_those_of_the_system_are_asked(monkeypatch):
     system_has(monkeypatch, "nameserver 192.0.2.53\noptions timeout:1")
     asked = DnsResolver(DnsConfig(timeout=3))
-    assert asked._stub.nameservers == ["192.0.2.53"]
+    assert [server.address for server in asked._stub.nameservers] == ["192.0.2.53"]
     assert asked._stub.timeout == 3
 
 

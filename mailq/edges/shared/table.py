@@ -37,6 +37,9 @@ from mailq.edges.shared.file import DIGEST, MOMENTS, LimitsFile, worded
 SLOTS = 65_536
 """Keys that can have something to say at once, spread evenly; 48 octets each and 8 for every process."""
 
+PLACES = 16_384
+"""Keys whose places this process remembers: at most 8 MiB, since keys are short."""
+
 WAYS = 16
 """Slots of a bucket."""
 
@@ -91,7 +94,7 @@ class SharedTable:
         self._digests, self._moments, self._cells = file.digests, file.moments, file.cells
         self._key, self._index, self._stride = file.key, file.column, 2 * self._slots
         self._own = file.column * self._stride
-        self._place = lru_cache(maxsize=self._slots)(self._locate)
+        self._place = lru_cache(maxsize=min(self._slots, PLACES))(self._locate)
         for key, count in self._inside.items():
             with self._locked(key) as (slot, _):
                 if slot is not None:
