@@ -35,7 +35,7 @@ class Recent(OrderedDict[K, V], Generic[K, V]):
         An entry that would fill more than a tenth alone is not kept.
         """
         self.forget(key)
-        octets = ENTRY + (weight(key) + weight(value) if octets is None else octets)
+        octets = ENTRY + weight(key) + weight(value) if octets is None else octets
         if octets > self._most // 10:
             return
         self[key] = value

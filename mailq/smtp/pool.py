@@ -37,6 +37,9 @@ TENURE = 1.0
 FORGOTTEN = 600.0
 """Seconds after which what was learnt about a line is dropped."""
 
+MANY = 5000
+"""Lines of which so much is remembered; while there are more, unused ones are dropped after `PATIENCE`."""
+
 REASON = "all connections allowed are in use"
 
 
@@ -183,8 +186,9 @@ class Pool:
                 if over or self._due_elsewhere(held.allowance):
                     self._dismiss(self._taken(held), elsewhere=not over)
         self._idle, self._idle_by_key = _cleared(self._idle), _cleared(self._idle_by_key)
+        forgotten = FORGOTTEN if len(self._lines) <= MANY else PATIENCE
         for key, line in list(self._lines.items()):
-            if not line.waiting and now - line.progress > FORGOTTEN:
+            if not line.waiting and now - max(line.progress, line.back) > forgotten:
                 del self._lines[key]
 
     async def pace(self, key: str, rate: Rate, *, returned: bool) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
+from support.hostile import Hostile, mailer
 
 from mailq.core.failure import Cause, Postponed
 from mailq.traffic import openings
@@ -11,6 +13,7 @@ from mailq.traffic.openings import AT_ONCE, Openings
 
 SLOW = (None, "192.0.2.1", 25)
 OTHER = (None, "192.0.2.2", 25)
+LONE = {"messages_per_session": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +135,23 @@ async def test_a_failure_wakes_the_next_and_is_passed_on():
         ends = await asyncio.gather(*jobs, return_exceptions=True)
     assert all(isinstance(end, ConnectionError) for end in ends)
     assert mine.slow == 0
+
+
+async def test_jobs_go_on_to_the_next_mx_host_while_the_preferred_one_is_silent():
+    """Only those that wait for its greeting spend time on it, and no job an attempt."""
+
+    async def good(peer):
+        for said in (b"220 good\r\n", b"250 good\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"):
+            await peer.say(said)
+            await peer.hear(b"\r\n")
+        await peer.hear(b"\r\n.\r\n")
+        await peer.say(b"250 taken\r\n")
+
+    async with Hostile(good) as server:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            places = [f"127.0.0.1:{silent.getsockname()[1]}", f"127.0.0.1:{server.address[1]}"]
+            tables = {"dns": {"overrides": {"*": places}}, "timeouts": {"intro": 2}, "limits": [LONE]}
+            async with mailer(server.address, tables) as client:
+                results = await asyncio.gather(*(client.send() for _ in range(6)))
+    assert all(result.accepted for result in results)
+    assert sum("intro" in result.timing and result.timing["intro"] > 1500 for result in results) <= AT_ONCE
