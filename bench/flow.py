@@ -105,6 +105,7 @@ class Broker:
 
     def __init__(self, jobs: Iterator[tuple[str, bytes]], count: int, done: Callable[[], None]) -> None:
         self.alive = self.recording = True
+        self.silent = False
         self.delivered = 0
         self._jobs = jobs
         self._tag = 0

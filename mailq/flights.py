@@ -1,8 +1,8 @@
-"""Attempts under way, by what names their job's attempt: begun, made and noted; and the leave to hand a message over.
+"""Attempts under way, by the key of the journal: begun, made and noted; and the leave to hand a message over.
 
 When the connection to the broker is lost, the broker hands the unacknowledged jobs out again while
 their attempts still run here. A job that comes again adopts the attempt made for it, so that one e-mail
-is sent and one result published. Two equal jobs without an id are two attempts: each is adopted once.
+is sent and one result published. Two equal publications are two attempts: each is adopted once.
 What became of an attempt that is over, or that another process makes, is known to the journal.
 """
 
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 from mailq.core.failure import Cause, Postponed
 from mailq.core.job import Job
-from mailq.core.journal import EntryId, JournalError, key_of
+from mailq.core.journal import EntryId, JobKey, JournalError
 from mailq.core.result import Result, Trail, pack
 from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
 from mailq.ports import Broker, Journal
 from mailq.settlement import Settlement
+from mailq.standstill import Standstill
 
 UNRECORDED = 1.0
 """Seconds for which a job goes away whose result could not be recorded."""
@@ -29,11 +30,15 @@ Ending = tuple[Result, Verdict] | Postponed
 class Flight:
     """One attempt, under way or made and not yet settled.
 
-    `again` tells that somebody else may have the same job; `entry` is the attempt's place in the journal.
+    `begun` is the moment at which its message was consumed; `again` tells that somebody else may have the same job;
+    `entry` is the attempt's place in the journal.
     """
 
     job: Job
+    key: JobKey
     broker: Broker
+    begun: float
+    standstill: Standstill
     journal: Journal
     ending: asyncio.Future[Ending]
     again: bool = False
@@ -55,17 +60,18 @@ class Flight:
     def enter(self) -> None:
         """Note the attempt in the journal.
 
-        Of a job that nobody named and that the broker gives out again, what another process may have done with it
-        meanwhile looks like an equal job's: whoever has it now begins anew.
+        RabbitMQ may have given the message to another process: the connection is over, silent, or could not be read
+        while this process stood still. An attempt of a marked publication looks for the other process's entries first.
+        The other process may have forgotten its entry of an unmarked one, so that no attempt is made of that.
 
         Raises:
             Postponed: another process has the same job, or may have.
             JournalError: it cannot be noted.
         """
-        alive = self.broker.alive
-        if not alive and not self.job.identified:
-            raise Postponed(UNRECORDED, Cause.ELSEWHERE, "the broker gives the job out again")
-        self.entry = self.journal.hand_over(key_of(self.job), contested=self.again or not alive)
+        lost = not self.broker.alive or self.broker.silent or self.standstill.since(self.begun)
+        if lost and not self.key.marked:
+            raise Postponed(UNRECORDED, Cause.ELSEWHERE, "the broker may give the job out again")
+        self.entry = self.journal.hand_over(self.key, contested=self.again or lost)
 
     def withdraw(self) -> None:
         """Note that no receiver has the message, unless one may have it."""
@@ -77,39 +83,40 @@ class Flight:
 class Flights:
     """The attempts of this process that may still be asked for."""
 
-    def __init__(self, journal: Journal, delivery: Delivery, settlement: Settlement) -> None:
+    def __init__(self, journal: Journal, delivery: Delivery, settlement: Settlement, standstill: Standstill) -> None:
         self._journal = journal
         self._delivery = delivery
         self._settlement = settlement
-        self._flights: dict[tuple[str, int], list[Flight]] = {}
+        self._standstill = standstill
+        self._flights: dict[bytes, list[Flight]] = {}
 
-    def begin(self, job: Job, broker: Broker, *, again: bool) -> Flight:
-        """Note a new attempt for a job that came from `broker`."""
-        flight = Flight(job, broker, self._journal, asyncio.get_running_loop().create_future(), again)
+    def begin(self, job: Job, key: JobKey, broker: Broker, begun: float, *, again: bool) -> Flight:
+        """Note a new attempt for a job that came from `broker` in a message consumed at `begun`."""
+        ending = asyncio.get_running_loop().create_future()
+        flight = Flight(job, key, broker, begun, self._standstill, self._journal, ending, again)
         flight.trail.warnings = job.warnings
-        self._flights.setdefault((job.identity, job.attempt), []).append(flight)
+        self._flights.setdefault(key.digest, []).append(flight)
         return flight
 
-    def adopt(self, job: Job, broker: Broker) -> Flight | None:
+    def adopt(self, key: JobKey, broker: Broker, begun: float) -> Flight | None:
         """Return an attempt made for this job since an earlier life of the connection, from now on of `broker`."""
-        for flight in self._flights.get((job.identity, job.attempt), ()):
+        for flight in self._flights.get(key.digest, ()):
             if flight.broker is not broker:
-                flight.broker, flight.again = broker, True
+                flight.broker, flight.begun, flight.again = broker, begun, True
                 return flight
         return None
 
-    def has(self, job: Job) -> bool:
-        """Tell whether there is an attempt for the job, or for an equal one that nobody told apart from it."""
-        return (job.identity, job.attempt) in self._flights
+    def has(self, key: JobKey) -> bool:
+        """Tell whether there is an attempt for the publication, or for an equal one without a mark."""
+        return key.digest in self._flights
 
     def end(self, flight: Flight) -> None:
         """Forget an attempt."""
-        key = (flight.job.identity, flight.job.attempt)
-        flights = self._flights.get(key, [])
+        flights = self._flights.get(flight.key.digest, [])
         if flight in flights:
             flights.remove(flight)
         if not flights:
-            self._flights.pop(key, None)
+            self._flights.pop(flight.key.digest, None)
 
     async def fly(self, flight: Flight, *, returned: bool, closing: bool) -> None:
         """Make the attempt and leave its ending in the flight and in the journal; cancels that if none is made."""

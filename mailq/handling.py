@@ -20,7 +20,8 @@ from mailq.core.ending import ENDS, End
 from mailq.core.failure import Cause, Postponed
 from mailq.core.job import Job, Queues
 from mailq.core.job_queues import OUTCOMES
-from mailq.core.journal import PARKED, Entry, EntryId, JournalError, Standing, key_of
+from mailq.core.journal import PARKED, Entry, EntryId, JobKey, JournalError, Standing
+from mailq.core.provenance import UNKNOWN, Outbox, Provenance
 from mailq.core.publication import Consumed
 from mailq.core.result import Result, unpack
 from mailq.core.states import ORDER, State
@@ -28,14 +29,22 @@ from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
 from mailq.flights import Flight, Flights
 from mailq.offload import offloaded
-from mailq.ports import STOPS, Broker, BrokerError, Journal, Observer, OversizedError, UnencodableError
+from mailq.ports import (
+    STOPS,
+    Broker,
+    BrokerError,
+    Duplicates,
+    DuplicatesError,
+    Journal,
+    Observer,
+    OversizedError,
+    UnencodableError,
+)
 from mailq.reading import Reading, Room
-from mailq.receipts import Receipts, named
+from mailq.receipts import Receipts, marked
 from mailq.settlement import Settlement
+from mailq.standstill import Standstill
 from mailq.suspects import DEADLY, Suspects
-
-AGAIN = frozenset({letters.RETURNED, letters.REQUEUED})
-"""Headers of a job that may have been handed over before, though it is not marked as redelivered."""
 
 ELSEWHERE = 5.0
 """Seconds for which a job goes away, or stays here, that another process is just working on."""
@@ -57,11 +66,12 @@ class Bounds:
     reconnect_delay: float = 1
     reconnect_max: float = 30
     poison_after: int = 3
+    standstill: float = 15
 
 
 @dataclass(slots=True, eq=False)
 class Case:
-    """One message being handled: the octets it takes, those of its values if they are many, its attempt, and its end.
+    """One message being handled: the octets it takes, since when, the octets of many values, its attempt, and its end.
 
     While it is `waiting` nothing is done with it.
     """
@@ -69,6 +79,8 @@ class Case:
     broker: Broker
     consumed: Consumed
     octets: int
+    begun: float
+    provenance: Provenance = UNKNOWN
     values: int = 0
     flight: Flight | None = None
     waiting: bool = False
@@ -79,7 +91,14 @@ class Handling:
     """Sees every message to its end."""
 
     def __init__(
-        self, delivery: Delivery, settlement: Settlement, journal: Journal, observer: Observer, bounds: Bounds
+        self,
+        delivery: Delivery,
+        settlement: Settlement,
+        journal: Journal,
+        outbox: Outbox,
+        observer: Observer,
+        bounds: Bounds,
+        duplicates: Duplicates | None = None,
     ) -> None:
         self.cases: dict[asyncio.Task[None], Case] = {}
         self.in_memory = 0
@@ -89,11 +108,14 @@ class Handling:
         self._consumed = self._ended = 0
         self._settlement = settlement
         self._journal = journal
+        self._outbox = outbox
+        self._duplicates = duplicates
         self._observer = observer
         self._bounds = bounds
         self._reading = Reading(bounds.body, bounds.values)
         self._room = Room(bounds.in_memory)
-        self._flights = Flights(journal, delivery, settlement)
+        self.standstill = Standstill(bounds.standstill)
+        self._flights = Flights(journal, delivery, settlement, self.standstill)
         self.receipts = Receipts(journal, self._flights)
         self._suspects = Suspects(journal)
 
@@ -105,7 +127,7 @@ class Handling:
     def take(self, broker: Broker, consumed: Consumed) -> None:
         """Begin to handle a message, and receive no more where memory is full."""
         self.last_delivery = monotonic()
-        case = Case(broker, consumed, 0)
+        case = Case(broker, consumed, 0, self.standstill.look())
         self._charge(case, consumed.octets)
         self._consumed += 1
         self._observer.consumed()
@@ -170,16 +192,20 @@ class Handling:
             case.broker.fail(BrokerError(str(trouble)))
 
     async def _wait(self, case: Case) -> None:
-        """Let time pass for a job that nobody named and that may be another process's just now.
+        """Let time pass for a publication without a mark that may be another process's just now.
 
-        A copy of it on its way could not be told from an equal job, so it stays.
+        A copy of it on its way could not be told from an equal one, so it stays. The connection lives longer than that,
+        or the message comes again over another one.
         """
         case.flight, case.waiting = None, True
         await asyncio.sleep(ELSEWHERE)
         case.waiting = False
+        case.begun = self.standstill.look()
 
     async def _process(self, case: Case) -> End | None:
         """Handle a message and return how it ended; None: not yet, it is to be handled once more."""
+        read = partial(self._outbox.read, case.consumed)
+        case.provenance = await offloaded(len(case.consumed.body), read)
         if (loop := self._settlement.loop(case.consumed)) is not None:
             return await self._poison(case, case.consumed, loop)
         if case.consumed.delivery_count < self._bounds.poison_after:
@@ -201,25 +227,28 @@ class Handling:
             return await self._refuse(case, error)
         barred = None if job.queues is None else self._settlement.barred(job)
         missing = None if job.queues is None or barred else await _missing(job, job.queues, broker)
-        if not job.identified:
-            self.receipts.equal(job, broker)
-        again = consumed.redelivered or job.attempt > 1 or not AGAIN.isdisjoint(consumed.headers)
-        flight = self._flights.adopt(job, broker) if consumed.redelivered else None
-        if flight is None and again and (entry := self._journal.take(key_of(job))).standing is not Standing.UNKNOWN:
-            # What was answered is told, if not on the queue that was asked for, since that is gone.
-            told = job if barred is None and missing is None else job.model_copy(update={"queues": None})
-            return await self._repeat(case, told, entry)
-        if barred is not None:
-            return await self._refuse(case, barred)
-        if job.due is not None and job.due > datetime.now(UTC):
-            return await self._park(case, job, None)
-        if missing is not None and flight is None:
-            return await self._refuse(case, missing)
+        key = self._outbox.key(case.provenance, job.attempt)
+        if not key.marked:
+            self.receipts.equal(key, broker)
+        again = consumed.redelivered or key.marked or case.provenance.requeued
+        flight = self._flights.adopt(key, broker, case.begun) if consumed.redelivered else None
+        # What is known is told, if not on the queue that was asked for, since that is gone.
+        told = job if barred is None and missing is None else job.model_copy(update={"queues": None})
+        if flight is None and again and (entry := self._journal.take(key)).standing is not Standing.UNKNOWN:
+            return await self._repeat(case, told, key, entry)
+        if self._duplicates is not None and barred is None and flight is None and not key.marked:
+            first = await self._first(self._duplicates, case, job, again=again)
+            if first is not None:
+                return await self._settle(case, told, key, self._settlement.duplicate(job, first), None)
+        if barred is None and job.due is not None and job.due > datetime.now(UTC):
+            return await self._park(case, job, key, None)
+        if (refusal := barred or (missing if flight is None else None)) is not None:
+            return await self._refuse(case, refusal)
         if flight is not None:
             case.flight = flight
         else:
-            flight = case.flight = self._flights.begin(job, broker, again=again)
-            await self._flights.fly(flight, returned=letters.RETURNED in consumed.headers, closing=self.closing)
+            flight = case.flight = self._flights.begin(job, key, broker, case.begun, again=again)
+            await self._flights.fly(flight, returned=case.provenance.returned, closing=self.closing)
         return await self._land(case, job, flight)
 
     async def _read(self, case: Case) -> Job:
@@ -238,12 +267,23 @@ class Handling:
             case.waiting, case.values = False, values
         return await self._reading.job(unpacked, case.consumed)
 
+    async def _first(self, duplicates: Duplicates, case: Case, job: Job, *, again: bool) -> datetime | None:
+        """Return when another publication of the job's id was consumed; None: none was, or nobody can tell."""
+        name = case.consumed.message_id or job.id
+        if not name:
+            return None
+        try:
+            return await duplicates.first(self._outbox.identity(name), case.provenance.content, again=again)
+        except DuplicatesError as trouble:
+            self._observer.bug("duplicates", trouble)
+            return None
+
     async def _refuse(self, case: Case, error: InvalidJobError) -> End:
         await self._settlement.refuse(case.broker, case.consumed, error)
         case.broker.ack(case.consumed.tag)
         return End.POISONED if error.document is None else End.FAILURE
 
-    async def _repeat(self, case: Case, job: Job, entry: Entry) -> End | None:
+    async def _repeat(self, case: Case, job: Job, key: JobKey, entry: Entry) -> End | None:
         """Do for a job that comes again what is left to be done."""
         match entry.standing:
             case Standing.SETTLED:
@@ -251,18 +291,18 @@ class Handling:
                 return End.REPEATED
             case Standing.UNDERWAY:
                 later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "another process is working on it")
-                return await self._park(case, job, later)
+                return await self._park(case, job, key, later)
         assert entry.id is not None
         if entry.record == PARKED:
             later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "it was sent on its way back before")
-            return await self._park(case, job, later, entry.id)
+            return await self._park(case, job, key, later, entry.id)
         try:
             result = unpack(entry.record, job, datetime.now(UTC))
             made = result, self._settlement.judge(job, result)
         except BaseException:
             self._journal.released(entry.id)  # or nobody else could settle it
             raise
-        return await self._settle(case, job, made, entry.id)
+        return await self._settle(case, job, key, made, entry.id)
 
     async def _land(self, case: Case, job: Job, flight: Flight) -> End | None:
         """Settle the attempt, unless none was made or the job came again and its new handler settles it."""
@@ -282,21 +322,24 @@ class Handling:
                 self._journal.released(flight.entry)
             return End.RETURNED
         if isinstance(ending, Postponed):
-            return await self._park(case, job, ending)
-        return await self._settle(case, job, ending, flight.entry)
+            return await self._park(case, job, flight.key, ending)
+        return await self._settle(case, job, flight.key, ending, flight.entry)
 
-    async def _park(self, case: Case, job: Job, later: Postponed | None, entry: EntryId | None = None) -> End | None:
+    async def _park(
+        self, case: Case, job: Job, key: JobKey, later: Postponed | None, entry: EntryId | None = None
+    ) -> End | None:
         """Send a job away that is postponed, or not due; one that would come back to no use expires now.
 
-        `entry` tells that this was done before, and perhaps to no end. Else a job that nobody named gets a name,
-        but not while another process has it, which knows it as it is.
+        `entry` tells that this was done before, and perhaps to no end. Else a publication without a mark gets one,
+        but not while another process may have it, which knows it by its content.
         """
-        if entry is None and not job.identified:
+        if entry is None and not key.marked:
             if later is not None and later.cause is Cause.ELSEWHERE:
                 return None
-            entry = self.receipts.parking(job)
+            entry = self.receipts.parking(key)
+        provenance = marked(case.provenance, entry)
         try:
-            parked = await self._settlement.park(case.broker, case.consumed, named(job, entry), later)
+            parked = await self._settlement.park(case.broker, case.consumed, job, later, provenance)
             if parked:
                 case.broker.ack(case.consumed.tag)
         except BaseException:
@@ -304,11 +347,13 @@ class Handling:
                 self._journal.released(entry)
             raise
         if not parked:
-            return await self._settle(case, job, self._settlement.expire(job), entry)
-        self.receipts.done(job, case.broker, entry)
+            return await self._settle(case, job, key, self._settlement.expire(job), entry)
+        self.receipts.done(key, case.broker, entry)
         return End.PARKED
 
-    async def _settle(self, case: Case, job: Job, made: tuple[Result, Verdict], entry: EntryId | None) -> End:
+    async def _settle(
+        self, case: Case, job: Job, key: JobKey, made: tuple[Result, Verdict], entry: EntryId | None
+    ) -> End:
         """Publish what an attempt came to, and acknowledge the job; or leave that to whoever gets it again."""
         result, verdict = made
         try:
@@ -317,14 +362,15 @@ class Handling:
                 told = await offloaded(case.octets, partial(_told, case.consumed, job, result, verdict))
                 end = await self._poison(case, told, reason, exception=result.bug, state=result.state)
             else:
-                await self._settlement.settle(case.broker, case.consumed, named(job, entry), result, verdict)
+                provenance = case.provenance if verdict.at is None else marked(case.provenance, entry)
+                await self._settlement.settle(case.broker, case.consumed, job, result, verdict, provenance)
                 case.broker.ack(case.consumed.tag)
                 end = ENDS[verdict.outcome]
         except BaseException:
             if entry is not None:
                 self._journal.released(entry)
             raise
-        self.receipts.done(job, case.broker, entry)
+        self.receipts.done(key, case.broker, entry)
         return end
 
     async def _stumble(self, case: Case, error: BaseException) -> End:
@@ -340,7 +386,7 @@ class Handling:
     async def _poison(
         self, case: Case, message: Consumed, reason: str, *, exception: str | None = None, state: str = State.PROCESS
     ) -> End:
-        await self._settlement.poison(case.broker, message, reason, exception=exception, state=state)
+        await self._settlement.poison(case.broker, message, reason, case.provenance, exception=exception, state=state)
         case.broker.ack(case.consumed.tag)
         return End.POISONED
 

@@ -176,6 +176,10 @@ class Broker(Publisher, Protocol):
         """Tell whether the connection is not over yet."""
 
     @property
+    def silent(self) -> bool:
+        """Tell whether nothing was heard for so long that the broker may take this process for lost."""
+
+    @property
     def recording(self) -> bool:
         """Tell whether results get recorded at the moment; while they do not, nothing new may be sent."""
 
@@ -326,6 +330,27 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Leave behind what is not settled, and nothing else."""
+
+
+class DuplicatesError(Exception):
+    """Nobody can tell whether an id was consumed before; the text says why and what helps."""
+
+
+class Duplicates(Protocol):
+    """Remembers which ids were consumed lately, for all processes of a host and beyond their lives."""
+
+    async def first(self, identity: bytes, content: bytes, *, again: bool) -> datetime | None:
+        """Return when another publication of the id was consumed; None: this one is the first, which is remembered.
+
+        `identity` and `content` are digests; `again` tells that the message may have been consumed before, so that it
+        is the first one itself if the content is the same.
+
+        Raises:
+            DuplicatesError: nobody can tell.
+        """
+
+    def close(self) -> None:
+        """Close what is open."""
 
 
 class Claim(Protocol):

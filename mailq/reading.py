@@ -8,7 +8,6 @@ import asyncio
 from collections import deque
 from functools import partial
 
-from mailq.core import letters
 from mailq.core.document import HeavyBodyError, OversizeBodyError, Unpacked, unpack
 from mailq.core.job import Job
 from mailq.core.publication import Consumed
@@ -42,8 +41,7 @@ class Reading:
         Raises:
             InvalidJobError: it is none.
         """
-        unnamed = consumed.headers.get(letters.UNNAMED)
-        work = partial(Job.read, unpacked, consumed.body, message_id=consumed.message_id, unnamed=unnamed)
+        work = partial(Job.read, unpacked, consumed.body, message_id=consumed.message_id)
         return await offloaded(unpacked.weight, work)
 
 

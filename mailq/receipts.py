@@ -1,22 +1,21 @@
-"""Jobs that nobody named and that are done, until the broker is known to have their acknowledgements.
+"""First consumptions that are done, until the broker is known to have their acknowledgements; and the marks of others.
 
-A job with an identity that comes again is known for what it is. Of one without, the journal keeps what came of it
-while it may come again: until the broker has answered something that was asked behind its acknowledgement, and a
-moment longer, since a broker may end before it has it on its disk. From then on only an equal job can come, which is
-another e-mail. If an equal one comes before that, the entry is given up at once: to send one of two
-equal jobs twice is less of a harm than to send one of them never. What goes back to the outbox is named after its
-entry, so that it is known for one job if it goes back twice.
+At its first consumption a publication has no mark, and the journal knows it by its content. The journal keeps what came
+of it while the message may come again: until the broker has answered something that was asked behind the
+acknowledgement, and a moment longer, since a broker may end before it has it on its disk. From then on only an equal
+publication can come, which is another job. If an equal one comes before that, the entry is given up at once: to send
+one of two equal jobs twice is less of a harm than to send one of them never. What goes back to the outbox is marked
+after its entry, so that two copies of it are known for one publication.
 """
 
 import asyncio
+import secrets
 from dataclasses import dataclass, field
 
-from mailq.core.job import Job
-from mailq.core.journal import PARKED, EntryId, JournalError, key_of
+from mailq.core.journal import PARKED, EntryId, JobKey, JournalError
+from mailq.core.provenance import Provenance
 from mailq.flights import Flights
 from mailq.ports import Broker, Journal
-
-_Key = tuple[str, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -24,47 +23,47 @@ class _Batch:
     """What was acknowledged over one connection within one look; `asked` is what tells that it arrived."""
 
     broker: Broker
-    entries: dict[_Key, EntryId] = field(default_factory=dict)
+    entries: dict[bytes, EntryId] = field(default_factory=dict)
     asked: asyncio.Future[bool] | None = None
     arrived: bool = False
 
 
 class Receipts:
-    """The entries of one process whose jobs may still come again."""
+    """The entries of one process whose messages may still come again."""
 
     def __init__(self, journal: Journal, flights: Flights) -> None:
         self._journal = journal
         self._flights = flights
         self._batches: list[_Batch] = []
 
-    def parking(self, job: Job) -> EntryId | None:
+    def parking(self, key: JobKey) -> EntryId | None:
         """Return an entry for a job that is about to be sent on its way back; none where that cannot be noted."""
         try:
-            entry = self._journal.hand_over(key_of(job), contested=False)
+            entry = self._journal.hand_over(key, contested=False)
         except JournalError:
             return None
         self._journal.answered(entry, PARKED)
         return entry
 
-    def done(self, job: Job, broker: Broker, entry: EntryId | None) -> None:
+    def done(self, key: JobKey, broker: Broker, entry: EntryId | None) -> None:
         """Let the journal know that what came of a job is published and acknowledged."""
         if entry is None:
             return
-        if job.identified or self._flights.has(job):
+        if key.marked or self._flights.has(key):
             self._journal.settled(entry)
             return
-        self.equal(job, broker)
+        self.equal(key, broker)
         self._journal.published(entry)
         last = self._batches[-1] if self._batches else None
         if last is None or last.broker is not broker or last.asked is not None:
             last = _Batch(broker)
             self._batches.append(last)
-        last.entries[job.identity, job.attempt] = entry
+        last.entries[key.digest] = entry
 
-    def equal(self, job: Job, broker: Broker) -> None:
-        """Note that an equal job came: another one over the same connection, perhaps the same one over a new one."""
+    def equal(self, key: JobKey, broker: Broker) -> None:
+        """Note that an equal publication came: over the same connection another, over a new one perhaps the same."""
         for batch in self._batches:
-            entry = batch.entries.pop((job.identity, job.attempt), None)
+            entry = batch.entries.pop(key.digest, None)
             if entry is not None:
                 self._end(entry, arrived=batch.broker is broker)
 
@@ -101,6 +100,9 @@ class Receipts:
             self._journal.released(entry)
 
 
-def named(job: Job, entry: EntryId | None) -> Job:
-    """Return a job with a name: that of its entry, if nobody gave it one and there is a journal."""
-    return job if job.identified or entry is None or not entry.writer else job.called(entry.name)
+def marked(provenance: Provenance, entry: EntryId | None) -> Provenance:
+    """Return the provenance of what is sent back, with the mark that it has, else one after its journal entry."""
+    if provenance.mark:
+        return provenance
+    mark = entry.name if entry is not None and entry.writer else secrets.token_hex(12)
+    return provenance._replace(mark=mark, requeued=False)

@@ -7,7 +7,7 @@ messages that are no documents.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from random import Random
 
@@ -20,9 +20,11 @@ from mailq.core.letters import Names
 from mailq.core.lighter import lighter
 from mailq.core.meaning import Meaning
 from mailq.core.passing_on import MOST_ROUNDS, rounds
+from mailq.core.provenance import Outbox, Provenance
 from mailq.core.publication import Consumed, Publication
 from mailq.core.result import Certificates, Result, Trail, failed
 from mailq.core.states import Kind, State
+from mailq.core.times import format_time
 from mailq.core.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
 from mailq.offload import offloaded
 from mailq.ports import Now, Observer, OversizedError, Publisher
@@ -42,10 +44,12 @@ class Settlement:
         observer: Observer,
         now: Now,
         rng: Random,
+        outbox: Outbox,
         sources: Sequence[str] = (),
         certificates: Certificates = "full",
     ) -> None:
         self._names = names
+        self._outbox = outbox
         self._policy = policy
         self._meaning = meaning
         self._sources = sources
@@ -81,7 +85,13 @@ class Settlement:
         return verdict
 
     async def settle(
-        self, publisher: Publisher, consumed: Consumed, job: Job, result: Result, verdict: Verdict
+        self,
+        publisher: Publisher,
+        consumed: Consumed,
+        job: Job,
+        result: Result,
+        verdict: Verdict,
+        provenance: Provenance,
     ) -> None:
         """Publish a judged result and, for a retry, the job's way back; returns when all is confirmed.
 
@@ -90,7 +100,7 @@ class Settlement:
             BrokerError: nothing may be taken as done; the job must not be acknowledged.
         """
         work = partial(letters.settle, job, result, verdict, self._names, consumed, self._now())
-        publications = await offloaded(consumed.octets, partial(work, self._sources, self._certificates))
+        publications = await offloaded(consumed.octets, partial(work, provenance, self._sources, self._certificates))
         await self._publish(publisher, str(verdict.outcome), publications)
 
     def expire(self, job: Job) -> tuple[Result, Verdict]:
@@ -98,7 +108,19 @@ class Settlement:
         result = failed(Trail(warnings=job.warnings), expiry(job), time=self._now(), attempt=job.attempt)
         return result, self.judge(job, result)
 
-    async def park(self, publisher: Publisher, consumed: Consumed, job: Job, later: Postponed | None) -> bool:
+    def duplicate(self, job: Job, first: datetime) -> tuple[Result, Verdict]:
+        """Return the failure of a second publication of an id, the first of which was consumed then."""
+        text = f"another publication of this id was consumed at {format_time(first)} UTC; see delivery.unique_for"
+        failure = Failure(State.PROCESS, Kind.ERROR, text, code=554, status="5.3.0")
+        facts = {"duplicate": True, "duplicate_of": job.identity, "first_consumed": format_time(first)}
+        result = failed(Trail(facts=facts), failure, time=self._now(), attempt=job.attempt)
+        verdict = self._final(result)
+        self._observer.attempted(job, result, verdict)
+        return result, verdict
+
+    async def park(
+        self, publisher: Publisher, consumed: Consumed, job: Job, later: Postponed | None, provenance: Provenance
+    ) -> bool:
         """Send a job back without an attempt, which costs none: `later`, or because it is not due.
 
         False: it would come back to no use, and nothing is done. Of one that another process has, that process tells.
@@ -115,10 +137,10 @@ class Settlement:
             return False
         if later is None:
             self._observer.parked(job, until, Cause.DUE, "not due yet")
-            work = partial(letters.park, job, job.document, until, self._names, consumed, now)
+            work = partial(letters.park, job, job.document, until, self._names, consumed, now, provenance)
         else:
             self._observer.parked(job, until, later.cause, later.reason)
-            work = partial(letters.postpone, job, until, self._names, consumed, now)
+            work = partial(letters.postpone, job, until, self._names, consumed, now, provenance)
         await self._publish(publisher, "delay", [await offloaded(consumed.octets, work)])
         return True
 
@@ -129,7 +151,7 @@ class Settlement:
             BrokerError: the message must not be acknowledged.
         """
         if error.document is None:
-            await self.poison(publisher, consumed, error.reason)
+            await self.poison(publisher, consumed, error.reason, self._outbox.read(consumed))
             return
         failure = Failure(
             State.PROCESS, Kind.INVALID, error.reason, code=error.code, status=error.status, pointer=error.pointer
@@ -137,22 +159,27 @@ class Settlement:
         earlier = error.document.get("results")
         attempt = len(earlier) + 1 if isinstance(earlier, list) else 1
         result = failed(Trail(), failure, time=self._now(), attempt=attempt)
-        ruleset = self._meaning.ruleset
-        classification = ruleset.classify(
-            state=result.state, kind=result.kind, code=result.code, status=result.status, text="", from_peer=False
-        )
-        verdict = Verdict(Outcome.FAILURE, classification=classification, ruleset=ruleset.version)
+        verdict = self._final(result)
         document = letters.with_result(error.document, result, verdict)
         work = partial(letters.report, document, verdict, self._names, consumed, None, extracted=None)
         report = await offloaded(consumed.octets, lambda: list(work(message_id=consumed.message_id)))
         await self._publish(publisher, str(Outcome.FAILURE), report)
         self._observer.refused(result)
 
+    def _final(self, result: Result) -> Verdict:
+        """Return the verdict on what no server said and no pattern may change."""
+        ruleset = self._meaning.ruleset
+        classification = ruleset.classify(
+            state=result.state, kind=result.kind, code=result.code, status=result.status, text="", from_peer=False
+        )
+        return Verdict(Outcome.FAILURE, classification=classification, ruleset=ruleset.version)
+
     async def poison(
         self,
         publisher: Publisher,
         consumed: Consumed,
         reason: str,
+        provenance: Provenance,
         *,
         exception: str | None = None,
         state: str = State.PROCESS,
@@ -162,15 +189,16 @@ class Settlement:
         Raises:
             BrokerError: the message must not be acknowledged.
         """
-        letter = letters.poison(consumed, reason, self._names, state=state, exception=exception)
+        letter = letters.poison(consumed, reason, self._names, state=state, exception=exception, provenance=provenance)
         await self._publish(publisher, "poison", [letter])
         self._observer.poisoned(reason)
 
     async def _publish(self, publisher: Publisher, key: str, publications: Sequence[Publication]) -> None:
         try:
-            await publisher.publish(publications)
+            await publisher.publish([self._outbox.signed(each) for each in publications])
         except OversizedError as refusal:
-            await publisher.publish(await asyncio.to_thread(self._lighter, publications, refusal.most))
+            lightened = await asyncio.to_thread(self._lighter, publications, refusal.most)
+            await publisher.publish([self._outbox.signed(each) for each in lightened])
         self._observer.published(key, len(publications))
 
     def _lighter(self, publications: Sequence[Publication], most: int) -> Sequence[Publication]:

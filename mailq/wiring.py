@@ -25,9 +25,11 @@ from mailq.core.policy import Policy
 from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
 from mailq.delivery import Delivery
+from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.control import Order, Place, Status, WorkerEnd
+from mailq.edges.duplicates import DuplicatesFile
 from mailq.edges.http import HttpServer
 from mailq.edges.journal import FileJournal, NullJournal
 from mailq.edges.log import Logger, configure
@@ -51,6 +53,12 @@ from mailq.worker import Worker
 
 DNS_PATIENCE = 2.0
 """Seconds that a job waits in memory for the DNS."""
+
+LEAST_STANDSTILL = 2.0
+"""Seconds between two turns of the event loop that are no standstill, however short the heartbeat is."""
+
+NO_HEARTBEAT = 15.0
+"""Seconds of standstill that count where heartbeats are off: the connection may be lost all the same."""
 
 BODY_FACTOR = 2
 """A job may be so many times larger than its message: JSON escapes and the other properties."""
@@ -185,6 +193,10 @@ def build(
         resolver = DnsResolver(config.dns, config.delivery.ip_family)
     except ValueError as trouble:
         raise ConfigError(f"dns.servers: {trouble}") from None
+    try:
+        outbox = outbox_of(config.rabbitmq)
+    except BrokerError as trouble:
+        raise ConfigError(f"rabbitmq: {trouble}") from None
     rng = Random()  # noqa: S311 - it shuffles hosts and spreads retries
     policy = policy_of(config)
     sink = parse_endpoint(config.delivery.sink, policy.port) if config.delivery.sink else None
@@ -198,7 +210,7 @@ def build(
     delivery = Delivery(policy, resolver, sources, governor, pool, meaning, observer, _now, rng)
     ips = [source.ip for source in config.sources]
     certificates = config.results.certificates
-    settlement = Settlement(names_of(config), policy, meaning, observer, _now, rng, ips, certificates)
+    settlement = Settlement(names_of(config), policy, meaning, observer, _now, rng, outbox, ips, certificates)
     bounds = Bounds(
         body=BODY_FACTOR * config.delivery.max_message_size,
         values=config.worker.max_values,
@@ -208,6 +220,7 @@ def build(
         reconnect_delay=config.rabbitmq.reconnect_delay,
         reconnect_max=config.rabbitmq.reconnect_max,
         poison_after=config.worker.poison_after,
+        standstill=standstill_of(config.rabbitmq.heartbeat),
     )
     ceiling = Ceiling()
 
@@ -221,9 +234,16 @@ def build(
         delivery,
         settlement,
         journal or NullJournal(),
+        outbox,
         observer,
         bounds,
+        duplicates_of(config),
     )
+
+
+def standstill_of(heartbeat: int) -> float:
+    """Return after how many seconds of standstill RabbitMQ may have given jobs to others: not before two heartbeats."""
+    return max(heartbeat / 2, LEAST_STANDSTILL) if heartbeat else NO_HEARTBEAT
 
 
 def limits_of(config: Config) -> SharedTable:
@@ -246,6 +266,12 @@ def journal_of(config: Config, process: int = 0) -> Journal:
     """Return the journal of a process, which begins at once; one that cannot be written says so itself."""
     directory = config.worker.journal_dir
     return FileJournal(directory, config.journal, process) if directory else NullJournal()
+
+
+def duplicates_of(config: Config) -> DuplicatesFile | None:
+    """Return what remembers ids, None if each publication is to be delivered."""
+    seconds = config.delivery.unique_for
+    return DuplicatesFile(config.worker.journal_dir, seconds) if seconds else None
 
 
 def policy_of(config: Config) -> Policy:

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
+from mailq.core.provenance import Outbox
 from mailq.delivery import Delivery
 from mailq.handling import Bounds, Handling
-from mailq.ports import Broker, BrokerError, Journal, Observer
+from mailq.ports import Broker, BrokerError, Duplicates, Journal, Observer
 from mailq.settlement import Settlement
 
 TICK = 1.0
@@ -36,13 +37,16 @@ class Worker:
         delivery: Delivery,
         settlement: Settlement,
         journal: Journal,
+        outbox: Outbox,
         observer: Observer,
         bounds: Bounds,
+        duplicates: Duplicates | None = None,
     ) -> None:
         self._open_broker = open_broker
         self._delivery = delivery
-        self._handling = Handling(delivery, settlement, journal, observer, bounds)
+        self._handling = Handling(delivery, settlement, journal, outbox, observer, bounds, duplicates)
         self._journal = journal
+        self._duplicates = duplicates
         self._observer = observer
         self._bounds = bounds
         self._broker: Broker | None = None
@@ -106,6 +110,8 @@ class Worker:
         finally:
             watch.cancel()
             self._journal.close()
+            if self._duplicates is not None:
+                self._duplicates.close()
 
     async def _connect(self) -> Broker | None:
         """Return a connection to the broker, None when told to stop meanwhile.
@@ -204,6 +210,7 @@ class Worker:
         """Keep the gauges and the alarms current, and see to the journal."""
         while True:
             await asyncio.sleep(TICK)
+            self._handling.standstill.look()
             self._delivery.pool.sweep()
             self._observer.flight(len(self._handling.cases), self._delivery.pool.open_sessions)
             self._tend_journal()

@@ -5,6 +5,7 @@ import asyncio
 from support.broker import until
 
 from mailq.core.ending import End
+from mailq.core.provenance import Outbox
 from mailq.core.publication import Consumed
 from mailq.edges.observers import Observers
 from mailq.handling import Bounds, Handling
@@ -22,7 +23,7 @@ class Life:
 
 
 async def test_a_connection_that_is_held_is_let_go_though_an_earlier_one_filled_the_memory(monkeypatch):
-    handling = Handling(None, None, None, Observers(), Bounds(in_memory=1000))
+    handling = Handling(None, None, None, Outbox("/", "outbox", "secret"), Observers(), Bounds(in_memory=1000))
 
     async def process(case):
         await case.broker.go.wait()

@@ -1,4 +1,4 @@
-"""Jobs that nobody named: what came of them is known until the broker is sure to have their acknowledgements."""
+"""First consumptions: what came of them is known until the broker is sure to have their acknowledgements."""
 
 import asyncio
 from contextlib import closing
@@ -9,10 +9,13 @@ from support.broker import until
 from mailq.config.journal import JournalConfig
 from mailq.core.failure import Postponed
 from mailq.core.job import Job
-from mailq.core.journal import PARKED, Standing, key_of
+from mailq.core.journal import PARKED, Standing
+from mailq.core.provenance import Outbox, Provenance
+from mailq.core.publication import Consumed
 from mailq.edges.journal import FileJournal, NullJournal
 from mailq.flights import Flights
-from mailq.receipts import Receipts, named
+from mailq.receipts import Receipts, marked
+from mailq.standstill import Standstill, moment
 
 
 class Life:
@@ -20,6 +23,7 @@ class Life:
 
     def __init__(self):
         self.alive = True
+        self.silent = False
         self.asked = []
 
     def acknowledged(self):
@@ -41,7 +45,7 @@ def journal(tmp_path):
 
 @pytest.fixture
 def flights(journal):
-    return Flights(journal, None, None)
+    return Flights(journal, None, None, Standstill(15))
 
 
 @pytest.fixture
@@ -49,128 +53,151 @@ def receipts(journal, flights):
     return Receipts(journal, flights)
 
 
-def job(number=1, **properties):
-    return Job.parse(b'{"recipient": "b%d@b.test"}' % number, limit=100, **properties)
+JOB = Job.parse(b'{"recipient": "b@b.test"}', limit=100)
+OUTBOX = Outbox("/", "outbox", "secret")
 
 
-def delivered(journal, receipts, broker, job):
-    entry = journal.hand_over(key_of(job), contested=False)
+def key(number=1, mark=""):
+    found = OUTBOX.read(Consumed(b"%d" % number, 1))
+    return OUTBOX.key(found._replace(mark=mark), 1)
+
+
+def delivered(journal, receipts, broker, key):
+    entry = journal.hand_over(key, contested=False)
     journal.answered(entry, b"told")
-    receipts.done(job, broker, entry)
+    receipts.done(key, broker, entry)
     return entry
 
 
-def standing(journal, job):
-    return journal.take(key_of(job)).standing
+def standing(journal, key):
+    return journal.take(key).standing
 
 
 async def test_an_entry_is_kept_until_a_look_after_the_broker_has_answered(journal, receipts):
     broker = Life()
-    delivered(journal, receipts, broker, job(1))
+    delivered(journal, receipts, broker, key(1))
     receipts.look()
-    delivered(journal, receipts, broker, job(2))
+    delivered(journal, receipts, broker, key(2))
     receipts.look()
     assert len(broker.asked) == 2
     broker.asked[0].set_result(True)
-    assert standing(journal, job(1)) is Standing.UNDERWAY
+    assert standing(journal, key(1)) is Standing.UNDERWAY
     receipts.look()
-    assert standing(journal, job(1)) is Standing.UNDERWAY
+    assert standing(journal, key(1)) is Standing.UNDERWAY
     receipts.look()
-    assert standing(journal, job(1)) is Standing.UNKNOWN
-    assert standing(journal, job(2)) is Standing.UNDERWAY
+    assert standing(journal, key(1)) is Standing.UNKNOWN
+    assert standing(journal, key(2)) is Standing.UNDERWAY
 
 
 @pytest.mark.parametrize("answered", [False, True])
 async def test_what_a_lost_connection_acknowledged_is_told_again(journal, receipts, answered):
     broker = Life()
-    delivered(journal, receipts, broker, job())
+    delivered(journal, receipts, broker, key())
     receipts.look()
     if answered:  # and the broker ended before it was on its disk
         broker.asked[0].set_result(True)
         receipts.look()
     broker.lose()
     receipts.look()
-    found = journal.take(key_of(job()))
+    found = journal.take(key())
     assert (found.standing, found.record) == (Standing.ANSWERED, b"told")
 
 
 async def test_over_a_new_connection_it_may_be_the_same_job_at_once(journal, receipts):
     lost = Life()
-    delivered(journal, receipts, lost, job())
+    delivered(journal, receipts, lost, key())
     lost.lose()
-    receipts.equal(job(), Life())
-    assert standing(journal, job()) is Standing.ANSWERED
+    receipts.equal(key(), Life())
+    assert standing(journal, key()) is Standing.ANSWERED
 
 
-async def test_an_equal_job_over_the_same_connection_is_another_one(journal, receipts):
+async def test_an_equal_publication_over_the_same_connection_is_another_one(journal, receipts):
     broker = Life()
-    delivered(journal, receipts, broker, job())
-    receipts.equal(job(), broker)
-    assert standing(journal, job()) is Standing.UNKNOWN
+    delivered(journal, receipts, broker, key())
+    receipts.equal(key(), broker)
+    assert standing(journal, key()) is Standing.UNKNOWN
 
 
 async def test_of_equal_jobs_at_hand_none_is_taken_for_the_other(journal, flights, receipts):
     broker = Life()
-    flight = flights.begin(job(), broker, again=False)
-    delivered(journal, receipts, broker, job())
-    assert standing(journal, job()) is Standing.UNKNOWN
+    flight = flights.begin(JOB, key(), broker, 0, again=False)
+    delivered(journal, receipts, broker, key())
+    assert standing(journal, key()) is Standing.UNKNOWN
     flights.end(flight)
-    delivered(journal, receipts, broker, job())
-    delivered(journal, receipts, broker, job())
+    delivered(journal, receipts, broker, key())
+    delivered(journal, receipts, broker, key())
     assert len(journal._open) == 1
 
 
-async def test_a_job_with_an_identity_is_settled_at_once(journal, receipts):
+async def test_a_marked_publication_is_settled_at_once(journal, receipts):
     broker = Life()
-    delivered(journal, receipts, broker, job(message_id="one"))
+    delivered(journal, receipts, broker, key(mark="one"))
     receipts.look()
     assert broker.asked == []
-    assert standing(journal, job(message_id="one")) is Standing.SETTLED
+    assert standing(journal, key(mark="one")) is Standing.SETTLED
 
 
 async def test_in_the_end_all_that_is_known_is_settled_and_the_rest_left(journal, receipts):
     broker, silent = Life(), Life()
-    delivered(journal, receipts, broker, job(1))
-    delivered(journal, receipts, silent, job(2))
+    delivered(journal, receipts, broker, key(1))
+    delivered(journal, receipts, silent, key(2))
     end = asyncio.create_task(receipts.last(0.05))
     await until(lambda: silent.asked)
     broker.asked[0].set_result(True)
     await end
-    assert standing(journal, job(1)) is Standing.UNKNOWN
-    assert standing(journal, job(2)) is Standing.ANSWERED
+    assert standing(journal, key(1)) is Standing.UNKNOWN
+    assert standing(journal, key(2)) is Standing.ANSWERED
 
 
-async def test_a_job_that_is_sent_back_is_named_after_its_entry(journal, receipts):
-    entry = receipts.parking(job())
-    first = named(job(), entry)
-    assert (first.identified, first.identity) == (True, job().identity)
-    assert first.alias == f"{entry.writer.hex()}-{entry.serial}"
-    again = job(message_id=first.identity, unnamed=first.alias)
-    assert key_of(again) == key_of(first) != key_of(named(job(), receipts.parking(job())))
-    assert named(again, entry) is again
+async def test_what_is_sent_back_is_marked_after_its_entry(journal, receipts):
+    entry = receipts.parking(key())
+    first = marked(Provenance(requeued=True), entry)
+    assert (first.mark, first.requeued) == (entry.name, False)
+    assert marked(first, None) is first
+    assert first != marked(Provenance(), receipts.parking(key()))
     broker = Life()
-    receipts.done(job(), broker, entry)
+    receipts.done(key(), broker, entry)
     broker.lose()
     receipts.look()
-    assert journal.take(key_of(job())).record == PARKED
+    assert journal.take(key()).record == PARKED
 
 
-def test_without_a_journal_there_are_no_names():
+def test_without_a_journal_each_publication_has_a_mark_all_the_same():
     journal = NullJournal()
-    receipts = Receipts(journal, Flights(journal, None, None))
-    assert not named(job(), receipts.parking(job())).identified
+    receipts = Receipts(journal, Flights(journal, None, None, Standstill(15)))
+    first, second = [marked(Provenance(), receipts.parking(key())) for _ in range(2)]
+    assert first.mark
+    assert first.mark != second.mark
 
 
-@pytest.mark.parametrize("properties", [{}, {"message_id": "one"}])
-async def test_what_the_broker_gives_out_again_is_not_handed_over_where_nobody_could_tell_by_whom(
-    journal, flights, properties
-):
-    broker = Life()
-    flight = flights.begin(job(**properties), broker, again=False)
+def lost(broker):
     broker.lose()
-    if properties:
+
+
+def silent(broker):
+    broker.silent = True
+
+
+def stopped(_broker):
+    standstill._woke = moment()
+
+
+standstill = Standstill(15)
+
+
+@pytest.mark.parametrize("what", [lost, silent, stopped])
+@pytest.mark.parametrize("mark", ["", "m"])
+async def test_what_the_broker_may_give_to_another_is_handed_over_only_where_a_rival_would_be_seen(journal, what, mark):
+    standstill.__init__(15)
+    broker = Life()
+    flight = Flights(journal, None, None, standstill).begin(JOB, key(mark=mark), broker, moment(), again=False)
+    what(broker)
+    if mark:
         flight.hand_over()
+        rival = Flights(journal, None, None, standstill).begin(JOB, key(mark=mark), broker, moment(), again=True)
+        with pytest.raises(Postponed):
+            rival.hand_over()
     else:
         with pytest.raises(Postponed):
             flight.hand_over()
-    assert len(journal._open) == len(properties)
+    assert len(journal._open) == bool(mark)

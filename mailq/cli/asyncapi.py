@@ -17,8 +17,8 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import WebhooksConfig
 from mailq.core import hooks
 from mailq.core.examples import EXAMPLES
-from mailq.core.letters import RETURNED
 from mailq.core.passing_on import DROPPED, ROUNDS
+from mailq.core.provenance import HEADER
 from mailq.core.retry import STEPS
 from mailq.edges.amqp.lane import OUTCOMES, endpoint_queues, intake_queues
 from mailq.edges.amqp.topology import bindings, delay_queue, queues
@@ -232,7 +232,13 @@ def _operation(role: str, action: str, channel: str, message: str, summary: str)
 
 def _messages() -> Object:
     trace = {"traceparent": {"type": "string", "description": "W3C trace context; passed on to the results."}}
-    returned = {RETURNED: {"type": "integer", "description": "Sent away by traffic limits: goes first when back."}}
+    mark = {
+        HEADER: {
+            "type": "string",
+            "description": "Written by mailq on its way back to the outbox: mark of the publication; flags;"
+            " authentication code. Anybody else's is ignored.",
+        }
+    }
     counted = {
         ROUNDS: {"type": "integer", "description": "Results that came one from the other, this one counted."},
         DROPPED: {"type": "string", "description": "Names of the producer's headers that could not be passed on."},
@@ -248,13 +254,13 @@ def _messages() -> Object:
     told = {"message_id": "Identity of the event, its `x-mailq.id`.", "delivery_mode": _STANDARD["delivery_mode"]}
     zipped = {"content_encoding": "`gzip`, or absent; other spellings are read too."}
     return {
-        "job": _message("One envelope, one recipient, one message.", "job", trace | returned, _STANDARD | zipped),
+        "job": _message("One envelope, one recipient, one message.", "job", trace | mark, _STANDARD | zipped),
         "result": _message(
             "The job as it came, with one result for each attempt.", "message", trace | counted, _STANDARD
         ),
         "poison": {
             "summary": "The message as it came, octets untouched.",
-            "headers": {"type": "object", "properties": trace | why},
+            "headers": {"type": "object", "properties": trace | mark | why},
             "x-amqp-properties": _STANDARD | zipped,
         },
         "event": _message("An event, as it is posted to the endpoint.", "events", _EVENT_HEADERS, told),

@@ -18,6 +18,7 @@ from mailq.cli.dead_letters import LOOK, MOST, Store, Task, perform, wanted
 from mailq.cli.options import ConfigOption, load
 from mailq.core.publication import Consumed
 from mailq.core.times import format_time
+from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.poison import revived
 
 _HEADINGS = ("ID", "AGE", "REASON", "STATE", "DELIVERIES", "SIZE", "RECIPIENT")
@@ -83,7 +84,7 @@ def poison(
         headings=_HEADINGS,
         row=_row,
         summary=summary,
-        moved=partial(revived, outbox=settings.outbox),
+        moved=partial(revived, outbox=outbox_of(settings)),
         done=f"put back on {settings.outbox}",
     )
     limit = limit or (None if everything else LOOK)

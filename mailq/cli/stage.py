@@ -104,8 +104,7 @@ class Play:
         prefix = f"demo-{secrets.token_hex(3)}."
         keys = ("exchange", "outbox", "poison", "results", "success", "failures", "retry")
         self._names = {key: f"{prefix}{key}" for key in keys} if not private else {}
-        journal = {"journal_dir": str(home / "journal")}
-        self.config = Config.model_validate({"rabbitmq": {"url": url} | self._names, "worker": journal})
+        self.config = Config.model_validate({"rabbitmq": {"url": url} | self._names})
         self._documents: Documents = {name: [] for name in expected(self.config)}
         self._arrivals: asyncio.Queue[BrokerError | None] = asyncio.Queue()
 
@@ -177,7 +176,7 @@ class Play:
             "delivery": {"ehlo": "worker.demo.test", "retry_jitter": 0},
             "tls": {"ca_file": str(ca_file)},
             "http": {"port": 0},
-            "worker": {"processes": 1, "drain_timeout": 5},
+            "worker": {"processes": 1, "drain_timeout": 5, "journal_dir": str(self._home / "journal")},
         }
         lines = [f"[{table}]\n" + "".join(_line(*item) for item in keys.items()) for table, keys in tables.items()]
         file.write_text("\n".join(lines) + f'\n[dns.overrides]\n"*" = ["{sink.host}:{sink.port}"]\n')

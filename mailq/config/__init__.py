@@ -5,8 +5,9 @@ them. Unknown keys are refused.
 """
 
 import ipaddress
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mailq.config.base import Section
 from mailq.config.classify import ClassificationConfig
@@ -59,3 +60,9 @@ class Config(Section):
         if twice is not None:
             raise ValueError(f"{twice} is there twice")
         return sources
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.delivery.unique_for and not self.worker.journal_dir:
+            raise ValueError("delivery.unique_for needs worker.journal_dir, where ids are remembered")
+        return self

@@ -34,6 +34,14 @@ class DeliveryConfig(Section):
         description="What becomes of a message that may have arrived, since the connection or the worker ended between"
         " the final dot and its answer: sent again, perhaps twice, or given up. A job's own on_doubt comes first.",
     )
+    unique_for: int = Field(
+        0,
+        ge=0,
+        le=31_536_000,
+        description="Seconds within which a second publication of an id (message_id, else `id`) is not delivered: a"
+        " failure with `duplicate` is published for it. The processes of a host share it, in worker.journal_dir; 0:"
+        " each publication is delivered.",
+    )
     greylist_retry: int = Field(
         300,
         ge=0,

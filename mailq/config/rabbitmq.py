@@ -46,6 +46,14 @@ class RabbitConfig(Section):
     reconnect_max: float = Field(30, gt=0, description="Longest pause between reconnects in seconds.")
     ca_file: str = Field("", description="CA certificates (PEM) for amqps://; empty: those of the system.")
 
+    header_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Authenticates the header `x-mailq-publication`, by which mailq knows what it sent back to the"
+        " outbox; empty: the password of url. It must be the same for all workers of an outbox and for `mailq poison`."
+        " After a change, jobs that wait in delay queues count as new publications: a copy of one is sent once more,"
+        " and none is lost.",
+    )
+
     @property
     def weakness(self) -> str | None:
         """Why nothing should run like this for long; None where all is well."""

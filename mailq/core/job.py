@@ -225,10 +225,6 @@ class Job(_Asked):
         """The producer's raw document, to be republished; never changed in place."""
         identity: str
         """AMQP message id, else the job's `id`, else a digest of the body."""
-        alias: str
-        """What mailq called the job when it sent it back, since nobody had named it; else empty."""
-        identified: bool
-        """Whether it has a name of its own, somebody's or mailq's, so that no equal job shares it."""
         warnings: tuple[str, ...]
         """What `parse` mended in the job, a short plain sentence each; every result of the job tells it."""
 
@@ -255,7 +251,6 @@ class Job(_Asked):
         *,
         encoding: str | None = None,
         message_id: str | None = None,
-        unnamed: object = None,
         limit: int,
     ) -> Self:
         """Return the job in an AMQP body of at most `limit` octets (after gzip is undone).
@@ -263,13 +258,11 @@ class Job(_Asked):
         Raises:
             InvalidJobError: it is not a job; names the place and the remedy.
         """
-        return cls.read(unpack(body, encoding, limit), body, message_id=message_id, unnamed=unnamed)
+        return cls.read(unpack(body, encoding, limit), body, message_id=message_id)
 
     @classmethod
-    def read(cls, unpacked: Unpacked, body: bytes, *, message_id: str | None = None, unnamed: object = None) -> Self:
+    def read(cls, unpacked: Unpacked, body: bytes, *, message_id: str | None = None) -> Self:
         """Return the job in an AMQP body that was unpacked.
-
-        `unnamed` tells that `message_id` is a digest that mailq made, and if it is a text, what mailq calls the job.
 
         Raises:
             InvalidJobError: it is not a job; names the place and the remedy.
@@ -283,19 +276,10 @@ class Job(_Asked):
             pointer = _pointer(document, error["loc"])
             code, status = _told(document, pointer[1:])
             raise InvalidJobError(reason, pointer, document, code=code, status=status) from None
-        identity = message_id or job.id
-        digest = identity or hashlib.blake2b(body, digest_size=16).hexdigest()
-        alias = unnamed if isinstance(unnamed, str) else ""
-        identified = bool(alias or (identity and unnamed is None))
+        identity = message_id or job.id or hashlib.blake2b(body, digest_size=16).hexdigest()
         warnings = (*warnings, *_mended(job))
-        vars(job).update(document=document, identity=digest, alias=alias, identified=identified, warnings=warnings)
+        vars(job).update(document=document, identity=identity, warnings=warnings)
         job._refuse_not_built()
-        return job
-
-    def called(self, alias: str) -> Self:
-        """Return a copy that has a name of mailq's: what is sent back twice is not two jobs then."""
-        job = self.model_copy()
-        vars(job).update(alias=alias, identified=True)
         return job
 
     def _refuse_not_built(self) -> None:

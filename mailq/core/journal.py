@@ -1,22 +1,20 @@
 """What a journal says: which messages were handed over, and what came of it. Pure: bytes in, standings out.
 
 A process that is about to hand a message over writes an intent; after the answer, the answer; when
-everything published for it is confirmed, that it is settled. For a job that nobody named it is then published, and
-settled when the broker has the acknowledgement too: until then the job may come again, and after that only an equal
-one can. A job that comes again is looked up by its key. This module has the words of that, how records look, and
-what is read of any octets at all; what records mean together is for `core.standing`, files, locks and disks for
-`edges.journal`, what a worker does about it for the flow. A record is: length, CRC-32 and a body,
-whose first octet is its mark. Whatever the octets are, reading ends, and keeps no more than they hold.
+everything published for it is confirmed, that it is settled. A publication at its first consumption has no mark: its
+entry is then published, and settled when the broker has the acknowledgement too. Until then the message may come
+again; after that only an equal one can. A job that comes again is looked up by its key (`core.provenance`). This module
+has the words of that, how records look, and what is read of any octets at all; what records mean together is for
+`core.standing`, files, locks and disks for `edges.journal`, what a worker does about it for the flow. A record is:
+length, CRC-32 and a body, whose first octet is its mark. Whatever the octets are, reading ends, and keeps no more than
+they hold.
 """
 
-import hashlib
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
-
-from mailq.core.job import Job
 
 MAX_ANSWER = 64 * 1024
 """Octets of what is kept of an answer."""
@@ -25,20 +23,16 @@ PARKED = b"parked"
 """The record of a job that was sent on its way back without an attempt."""
 
 
-TELLING = 512
-"""Characters at each end of a message that its key depends on."""
-
-
 class JournalError(Exception):
     """Nothing can be recorded, so nothing may be handed over; the text says why and what helps."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobKey:
-    """One attempt of one job: a digest of 16 octets, and whether somebody gave the job its identity."""
+    """One attempt of one publication: a digest of 16 octets, of its mark, or of its content while it has no mark."""
 
     digest: bytes
-    identified: bool
+    marked: bool
 
 
 class EntryId(NamedTuple):
@@ -79,21 +73,6 @@ class JournalStats:
     octets: int = 0
     records: int = 0
     corrupt: int = 0
-
-
-def key_of(job: Job) -> JobKey:
-    """Return the key of a job's present attempt; of jobs that share an identity each message has its own.
-
-    Of a long message its length, its beginning and its end tell it from others: all of it would cost more
-    than the rest of the journal.
-    """
-    text = job.mime if isinstance(job.mime, str) else ""
-    ends = text if len(text) <= 2 * TELLING else text[:TELLING] + text[-TELLING:]
-    check = crc32(ends.encode("utf-8", "surrogatepass"))
-    alias = f" {job.alias}" if job.alias else ""
-    named = f"{len(job.identity)} {job.identity} {job.recipient} {job.attempt} {len(text)} {check}{alias}"
-    digest = hashlib.blake2b(named.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return JobKey(digest, job.identified)
 
 
 class Mark:
@@ -143,7 +122,7 @@ def _framed(body: bytes) -> bytes:
 
 def intent(serial: int, key: JobKey, at: int) -> bytes:
     """Return the record of an intent; `at` is in seconds since 1970, here and below."""
-    return _framed(INTENT_BODY.pack(Mark.INTENT, serial, key.digest, key.identified, at))
+    return _framed(INTENT_BODY.pack(Mark.INTENT, serial, key.digest, key.marked, at))
 
 
 def answer(serial: int, record: bytes) -> bytes:

@@ -6,7 +6,7 @@ message (unless `keepmime`); what goes back to the outbox keeps both.
 """
 
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -18,6 +18,7 @@ from mailq.core.classify import Classification
 from mailq.core.effects import apply_to_document, apply_to_result
 from mailq.core.job import Job, Queues
 from mailq.core.passing_on import application, passed_on, result_headers, same_rounds
+from mailq.core.provenance import HEADER, UNKNOWN, Provenance
 from mailq.core.publication import Consumed, Fallback, Publication
 from mailq.core.result import Certificates, Result
 from mailq.core.retry import delay_step
@@ -65,19 +66,20 @@ def settle(
     names: Names,
     consumed: Consumed,
     now: datetime,
+    provenance: Provenance = UNKNOWN,
     sources: Sequence[str] = (),
     certificates: Certificates = "full",
 ) -> tuple[Publication, ...]:
     """Return what to publish for a judged attempt; the job may be acknowledged when all is confirmed.
 
-    `sources` are the addresses that patterns choose from.
+    `provenance` is what the job takes along on its way back; `sources` are the addresses that patterns choose from.
     """
     document = with_result(job.document, result, verdict, sources, certificates)
     told = report(document, verdict, names, consumed, job.queues, message_id=job.identity, extracted=result.extracted)
     letters = list(told)
     if verdict.at is not None:
         document["seen"] = format_time(job.seen or now)
-        letters.append(park(job, document, verdict.at, names, consumed, now))
+        letters.append(park(job, document, verdict.at, names, consumed, now, provenance))
     return tuple(letters)
 
 
@@ -152,34 +154,30 @@ def report(
         yield _letter("", queue, body, message_id, consumed, final=final)
 
 
-RETURNED = "x-mailq-returned"
-"""AMQP header of a job that traffic limits sent away: when it comes back, it goes first."""
-
-
-UNNAMED = "x-mailq-unnamed"
-"""AMQP header of a job whose message id is mailq's own digest, which equal jobs share: what mailq calls it, if it could
-be noted; then a job that was sent back twice is known for one."""
-
-
-REQUEUED = "x-mailq-requeued"
-"""AMQP header of a job that may have been handed over before: it is back from poison, or mailq sent it on its way back,
-and who can tell whether only once."""
-
-
-def postpone(job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
+def postpone(
+    job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime, provenance: Provenance
+) -> Publication:
     """Return the publication for a job that the traffic limits send away until `until`, no attempt made."""
     pin = job.nextattempt.ip if job.nextattempt else None
     due = until if job.due is None else max(until, job.due)  # it may be away for less than it has to wait
     nextattempt = {"time": format_time(due)} | ({"ip": pin} if pin else {})
     document = {**job.document, "nextattempt": nextattempt, "seen": format_time(job.seen or now)}
-    letter = park(job, document, until, names, consumed, now)
-    return letter._replace(headers={**(letter.headers or {}), RETURNED: 1})
+    return park(job, document, until, names, consumed, now, provenance._replace(returned=True))
 
 
-def park(job: Job, document: Document, until: datetime, names: Names, consumed: Consumed, now: datetime) -> Publication:
+def park(
+    job: Job,
+    document: Document,
+    until: datetime,
+    names: Names,
+    consumed: Consumed,
+    now: datetime,
+    provenance: Provenance,
+) -> Publication:
     """Return the publication that sends a job on its way back to the outbox, to be there at `until`.
 
-    One hop may end before that: then the job is parked again. It keeps its identity on the way.
+    One hop may end before that: then the job is parked again. It keeps its identity and its mark on the way; the
+    header that says so is yet to be signed (`provenance.Outbox.signed`).
     """
     body = orjson.dumps(document)
     zipped = consumed.zipped
@@ -191,20 +189,18 @@ def park(job: Job, document: Document, until: datetime, names: Names, consumed: 
         content_encoding="gzip" if zipped else None,
         priority=consumed.priority if job.priority is None else job.priority,
         application=application(consumed),
-        headers=passed_on(consumed.headers)
-        | same_rounds(consumed.headers)
-        | ({RETURNED: 1} if RETURNED in consumed.headers else {})
-        | {REQUEUED: 1}
-        | ({UNNAMED: job.alias} if job.alias else {} if job.identified else {UNNAMED: 1}),
+        headers={**passed_on(consumed.headers), **same_rounds(consumed.headers), HEADER: provenance},
     )
 
 
-def poison(consumed: Consumed, reason: str, names: Names, *, state: str, exception: str | None) -> Publication:
+def poison(
+    consumed: Consumed, reason: str, names: Names, *, state: str, exception: str | None, provenance: Provenance
+) -> Publication:
     """Return the publication that puts a message aside, bytes untouched, with what is known of the reason."""
     headers = {
         **passed_on(consumed.headers),
         **same_rounds(consumed.headers),
-        **unnamed(consumed.headers),
+        HEADER: provenance,
         "x-mailq-reason": reason[:500],
         "x-mailq-state": str(state),
         "x-mailq-delivery-count": consumed.delivery_count,
@@ -248,11 +244,6 @@ def _without_keys(dkim: object) -> object:
     if isinstance(dkim, list):
         return [_without_keys(entry) for entry in dkim]
     return {name: value for name, value in dkim.items() if name != "key"} if isinstance(dkim, dict) else None
-
-
-def unnamed(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the note that the message id is a mere digest, where it is there: equal jobs stay two on every way."""
-    return {UNNAMED: headers[UNNAMED]} if UNNAMED in headers else {}
 
 
 def _letter(

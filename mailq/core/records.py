@@ -120,6 +120,11 @@ class ResultRecord(_Record):
     redelivered: bool | None = Field(
         None, description="True: told by the journal, since the worker that made the attempt ended or lost the broker."
     )
+    duplicate: bool | None = Field(
+        None, description="True: another publication of the id was consumed lately (delivery.unique_for); not sent."
+    )
+    duplicate_of: str | None = Field(None, description="The id, `message_id` or else `id`, of the other publication.")
+    first_consumed: Time | None = Field(None, description="When the other publication of the id was consumed, UTC.")
     dryrun: bool | None = Field(None, description="True: the job asked for a dry run, so no message was sent.")
     warnings: list[Annotated[str, StringConstraints(min_length=1)]] | None = Field(
         None,

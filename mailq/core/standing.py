@@ -1,9 +1,9 @@
 """What the journals of a host mean together: how a job stands, by the records of all writers. Pure.
 
 An entry is open from its intent until it is withdrawn or settled. A claim makes an entry its
-claimant's to settle for as long as that lives. What is settled is remembered by key where somebody
-gave the job its identity, whoever settled it and whatever becomes of the file (`core.settled`); of
-equal jobs that nobody told apart, each entry is one job's and is forgotten with it, so that two of
+claimant's to settle for as long as that lives. What is settled is remembered by key where the publication
+has a mark, whoever settled it and whatever becomes of the file (`core.settled`); of
+equal publications without one, each entry is one publication's and is forgotten with it, so that two of
 them stay two messages. One that is published may have been acknowledged: its job comes again soon, or
 it is another one that comes. Reading the files, and telling who is alive, is for `edges.journal`.
 """
@@ -39,7 +39,7 @@ class _Item:
     writer: bytes
     serial: int
     digest: bytes
-    identified: bool
+    marked: bool
     record: bytes | None = None
     released: bool = False
     published: float | None = None
@@ -137,7 +137,7 @@ class Index:
         writer = self._writers[name]
         records = []
         for item in writer.items.values():
-            records.append(codec.intent(item.serial, JobKey(item.digest, item.identified), writer.last))
+            records.append(codec.intent(item.serial, JobKey(item.digest, item.marked), writer.last))
             if item.record is not None:
                 records.append(codec.answer(item.serial, item.record))
             if item.published is not None:
@@ -172,13 +172,13 @@ class Index:
                 underway, doubt = underway or alive, doubt if alive else doubt or item
             elif item.published is not None and item.published < self._now - ACKNOWLEDGED:
                 doubt = doubt or item
-            elif key.identified or item.released or not alive:
+            elif key.marked or item.released or not alive:
                 return Entry(Standing.ANSWERED, item.id, item.record)
             else:  # it may be an equal job's, which is just being settled
                 underway = True
         if underway:
             return Entry(Standing.UNDERWAY)
-        if key.identified and self._done.has(key.digest):
+        if key.marked and self._done.has(key.digest):
             return Entry(Standing.SETTLED)
         return Entry(Standing.DOUBT, doubt.id) if doubt else Entry(Standing.UNKNOWN)
 
@@ -188,24 +188,24 @@ class Index:
             other = item.id != mine  # of this process too: a retry that was published twice comes twice
             if item.record is None and other and self._writers[item.writer].alive:
                 return "it is being handed over"
-            if item.record is not None and key.identified:
+            if item.record is not None and key.marked:
                 return "it was handed over and answered"
-        return "it was handed over and settled" if key.identified and self._done.has(key.digest) else None
+        return "it was handed over and settled" if key.marked and self._done.has(key.digest) else None
 
     def trials(self, digest: bytes) -> int:
         """Return how many trials ended with the death of their process."""
         return sum(writer.trials.get(digest, 0) for writer in self._writers.values() if not writer.alive)
 
     def _intent(self, writer: _Writer, body: bytes) -> None:
-        _, serial, digest, identified, at = INTENT_BODY.unpack(body)
+        _, serial, digest, marked, at = INTENT_BODY.unpack(body)
         writer.last = max(writer.last, at)
         if self._ended and EntryId(writer.name, serial) in self._ended:
-            if identified:
+            if marked:
                 self._done.add(digest)
             return
         if serial in writer.items:
             return
-        writer.items[serial] = item = _Item(writer.name, serial, digest, identified)
+        writer.items[serial] = item = _Item(writer.name, serial, digest, marked)
         equal = self._open.get(digest)
         if equal is None:
             self._open[digest] = [item]
@@ -249,7 +249,7 @@ class Index:
         if owner is None or item is None:
             return
         self._drop(owner, item)
-        if item.identified:
+        if item.marked:
             self._done.add(item.digest)
 
     def _claim(self, writer: _Writer, body: bytes) -> None:

@@ -54,10 +54,12 @@ async def test_with_a_broker_of_its_own(start, tmp_path):
     assert _processes(tmp_path) == []
 
 
-async def test_with_a_broker_that_is_there_it_removes_its_queues(start, rabbit):
-    process = await start("--json", MAILQ_RABBITMQ__URL=rabbit.url)
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, err) == (0, b"")
+async def test_with_a_broker_that_is_there_it_removes_its_queues_and_a_folder_may_see_it_often(start, rabbit, tmp_path):
+    for _ in range(3):
+        process = await start("--json", MAILQ_RABBITMQ__URL=rabbit.url)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert (process.returncode, err) == (0, b"")
+        assert [each.name for each in tmp_path.iterdir()] == [".run"]
     arrived = {name.partition(".")[2]: documents for name, documents in json.loads(out).items()}
     assert {name: len(documents) for name, documents in arrived.items()} == {
         "results": 4, "success": 2, "failures": 2, "retry": 1,

@@ -15,6 +15,7 @@ from mailq.cli import build
 from mailq.cli.dead_letter_view import MASK, page, shown
 from mailq.cli.poison import summary
 from mailq.config.rabbitmq import RabbitConfig
+from mailq.core.provenance import HEADER
 from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp.broker import Broker
 
@@ -126,7 +127,8 @@ async def test_requeue_moves_what_was_asked_for_and_nothing_else(poison, queue, 
     messages = await rabbit.get_many("outbox", 2)
     assert [each.message_id for each in messages] == ["b", "d"]
     assert json.loads(messages[0].body) == {"recipient": "b@a.test"}
-    assert messages[0].headers == {"traceparent": "00-1", "x-delivery-count": 0, "x-mailq-requeued": 1}
+    assert messages[0].headers.keys() == {"traceparent", "x-delivery-count", HEADER}
+    assert messages[0].headers[HEADER].startswith(";requeued;")
 
 
 async def test_a_message_without_an_id_is_named_by_its_digest(poison, rabbit):
@@ -229,10 +231,7 @@ async def test_show_of_what_the_broker_dead_lettered(poison, rabbit):
     assert out.splitlines()[1].split()[1].endswith("s")
     assert (await poison("requeue", "4711"))[0] == 0
     message = await rabbit.get("outbox")
-    assert (message.body, message.headers) == (
-        json.dumps(body).encode(),
-        {"x-delivery-count": 0, "x-mailq-requeued": 1},
-    )
+    assert (message.body, message.headers.keys()) == (json.dumps(body).encode(), {"x-delivery-count", HEADER})
 
 
 @pytest.mark.parametrize("words", ["requeue", "drop a --all", "show", "show a b", "list a", "list --all", "eat"])

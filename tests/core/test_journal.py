@@ -1,12 +1,10 @@
 """Records: what was written is read, whatever stands after it; and what records mean together."""
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.core import journal as codec
-from mailq.core.job import Job
 from mailq.core.journal import (
     HEADER_SIZE,
     MAX_ANSWER,
@@ -20,14 +18,13 @@ from mailq.core.journal import (
     decode,
     decode_header,
     encode_header,
-    key_of,
     tail,
 )
 from mailq.core.standing import Index
 
 A, B, C = b"a" * 8, b"b" * 8, b"c" * 8
-KEY = JobKey(b"k" * 16, identified=True)
-EQUAL = JobKey(b"e" * 16, identified=False)
+KEY = JobKey(b"k" * 16, marked=True)
+EQUAL = JobKey(b"e" * 16, marked=False)
 
 serials = st.integers(0, 2**64 - 1)
 moments = st.integers(0, 2**32 - 1)
@@ -44,11 +41,6 @@ records = st.one_of(
 )
 
 
-def job(mime="x", *, message_id="m", recipient="a@example.com", results=(), **more):
-    document = {"recipient": recipient, "mime": mime, "results": list(results), **more}
-    return Job.parse(orjson.dumps(document), message_id=message_id, limit=10_000)
-
-
 def index_of(*written, dead=()):
     """Return the index of (writer, record, record...) in that order."""
     index = Index()
@@ -59,23 +51,6 @@ def index_of(*written, dead=()):
     for writer, *records in written:
         index.apply(writer, decode(b"".join(records))[0])
     return index
-
-
-def test_one_identity_for_many_messages_is_many_keys():
-    jobs = [job(), job("y"), job(None), job(recipient="b@example.com"), job(message_id="n"), job(results=[{}])]
-    assert len({key_of(each).digest for each in jobs}) == len(jobs)
-    assert key_of(job()) == key_of(job(tags=["other"]))
-
-
-def test_a_key_tells_whether_somebody_gave_the_identity():
-    assert key_of(job()).identified
-    assert key_of(job(message_id=None, id="x")).identified
-    assert not key_of(job(message_id=None)).identified
-
-
-@given(st.text(min_size=1), st.text(min_size=1))
-def test_a_key_is_of_any_identity(one, other):
-    assert (key_of(job(message_id=one)) == key_of(job(message_id=other))) == (one == other)
 
 
 @given(st.lists(records, max_size=20))
@@ -217,12 +192,12 @@ def test_only_trials_that_nobody_survived_count():
 def test_what_is_settled_is_remembered_and_no_longer_open():
     index = index_of((A,))
     for number in range(30_000):
-        key = JobKey(number.to_bytes(16), identified=True)
+        key = JobKey(number.to_bytes(16), marked=True)
         index.apply(A, decode(codec.intent(number, key, 1) + codec.ending(Mark.SETTLED, EntryId(A, number)))[0])
     assert not index._writers[A].items
     assert not index._open
     index.forget(A)  # a copy of a retry may come after the file is gone
-    assert index.standing(JobKey((0).to_bytes(16), identified=True)).standing is Standing.SETTLED
+    assert index.standing(JobKey((0).to_bytes(16), marked=True)).standing is Standing.SETTLED
 
 
 @given(st.lists(records, max_size=20))
@@ -232,6 +207,6 @@ def test_what_a_writer_left_open_is_told_by_the_records_of_it_alone(written):
     copy = index_of((A, *left), dead=[A])
     assert copy.open(A) == left
     assert copy._writers[A].items.keys() == index._writers[A].items.keys()
-    for key in (KEY, JobKey(KEY.digest, identified=False)):
+    for key in (KEY, JobKey(KEY.digest, marked=False)):
         if index.standing(key).standing is not Standing.SETTLED:
             assert copy.standing(key) == index.standing(key)

@@ -10,8 +10,9 @@ from mailq.core.classify import Classification
 from mailq.core.failure import Failure
 from mailq.core.hints import Flags
 from mailq.core.job import Job
-from mailq.core.letters import REQUEUED, RETURNED, UNNAMED, Names, park, poison, postpone, public, settle, with_result
+from mailq.core.letters import Names, park, poison, postpone, public, settle, with_result
 from mailq.core.passing_on import DROPPED, MOST_DROPPED, MOST_ROUNDS, ROUNDS, rounds
+from mailq.core.provenance import HEADER, UNKNOWN, Outbox, Provenance
 from mailq.core.publication import Application, Consumed, Fallback
 from mailq.core.reply import Reply
 from mailq.core.result import Trail, accepted, failed
@@ -19,10 +20,11 @@ from mailq.core.rules import About, Category
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.amqp.poison import revived
-from mailq.handling import AGAIN
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 NAMES = Names()
+OUTBOX = Outbox("/", "outbox", "secret")
+MARKED = Provenance(mark="m")
 
 
 def job(**properties):
@@ -140,26 +142,13 @@ def test_gzip_stays_gzip_on_the_way_back_and_headers_of_brokers_do_not_travel():
     body, headers = gzip.compress(b"{}"), {"traceparent": "t", "x-death": []}
     consumed = Consumed(body, 1, content_encoding="x-gzip", priority=7, headers=headers)
 
-    letter = park(parsed, {"a": 1}, NOW + timedelta(seconds=30), NAMES, consumed, NOW)
+    letter = park(parsed, {"a": 1}, NOW + timedelta(seconds=30), NAMES, consumed, NOW, MARKED)
 
     assert orjson.loads(gzip.decompress(letter.body)) == {"a": 1}
     assert letter.content_encoding == "gzip"
     assert letter.priority == 7
-    assert letter.headers == {"traceparent": "t", REQUEUED: 1}
+    assert letter.headers == {"traceparent": "t", HEADER: MARKED}
     assert letter.message_id == parsed.identity
-
-
-@pytest.mark.parametrize(("named", "marked"), [({"message_id": "m1"}, False), ({}, True)])
-def test_a_job_on_its_way_back_says_when_its_message_id_is_a_mere_digest(named, marked):
-    body = b'{"recipient":"b@b.test"}'
-    parsed = Job.parse(body, limit=10_000, **named)
-    letter = park(parsed, parsed.document, NOW, NAMES, Consumed(body, 1, **named), NOW)
-
-    assert (UNNAMED in letter.headers) is marked
-    assert letter.message_id == parsed.identity
-
-    again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id, unnamed=letter.headers.get(UNNAMED))
-    assert (again.identity, again.identified) == (parsed.identity, not marked)
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -174,7 +163,7 @@ def test_every_result_has_the_identity_of_its_job_from_the_first_on(outcome, que
     assert {letter.priority for letter in first.values()} == {3}
     if outcome is Outcome.RETRY:
         letter = first["", "outbox.delay.30s"]
-        again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id, unnamed=1)
+        again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id)
         second = published((again, Consumed(letter.body, 2, message_id=letter.message_id)), refused(), Verdict(outcome))
         assert {letter.message_id for letter in second.values()} == {parsed.identity}
 
@@ -195,7 +184,7 @@ def test_of_a_gzipped_job_the_result_is_plain_and_the_job_on_its_way_back_gzippe
     told, back = letters["mailq", "retry"], letters["", "outbox.delay.30s"]
     assert (told.content_encoding, back.content_encoding) == (None, "gzip")
     assert orjson.loads(told.body)["results"] == orjson.loads(gzip.decompress(back.body))["results"]
-    assert (told.headers, back.headers) == ({"traceparent": "t", ROUNDS: 4}, {"traceparent": "t", REQUEUED: 1})
+    assert (told.headers, back.headers) == ({"traceparent": "t", ROUNDS: 4}, {"traceparent": "t", HEADER: UNKNOWN})
     assert (told.priority, back.priority) == (7, 7)
 
 
@@ -237,22 +226,26 @@ def test_a_greylisted_job_is_tried_again_from_the_same_source():
 
 def test_what_the_limits_send_away_goes_first_when_it_is_back_and_stays_so():
     parsed, consumed = job()
-    letter = postpone(parsed, NOW + timedelta(seconds=5), NAMES, consumed, NOW)
-    assert letter.headers == {"traceparent": "t", RETURNED: 1, REQUEUED: 1}
+    letter = OUTBOX.signed(postpone(parsed, NOW + timedelta(seconds=5), NAMES, consumed, NOW, MARKED))
 
     back = Consumed(letter.body, 1, message_id=letter.message_id, headers=letter.headers)
-    assert park(parsed, parsed.document, NOW, NAMES, back, NOW).headers == letter.headers
+    found = OUTBOX.read(back)
+    assert (found.mark, found.returned) == ("m", True)
+    assert (
+        OUTBOX.signed(park(parsed, parsed.document, NOW, NAMES, back, NOW, found)).headers.keys()
+        == letter.headers.keys()
+    )
 
 
 def test_poison_keeps_the_bytes_and_says_why():
     headers = {"traceparent": "t", "x-delivery-count": 3, "x-death": []}
     consumed = Consumed(b"\x00nonsense", 1, message_id="m", content_encoding="gzip", headers=headers, redelivered=True)
-    letter = poison(consumed, "body is not JSON", NAMES, state="process", exception=None)
+    letter = poison(consumed, "body is not JSON", NAMES, state="process", exception=None, provenance=UNKNOWN)
 
     assert letter.body == b"\x00nonsense"
     assert letter.routing_key == "outbox.poison"
     assert (letter.message_id, letter.content_encoding) == ("m", "gzip")
-    assert letter.headers == {
+    assert OUTBOX.signed(letter).headers == {
         "traceparent": "t",
         "x-mailq-reason": "body is not JSON",
         "x-mailq-state": "process",
@@ -266,33 +259,28 @@ def test_a_first_delivery_has_no_count_whatever_its_producer_says():
     assert consumed._replace(redelivered=True, headers={"x-delivery-count": "a"}).delivery_count == 0
 
 
-def test_a_mere_digest_stays_one_through_the_poison_queue_and_back():
-    digested = Consumed(b"{}", 1, message_id="d", headers={UNNAMED: 1, "mine": 1})
-    letter = poison(digested, "why", NAMES, state="process", exception=None)
-    assert letter.headers.items() >= {UNNAMED: 1, "mine": 1}.items()
+def test_a_mark_stays_through_the_poison_queue_and_back():
+    """Octets that nobody reads may come back changed, with the results of attempts that met a bug."""
+    letter = poison(Consumed(b"{}", 1, headers={"mine": 1}), "why", NAMES, state="-", exception=None, provenance=MARKED)
+    letter = OUTBOX.signed(letter)
     put_aside = Consumed(letter.body, 1, message_id=letter.message_id, headers=letter.headers | {"x-death": []})
-    assert revived(put_aside, "outbox").headers == {"mine": 1, UNNAMED: 1, REQUEUED: 1}
-    assert revived(put_aside._replace(headers={}), "outbox").headers == {REQUEUED: 1}
+    back = revived(put_aside, OUTBOX)
+    assert (back.routing_key, back.headers.keys()) == ("outbox", {"mine", HEADER})
+    found = OUTBOX.read(Consumed(back.body, 1, message_id=back.message_id, headers=back.headers))
+    assert (found.mark, found.requeued) == ("m", True)
+    plain = revived(put_aside._replace(headers={}), OUTBOX)
+    found = OUTBOX.read(Consumed(plain.body, 1, headers=plain.headers))
+    assert (found.mark, found.requeued) == ("", True)
 
 
 def test_poison_says_what_the_exception_was_and_is_not_long_about_it():
-    letter = poison(Consumed(b"{}", 1), "r" * 1000, NAMES, state="mailfrom", exception="KeyError: " + "x" * 1000)
+    letter = poison(
+        Consumed(b"{}", 1), "r" * 1000, NAMES, state="mailfrom", exception="KeyError: " + "x" * 1000, provenance=UNKNOWN
+    )
 
     assert letter.headers["x-mailq-state"] == "mailfrom"
     assert letter.headers["x-mailq-exception"].startswith("KeyError: xxx")
     assert {len(letter.headers[name]) for name in ("x-mailq-reason", "x-mailq-exception")} == {500}
-
-
-def test_a_job_that_is_sent_on_its_way_is_looked_up_when_it_is_back():
-    """It may be sent twice, if its acknowledgement is lost, and nobody knows which of the two comes first."""
-    parsed, consumed = job()
-
-    first = park(parsed, parsed.document, NOW, NAMES, consumed, NOW)
-    second = park(parsed, parsed.document, NOW, NAMES, consumed._replace(redelivered=True), NOW)
-
-    assert first == second
-    assert REQUEUED in AGAIN
-    assert first.headers[REQUEUED] == 1
 
 
 APPLICATION = Application("c-1", "replies", "order", "shop")
@@ -305,15 +293,15 @@ def everything_published(headers, application=APPLICATION):
     parsed, consumed = job(queues={"failure": "mine"})
     consumed = consumed._replace(headers=headers, application=application)
     at = NOW + timedelta(seconds=30)
-    put_aside = poison(consumed, "r", NAMES, state="process", exception=None)
+    put_aside = poison(consumed, "r", NAMES, state="process", exception=None, provenance=MARKED)
     return [
-        *settle(parsed, refused(), Verdict(Outcome.FAILURE), NAMES, consumed, NOW),
-        *settle(parsed, refused(), Verdict(Outcome.RETRY, at), NAMES, consumed, NOW),
-        park(parsed, parsed.document, at, NAMES, consumed, NOW),
-        postpone(parsed, at, NAMES, consumed, NOW),
+        *settle(parsed, refused(), Verdict(Outcome.FAILURE), NAMES, consumed, NOW, MARKED),
+        *settle(parsed, refused(), Verdict(Outcome.RETRY, at), NAMES, consumed, NOW, MARKED),
+        park(parsed, parsed.document, at, NAMES, consumed, NOW, MARKED),
+        postpone(parsed, at, NAMES, consumed, NOW, MARKED),
         put_aside,
-        revived(consumed._replace(headers=put_aside.headers), "outbox"),
-        revived(consumed, "outbox"),
+        revived(consumed._replace(headers=put_aside.headers), OUTBOX),
+        revived(consumed, OUTBOX),
     ]
 
 

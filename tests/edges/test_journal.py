@@ -42,17 +42,17 @@ def start(**more):
     global j
     j = FileJournal(sys.argv[1], JournalConfig(**{"size": int(sys.argv[2]), **more}), 7)
 
-def key(number, identified=True):
-    return JobKey(number.to_bytes(16), identified)
+def key(number, marked=True):
+    return JobKey(number.to_bytes(16), marked)
 
-def take(number, identified=True):
+def take(number, marked=True):
     global entry
-    entry = j.take(key(number, identified))
+    entry = j.take(key(number, marked))
     return entry.standing.value, entry.record
 
-def give(number, contested=False, identified=True):
+def give(number, contested=False, marked=True):
     global id
-    id = j.hand_over(key(number, identified), contested=contested)
+    id = j.hand_over(key(number, marked), contested=contested)
 
 def say(number):
     print(number, flush=True)
@@ -109,12 +109,12 @@ def keep(home):
         yield start
 
 
-def key(number, *, identified=True):
-    return JobKey(number.to_bytes(16), identified)
+def key(number, *, marked=True):
+    return JobKey(number.to_bytes(16), marked)
 
 
-def handed(journal, number, record=None, *, identified=True, contested=False):
-    entry = journal.hand_over(key(number, identified=identified), contested=contested)
+def handed(journal, number, record=None, *, marked=True, contested=False):
+    entry = journal.hand_over(key(number, marked=marked), contested=contested)
     if record is not None:
         journal.answered(entry, record)
     return entry
@@ -124,24 +124,24 @@ def files(home):
     return sorted(path.name for path in home.iterdir())
 
 
-@pytest.mark.parametrize("identified", [True, False])
-def test_every_moment_at_which_a_process_is_killed_is_told(spawn, keep, identified):
+@pytest.mark.parametrize("marked", [True, False])
+def test_every_moment_at_which_a_process_is_killed_is_told(spawn, keep, marked):
     process, journal = spawn(), keep()
-    process(f"give(1, identified={identified}), give(2, identified={identified}), j.answered(id, b'two')")
-    process(f"give(3, identified={identified}), j.answered(id, b'three'), j.settled(id)")
-    process(f"give(4, identified={identified}), j.withdrawn(id)")
-    mine = [key(number, identified=identified) for number in range(6)]
+    process(f"give(1, marked={marked}), give(2, marked={marked}), j.answered(id, b'two')")
+    process(f"give(3, marked={marked}), j.answered(id, b'three'), j.settled(id)")
+    process(f"give(4, marked={marked}), j.withdrawn(id)")
+    mine = [key(number, marked=marked) for number in range(6)]
     assert journal.take(mine[1]).standing is Standing.UNDERWAY
     process.kill()
     assert journal.take(mine[1]).standing is Standing.DOUBT
     found = journal.take(mine[2])
     assert (found.standing, found.record) == (Standing.ANSWERED, b"two")
-    assert journal.take(mine[3]).standing is (Standing.SETTLED if identified else Standing.UNKNOWN)
+    assert journal.take(mine[3]).standing is (Standing.SETTLED if marked else Standing.UNKNOWN)
     assert journal.take(mine[4]).standing is Standing.UNKNOWN
     assert journal.take(mine[5]).standing is Standing.UNKNOWN
     assert journal.take(mine[2]).standing is Standing.UNDERWAY
     journal.settled(found.id)
-    assert journal.take(mine[2]).standing is (Standing.SETTLED if identified else Standing.UNKNOWN)
+    assert journal.take(mine[2]).standing is (Standing.SETTLED if marked else Standing.UNKNOWN)
 
 
 def test_a_claim_is_void_when_its_claimant_dies_or_gives_it_back(spawn, keep):
@@ -165,8 +165,8 @@ def test_a_claim_is_void_when_its_claimant_dies_or_gives_it_back(spawn, keep):
 def test_two_equal_jobs_are_two_messages(spawn, keep):
     process, journal = spawn(), keep()
     for record in (b"one", b"two"):
-        process(f"give(1, identified=False), j.answered(id, {record})")
-    twin = key(1, identified=False)
+        process(f"give(1, marked=False), j.answered(id, {record})")
+    twin = key(1, marked=False)
     assert journal.take(twin).standing is Standing.UNDERWAY
     process.kill()
     found = [journal.take(twin) for _ in range(2)]
@@ -179,22 +179,22 @@ def test_two_equal_jobs_are_two_messages(spawn, keep):
 def test_what_a_process_had_published_when_it_was_killed_is_told_once_more_and_later_in_doubt(spawn, keep, monkeypatch):
     process, journal = spawn(), keep()
     for number in (1, 2):
-        process(f"give({number}, identified=False), j.answered(id, b'told'), j.published(id), j.published(id)")
-    assert journal.take(key(1, identified=False)).standing is Standing.UNDERWAY
+        process(f"give({number}, marked=False), j.answered(id, b'told'), j.published(id), j.published(id)")
+    assert journal.take(key(1, marked=False)).standing is Standing.UNDERWAY
     process.kill()
-    found = journal.take(key(1, identified=False))
+    found = journal.take(key(1, marked=False))
     assert (found.standing, found.record) == (Standing.ANSWERED, b"told")
     journal.published(found.id)
     journal.settled(found.id)
-    assert journal.take(key(1, identified=False)).standing is Standing.UNKNOWN
+    assert journal.take(key(1, marked=False)).standing is Standing.UNKNOWN
     now = time.monotonic
     monkeypatch.setattr(shelf.time, "monotonic", lambda: now() + ACKNOWLEDGED + 1)
-    assert journal.take(key(2, identified=False)).standing is Standing.DOUBT
+    assert journal.take(key(2, marked=False)).standing is Standing.DOUBT
 
 
 def test_what_is_published_stands_so_in_the_next_file_and_in_what_is_left_of_a_dead_writers(spawn, keep, home):
     process, journal = spawn(), keep()
-    process("give(1, identified=False), j.answered(id, b'told'), j.published(id)")
+    process("give(1, marked=False), j.answered(id, b'told'), j.published(id)")
     process("[(give(n), j.answered(id, b'x' * 60000), j.settled(id)) for n in range(100, 112)]")
     assert max(int(name.rpartition("-")[2].partition(".")[0]) for name in files(home)) > 2
     process.kill()
@@ -202,7 +202,7 @@ def test_what_is_published_stands_so_in_the_next_file_and_in_what_is_left_of_a_d
     (item,) = journal._shelf.index._open[key(1).digest]
     assert item.published is not None
     assert bytes([Mark.PUBLISHED]) in {record[8:9] for record in journal._shelf.index.open(item.writer)}
-    assert journal.take(key(1, identified=False)).record == b"told"
+    assert journal.take(key(1, marked=False)).record == b"told"
 
 
 @pytest.mark.parametrize("ahead", range(5))
@@ -219,11 +219,11 @@ def test_nothing_is_missed_where_a_read_ends_between_records_or_within_a_length(
 
 def test_an_answer_of_the_living_is_taken_where_it_cannot_be_an_equal_jobs(spawn, keep):
     process, journal = spawn(), keep()
-    process("give(1), j.answered(id, b'one'), give(2, identified=False), j.answered(id, b'two')")
+    process("give(1), j.answered(id, b'one'), give(2, marked=False), j.answered(id, b'two')")
     assert journal.take(key(1)).record == b"one"
-    assert journal.take(key(2, identified=False)).standing is Standing.UNDERWAY
+    assert journal.take(key(2, marked=False)).standing is Standing.UNDERWAY
     process("j.released(id)")
-    assert journal.take(key(2, identified=False)).record == b"two"
+    assert journal.take(key(2, marked=False)).record == b"two"
 
 
 def test_of_two_who_contest_a_job_one_gives_way(spawn, keep):
@@ -250,11 +250,11 @@ def test_one_gives_way_to_its_own_process_too(keep):
 def test_a_contested_job_that_was_settled_is_not_sent_again_if_it_has_an_identity(spawn, keep):
     process, journal = spawn(), keep()
     process("give(1), j.answered(id, b''), j.settled(id), give(2), j.answered(id, b'')")
-    process("give(3, identified=False), j.answered(id, b''), j.settled(id)")
+    process("give(3, marked=False), j.answered(id, b''), j.settled(id)")
     for number in (1, 2):
         with pytest.raises(Postponed):
             handed(journal, number, contested=True)
-    handed(journal, 3, identified=False, contested=True)
+    handed(journal, 3, marked=False, contested=True)
 
 
 def test_never_do_two_go_ahead(spawn):
@@ -294,7 +294,7 @@ def test_a_process_that_stands_still_stops_nobody(spawn, keep):
 
 def test_open_entries_are_carried_from_file_to_file(spawn, keep, home):
     process, dead, journal = spawn(), spawn(), keep()
-    dead("give(5, identified=False), j.answered(id, b'five'), give(6), j.answered(id, b'six')")
+    dead("give(5, marked=False), j.answered(id, b'five'), give(6), j.answered(id, b'six')")
     dead.kill()
     process("give(1), give(2), j.answered(id, b'two'), j.trial(b't' * 16)")
     assert process("take(5, False), j.settled(entry.id), take(6)")[2] == ("answered", b"six")
@@ -310,7 +310,7 @@ def test_open_entries_are_carried_from_file_to_file(spawn, keep, home):
     assert journal.take(key(1)).standing is Standing.DOUBT
     assert journal.take(key(2)).record == b"two"
     assert journal.take(key(6)).record == b"six"
-    assert journal.take(key(5, identified=False)).standing is Standing.UNKNOWN
+    assert journal.take(key(5, marked=False)).standing is Standing.UNKNOWN
     assert journal.take(key(1699)).standing is Standing.SETTLED
     assert journal.trials(b"t" * 16) == 1
 
@@ -416,25 +416,25 @@ def test_what_was_settled_outlives_a_clean_end(keep, home):
 
 def test_a_clean_end_leaves_nothing_but_what_may_be_asked_for(keep, home):
     done, left, journal = keep(), keep(), keep()
-    done.settled(done.hand_over(key(1, identified=False), contested=False))
+    done.settled(done.hand_over(key(1, marked=False), contested=False))
     done.trial(b"t" * 16)
     handed(left, 2)
     left.trial(b"t" * 16)
     done.close()
     left.close()
     assert len(files(home)) == 2
-    assert journal.take(key(1, identified=False)).standing is Standing.UNKNOWN
+    assert journal.take(key(1, marked=False)).standing is Standing.UNKNOWN
     assert journal.take(key(2)).standing is Standing.DOUBT
     assert journal.trials(b"t" * 16) == 0
 
 
 def test_what_was_settled_for_the_dead_outlives_who_settled_it(spawn, keep):
     dead, journal, last = spawn(), keep(), keep()
-    dead("give(1, identified=False), j.answered(id, b'one')")
+    dead("give(1, marked=False), j.answered(id, b'one')")
     dead.kill()
-    journal.settled(journal.take(key(1, identified=False)).id)
+    journal.settled(journal.take(key(1, marked=False)).id)
     journal.close()
-    assert last.take(key(1, identified=False)).standing is Standing.UNKNOWN
+    assert last.take(key(1, marked=False)).standing is Standing.UNKNOWN
 
 
 def test_trials_count_deaths(spawn, keep):
@@ -516,7 +516,7 @@ def test_of_much_that_the_dead_left_what_is_open_stays(spawn, keep, home, monkey
     )
     for number in range(4):
         process = spawn()
-        process(f"give({number}), give({10 + number}, identified=False), j.answered(id, b'answer {number}')")
+        process(f"give({number}), give({10 + number}, marked=False), j.answered(id, b'answer {number}')")
         process(f"j.released(id), j.trial(b't' * 16), {filling.format(f'{1000 * (number + 1)} + number')}[-1:]")
         process.kill()
     keep()
@@ -531,10 +531,10 @@ def test_of_much_that_the_dead_left_what_is_open_stays(spawn, keep, home, monkey
             journal.released(found.id)
     early._keep_house()
     for number in range(4):
-        found = early.take(key(10 + number, identified=False))
+        found = early.take(key(10 + number, marked=False))
         assert found.record == b"answer %d" % number
         early.settled(found.id)
-    assert keep().take(key(10, identified=False)).standing is Standing.UNKNOWN
+    assert keep().take(key(10, marked=False)).standing is Standing.UNKNOWN
 
 
 def test_of_many_who_clean_up_at_once_none_loses_sight(spawn, keep, home):
@@ -635,10 +635,10 @@ def test_strange_files_in_the_directory_hurt_nobody(keep, home):
 
 def test_entries_that_nobody_asks_for_are_let_go(keep, monkeypatch):
     journal, other = keep(keep=3600), keep()
-    twin = handed(journal, 1, b"one", identified=False)
+    twin = handed(journal, 1, b"one", marked=False)
     monkeypatch.setattr(keeper, "ABANDONED", 0.0)
     journal._keep_house()
-    found = other.take(key(1, identified=False))
+    found = other.take(key(1, marked=False))
     assert (found.id, found.record) == (twin, b"one")
     other.settled(found.id)
     journal._keep_house()

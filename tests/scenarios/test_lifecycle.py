@@ -115,6 +115,7 @@ async def worker_process(rabbit, knot, tmp_path):
             path,
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"COLUMNS": "200"},
+            cwd=tmp_path,
         )
         running.append(process)
         await until_ready(http)

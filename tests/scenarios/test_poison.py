@@ -14,10 +14,10 @@ from support.rabbitmq import max_message_size
 from support.system import MIME, until
 
 from mailq.core import letters
-from mailq.core.letters import REQUEUED
 from mailq.core.mime import extract
 from mailq.core.passing_on import DROPPED
 from mailq.core.publication import Consumed, Publication
+from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.poison import revived
 from mailq.stages import process
@@ -113,7 +113,7 @@ async def test_two_equal_jobs_without_an_id_are_two_messages_after_the_poison_qu
     bug["on"] = False
     for poison in await rabbit.get_many("outbox.poison", 2):
         message = Consumed(poison.body, 1, message_id=poison.message_id, headers=poison.headers)
-        await broker.publish([revived(message, "outbox")])
+        await broker.publish([revived(message, outbox_of(rabbit.config()))])
     await rabbit.wait_for_count("success", 2)
     await broker.close()
 
@@ -190,7 +190,9 @@ async def test_a_job_that_cannot_be_zipped_is_put_aside_as_it_was(system, sink, 
     assert mail.seen.broker_events.count("lost") == 1
 
     mail = await system(receiver, delivery={"retries": [600]})
-    await rabbit.publish("outbox", poison.body, message_id="one", content_encoding="gzip", headers={REQUEUED: 1})
+    message = Consumed(poison.body, 1, message_id="one", content_encoding="gzip", headers=poison.headers)
+    headers = revived(message, outbox_of(rabbit.config())).headers
+    await rabbit.publish("outbox", poison.body, message_id="one", content_encoding="gzip", headers=headers)
     retry = await mail.get("retry")  # what its first attempt came to; there was no second one
     assert [(each["attempt"], each["redelivered"]) for each in retry["results"]] == [(1, True)]
     assert receiver.connections == 1

@@ -23,7 +23,10 @@ import pytest
 
 from mailq.config import Config
 from mailq.core.job import Job
+from mailq.core.provenance import HEADER, Provenance
+from mailq.core.publication import Publication
 from mailq.core.result import Result
+from mailq.edges.amqp.address import outbox_of
 from mailq.lab.knot import PrivateKnot
 from mailq.lab.sink import Sink
 from mailq.wiring import build, journal_of
@@ -39,6 +42,12 @@ MIME = "From: Anna <a@a.test>\nTo: b@a.test, c@a.test\nSubject: =?utf-8?q?Gr=C3=
 @cache
 def validator(name: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(json.loads((ROOT / "schemas" / f"{name}.json").read_text()))
+
+
+def sent_back(rabbit: Rabbit, body: bytes, message_id: str | None = None, **provenance: Any) -> dict[str, Any]:
+    """Return the headers of a message that mailq has sent back to the outbox with that mark, or those flags."""
+    letter = Publication("", "", body, message_id=message_id, headers={HEADER: Provenance(**provenance)})
+    return dict(outbox_of(rabbit.config()).signed(letter).headers or {})
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from mailq.config.rabbitmq import RabbitConfig
+from mailq.core.provenance import Outbox
 from mailq.ports import BrokerError
 
 
@@ -52,6 +53,16 @@ class Address:
             unquote(parts.path[1:]) or "/",
             _context(config.ca_file) if secure else None,
         )
+
+
+def outbox_of(config: RabbitConfig) -> Outbox:
+    """Return the outbox of the virtual host, with the secret for mailq's own headers.
+
+    Raises:
+        BrokerError: the URL makes no sense, or the CA file cannot be read.
+    """
+    address = Address.of(config)
+    return Outbox(address.vhost, config.outbox, config.header_secret.get_secret_value() or address.password)
 
 
 def _context(ca_file: str) -> ssl.SSLContext:

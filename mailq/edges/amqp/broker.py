@@ -216,6 +216,11 @@ class Broker:
         return not self._ended
 
     @property
+    def silent(self) -> bool:
+        """Tell whether any connection has heard nothing for a heartbeat interval or longer."""
+        return self._control.silent or self._consuming.silent or self._publishing.silent
+
+    @property
     def recording(self) -> bool:
         """Tell whether results get recorded at the moment; while they do not, nothing new may be sent."""
         return self._publisher.is_recording and not self._insistence.waiting

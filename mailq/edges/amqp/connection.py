@@ -117,6 +117,11 @@ class Connection(asyncio.Protocol):
             raise
         return connection
 
+    @property
+    def silent(self) -> bool:
+        """Tell whether nothing was heard for a heartbeat interval, in which the broker sends two heartbeats."""
+        return self._silent_ticks >= 2
+
     async def call(self, method: Frame, *answers: type[Frame]) -> Frame:
         """Send a method and return its answer, one of the types `answers`; one call at a time.
 

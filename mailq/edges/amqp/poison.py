@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mailq.core.letters import REQUEUED, unnamed
 from mailq.core.passing_on import application, passed_on
+from mailq.core.provenance import HEADER, Outbox
 from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.connection import Connection
@@ -88,20 +88,21 @@ async def walk(connection: Connection, queue: str, limit: int | None, window: in
         consumer.flush()
 
 
-def revived(message: Consumed, outbox: str) -> Publication:
+def revived(message: Consumed, outbox: Outbox) -> Publication:
     """Return the publication that makes a poison message a job again, its octets as they are.
 
-    What mailq and the broker wrote into its headers (`x-…`) is gone, but for notes that it was here, that its id is
-    mailq's, and which headers were lost; the producer's headers that steer nothing stay.
+    What mailq and the broker wrote into its headers (`x-…`) is gone, but for its mark, a note that it was here, and
+    which headers were lost; the producer's headers that steer nothing stay.
     """
-    return Publication(
+    publication = Publication(
         "",
-        outbox,
+        outbox.name,
         message.body,
         message_id=message.message_id,
         content_type=None,
         content_encoding=message.content_encoding,
         priority=message.priority,
-        headers=passed_on(message.headers) | unnamed(message.headers) | {REQUEUED: 1},
+        headers={**passed_on(message.headers), HEADER: outbox.read(message)._replace(requeued=True)},
         application=application(message),
     )
+    return outbox.signed(publication)

@@ -93,7 +93,7 @@ class FileJournal:
         self._trials: dict[bytes, list[int]] = {}
         self._blind: str | None = None
         self._closed = False
-        self._named = False
+        self._marked = False
         self._kept_house = self._asked = float("-inf")
         self.tend()
 
@@ -234,7 +234,7 @@ class FileJournal:
         for digest in [digest for digest, begun in self._trials.items() for _ in begun]:
             self.tried(digest)
         self._forget_ended()
-        self._pen.close(remove=not (self._open or self._ended or self._named))
+        self._pen.close(remove=not (self._open or self._ended or self._marked))
         self._closed = True
         self._shelf.close()
 
@@ -243,7 +243,7 @@ class FileJournal:
         if opened is None:
             return
         self._pen.write(codec.ending(mark, entry), -opened.promised)
-        self._named = self._named or (mark == Mark.SETTLED and opened.key.identified)
+        self._marked = self._marked or (mark == Mark.SETTLED and opened.key.marked)
 
     def _give_way(self, key: JobKey, entry: EntryId) -> None:
         """Withdraw an intent if another process has handed the job over, or is about to.
