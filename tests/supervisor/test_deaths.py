@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from support.system import MIME, until
 
 from mailq.core.states import State
 from mailq.lab.conversation import Conversation
+from mailq.lab.proxy import Proxy
 
 
 def owner(pids, port):
@@ -113,6 +115,56 @@ async def test_a_doubt_is_a_failure_for_those_who_want_no_second_mail(start, sin
 
     assert (doubt["in_doubt"], doubt["redelivered"]) == (True, True)
     assert len(receiver.messages) == 1
+
+
+async def test_an_id_is_known_beyond_a_process_and_the_job_that_it_had_is_no_duplicate(start, sink, rabbit, kill_at):
+    receiver = await sink()
+    run = await start(2, receiver=receiver.port, delivery={"retries": [1], "unique_for": 3600})
+    deaths = kill_at(run, State.DATA, times=1)
+    body = orjson.dumps({"recipient": "deadly@a.test", "mime": MIME})
+    await rabbit.publish("outbox", body, message_id="1")
+    assert (await final(rabbit, "success"))["results"][-1]["result"] == "accepted"
+    await rabbit.publish("outbox", body, message_id="1")
+
+    assert (await final(rabbit, "failures"))["results"][-1]["duplicate"] is True
+    assert len(deaths) == 1
+    assert len(receiver.messages) == 1
+    assert await run.end() == 0
+
+
+async def test_a_process_that_stood_still_sends_nothing_that_another_has_sent(start, sink, rabbit, monkeypatch):
+    """It wakes with the answer to DATA at hand, and the end of its connections to the broker behind that."""
+    receiver = await sink()
+    proceed, stopped = Conversation._proceed, []
+
+    async def stop(self, state, asked=None):
+        if state is State.DATA and not stopped:
+            _, port = self._channel._transport.get_extra_info("peername")
+            stopped.append(owner({run.process.pid, *run.living()}, port))
+            os.kill(stopped[0], signal.SIGSTOP)
+        return await proceed(self, state, asked)
+
+    monkeypatch.setattr(Conversation, "_proceed", stop)
+    async with Proxy("127.0.0.1", rabbit.server.port) as proxy:
+        far = {"url": rabbit.url_at(proxy.port), "heartbeat": 4, "reconnect_delay": 0.1}
+        run = await start(1, receiver=receiver.port, rabbitmq=far)
+        await rabbit.publish("outbox", orjson.dumps({"recipient": "b@a.test", "mime": MIME}), message_id="1")
+        await until(lambda: stopped)
+        began = time.monotonic()
+        try:
+            other = await start(1, receiver=receiver.port)
+            proxy.cut()
+            assert (await final(rabbit, "success"))["results"][-1]["attempt"] == 1
+            await until(lambda: time.monotonic() - began > 2.5)  # the least standstill that counts, and a little more
+        finally:
+            os.kill(stopped[0], signal.SIGCONT)
+        accepted = proxy.accepted
+        await until(lambda: proxy.accepted >= accepted + 3)
+        await run.page("/readyz", want=200)
+        assert await run.end() == 0
+    assert await other.end() == 0
+    assert len(receiver.messages) == 1
+    assert await rabbit.count("outbox") == await rabbit.count("success") == await rabbit.count("retry") == 0
 
 
 async def test_a_job_that_kills_processes_is_put_aside_and_innocents_are_not_harmed(
