@@ -5,7 +5,7 @@ The edges implement these with one library each; tests implement them with a few
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -286,8 +286,8 @@ class Journal(Protocol):
     def withdrawn(self, entry: EntryId) -> None:
         """Record that it was not handed over after all; never raises."""
 
-    def published(self, entry: EntryId) -> None:
-        """Record that everything published for it is confirmed, but its job may come again; never raises."""
+    def published(self, entries: Collection[EntryId]) -> None:
+        """Record that everything published for them is confirmed, but their jobs may come again; never raises."""
 
     def released(self, entry: EntryId) -> None:
         """Leave an answered entry, own or taken, to whoever gets its job; never raises."""

@@ -53,7 +53,6 @@ class Receipts:
             self._journal.settled(entry)
             return
         self.equal(key, broker)
-        self._journal.published(entry)
         last = self._batches[-1] if self._batches else None
         if last is None or last.broker is not broker or last.asked is not None:
             last = _Batch(broker)
@@ -73,6 +72,7 @@ class Receipts:
             if batch.arrived or not batch.broker.alive:
                 self._end_batch(batch)
             elif batch.asked is None:
+                self._journal.published(batch.entries.values())
                 batch.asked = batch.broker.acknowledged()
             else:
                 batch.arrived = batch.asked.done() and batch.asked.result()

@@ -10,6 +10,7 @@ length, CRC-32 and a body, whose first octet is its mark. Whatever the octets ar
 they hold.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from struct import Struct
@@ -27,8 +28,7 @@ class JournalError(Exception):
     """Nothing can be recorded, so nothing may be handed over; the text says why and what helps."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobKey:
+class JobKey(NamedTuple):
     """One attempt of one publication: a digest of 16 octets, of its mark, or of its content while it has no mark."""
 
     digest: bytes
@@ -95,6 +95,7 @@ ANSWER_BODY = Struct("<BQ")
 ENTRY_BODY = Struct("<B8sQ")
 CLAIM_BODY = Struct("<B8sQI")
 TRIAL_BODY = Struct("<B16sI")
+SERIAL = Struct("<Q")
 BODY_SIZES: dict[int, int] = {
     Mark.INTENT: INTENT_BODY.size,
     Mark.WITHDRAWN: ENTRY_BODY.size,
@@ -103,12 +104,14 @@ BODY_SIZES: dict[int, int] = {
     Mark.CLAIM: CLAIM_BODY.size,
     Mark.TRIAL: TRIAL_BODY.size,
     Mark.TRIED: TRIAL_BODY.size,
-    Mark.PUBLISHED: ENTRY_BODY.size,
 }
 
 _MAX_BODY = ANSWER_BODY.size + MAX_ANSWER
 MAX_RECORD = _FRAME.size + _MAX_BODY
 """Octets of the longest record."""
+
+MOST_PUBLISHED = MAX_ANSWER // SERIAL.size
+"""Entries that one record tells to be published, at most."""
 
 INTENT_SIZE = _FRAME.size + INTENT_BODY.size
 END_SIZE = _FRAME.size + ENTRY_BODY.size
@@ -130,8 +133,13 @@ def answer(serial: int, record: bytes) -> bytes:
     return _framed(ANSWER_BODY.pack(Mark.ANSWER, serial) + record)
 
 
+def published(serials: Sequence[int]) -> bytes:
+    """Return the record that what came of so many of the writer's entries is published, `MOST_PUBLISHED` at most."""
+    return _framed(bytes((Mark.PUBLISHED,)) + b"".join(map(SERIAL.pack, serials)))
+
+
 def ending(mark: int, entry: EntryId) -> bytes:
-    """Return the record that an entry is withdrawn, released, published or settled."""
+    """Return the record that an entry is withdrawn, released or settled."""
     return _framed(ENTRY_BODY.pack(mark, *entry))
 
 

@@ -18,6 +18,7 @@ from mailq.core.journal import (
     CLAIM_BODY,
     ENTRY_BODY,
     INTENT_BODY,
+    SERIAL,
     TRIAL_BODY,
     Entry,
     EntryId,
@@ -141,7 +142,7 @@ class Index:
             if item.record is not None:
                 records.append(codec.answer(item.serial, item.record))
             if item.published is not None:
-                records.append(codec.ending(Mark.PUBLISHED, item.id))
+                records.append(codec.published([item.serial]))
             if item.released:
                 records.append(codec.ending(Mark.RELEASED, item.id))
         for digest, begun in writer.trials.items():
@@ -232,10 +233,10 @@ class Index:
             item.released = True
 
     def _published(self, writer: _Writer, body: bytes) -> None:
-        _, _, serial = ENTRY_BODY.unpack(body)
-        item = writer.items.get(serial)
-        if item is not None:
-            item.published = self._now
+        for (serial,) in SERIAL.iter_unpack(body[1 : 1 + (len(body) - 1) // SERIAL.size * SERIAL.size]):
+            item = writer.items.get(serial)
+            if item is not None:
+                item.published = self._now
 
     def _settled(self, writer: _Writer, body: bytes) -> None:
         _, name, serial = ENTRY_BODY.unpack(body)

@@ -36,6 +36,7 @@ records = st.one_of(
     st.builds(codec.intent, serials, keys, moments),
     st.builds(codec.answer, st.integers(0, 3), st.binary(max_size=100)),
     st.builds(codec.ending, st.sampled_from([Mark.WITHDRAWN, Mark.RELEASED, Mark.SETTLED]), entries),
+    st.builds(codec.published, st.lists(st.integers(0, 3), min_size=1, max_size=4)),
     st.builds(codec.claim, entries, moments),
     st.builds(codec.trial, st.sampled_from([Mark.TRIAL, Mark.TRIED]), digests, moments),
 )

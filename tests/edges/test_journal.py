@@ -179,12 +179,12 @@ def test_two_equal_jobs_are_two_messages(spawn, keep):
 def test_what_a_process_had_published_when_it_was_killed_is_told_once_more_and_later_in_doubt(spawn, keep, monkeypatch):
     process, journal = spawn(), keep()
     for number in (1, 2):
-        process(f"give({number}, marked=False), j.answered(id, b'told'), j.published(id), j.published(id)")
+        process(f"give({number}, marked=False), j.answered(id, b'told'), j.published([id]), j.published([id])")
     assert journal.take(key(1, marked=False)).standing is Standing.UNDERWAY
     process.kill()
     found = journal.take(key(1, marked=False))
     assert (found.standing, found.record) == (Standing.ANSWERED, b"told")
-    journal.published(found.id)
+    journal.published([found.id])
     journal.settled(found.id)
     assert journal.take(key(1, marked=False)).standing is Standing.UNKNOWN
     now = time.monotonic
@@ -194,7 +194,7 @@ def test_what_a_process_had_published_when_it_was_killed_is_told_once_more_and_l
 
 def test_what_is_published_stands_so_in_the_next_file_and_in_what_is_left_of_a_dead_writers(spawn, keep, home):
     process, journal = spawn(), keep()
-    process("give(1, marked=False), j.answered(id, b'told'), j.published(id)")
+    process("give(1, marked=False), j.answered(id, b'told'), j.published([id])")
     process("[(give(n), j.answered(id, b'x' * 60000), j.settled(id)) for n in range(100, 112)]")
     assert max(int(name.rpartition("-")[2].partition(".")[0]) for name in files(home)) > 2
     process.kill()

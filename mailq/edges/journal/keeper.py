@@ -9,7 +9,7 @@ standing means for a job.
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from mailq.core.journal import (
     INTENT_SIZE,
     MAX_ANSWER,
     MAX_RECORD,
+    MOST_PUBLISHED,
     TRIAL_SIZE,
     Entry,
     EntryId,
@@ -132,12 +133,17 @@ class FileJournal:
         else:
             self._end(Mark.WITHDRAWN, entry)
 
-    def published(self, entry: EntryId) -> None:
-        """Record that what came of one's own entry is published; one that was taken is claimed until it is settled."""
-        opened = self._open.get(entry.serial) if entry.writer == self._writer else None
-        if opened is not None and opened.record is not None and not opened.published:
-            self._pen.write(codec.ending(Mark.PUBLISHED, entry), -END_SIZE)
-            opened.published = True
+    def published(self, entries: Collection[EntryId]) -> None:
+        """Record that what came of own entries is published; one that was taken is claimed until it is settled."""
+        serials = []
+        for entry in entries:
+            opened = self._open.get(entry.serial) if entry.writer == self._writer else None
+            if opened is not None and opened.record is not None and not opened.published:
+                opened.published = True
+                serials.append(entry.serial)
+        for start in range(0, len(serials), MOST_PUBLISHED):
+            some = serials[start : start + MOST_PUBLISHED]
+            self._pen.write(codec.published(some), -END_SIZE * len(some))
 
     def released(self, entry: EntryId) -> None:
         """Leave an answered entry to others, and one that was taken."""
@@ -279,7 +285,7 @@ class FileJournal:
             if opened.record is not None:
                 yield codec.answer(serial, opened.record)
             if opened.published:
-                yield codec.ending(Mark.PUBLISHED, EntryId(self._writer, serial))
+                yield codec.published([serial])
             if opened.released:
                 yield codec.ending(Mark.RELEASED, EntryId(self._writer, serial))
         for entry, at in self._claims.items():

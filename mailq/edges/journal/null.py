@@ -1,5 +1,7 @@
 """The `Journal` of a worker that is to keep none: it costs nothing and knows nothing."""
 
+from collections.abc import Collection
+
 from mailq.core.journal import Entry, EntryId, JobKey, JournalStats, Standing
 
 
@@ -16,7 +18,7 @@ class NullJournal:
     def withdrawn(self, entry: EntryId) -> None:
         """Keep nothing."""
 
-    def published(self, entry: EntryId) -> None:
+    def published(self, entries: Collection[EntryId]) -> None:
         """Keep nothing."""
 
     def released(self, entry: EntryId) -> None:
