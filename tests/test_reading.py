@@ -10,6 +10,7 @@ from support.broker import until
 
 from mailq.core.document import UNCOUNTED, InvalidJobError
 from mailq.core.ending import End
+from mailq.core.provenance import Outbox
 from mailq.core.publication import Consumed
 from mailq.edges.observers import Observers
 from mailq.handling import Bounds, Handling
@@ -85,7 +86,7 @@ async def test_heavy_documents_wait_for_each_other_and_one_is_always_read():
 
 
 async def test_the_values_of_a_message_count_as_memory_until_it_ends(monkeypatch):
-    handling = Handling(None, None, None, Observers(), Bounds(in_memory=LIMIT))
+    handling = Handling(None, None, None, Outbox("/", "outbox", "secret"), Observers(), Bounds(in_memory=LIMIT))
     go = asyncio.Event()
 
     class Life:
