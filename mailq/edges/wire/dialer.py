@@ -1,7 +1,7 @@
 """Opening a connection, one exchange at a time. Nobody else imports aiosmtplib.
 
-aiosmtplib's protocol opens the conversation (greeting, EHLO, STARTTLS, AUTH); its clocks are off,
-since every state has one of ours. Then `take_over` puts the wire itself in its place (`stream`).
+aiosmtplib's protocol opens the conversation (greeting, EHLO, STARTTLS, AUTH); its clocks are off, since every state
+has one of ours, and the wire reads the replies, as it does later. Then `take_over` puts it in its place (`stream`).
 What goes wrong is told as `Trouble`, classified here, once, by type and not by text.
 """
 
@@ -13,12 +13,12 @@ import ssl
 from collections.abc import Iterator
 from typing import Any, cast
 
-from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
+from aiosmtplib.errors import SMTPException, SMTPServerDisconnected, SMTPTimeoutError
 from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
 from mailq.core.failure import Trouble
-from mailq.core.reply import Reply, make_reply, printable
+from mailq.core.reply import Reply, printable
 from mailq.core.routing import Source, Target
 from mailq.core.states import Kind
 from mailq.edges.wire.stream import Stream, words
@@ -92,32 +92,33 @@ class TcpWire(Stream):
             if self._opening is None:
                 await self._start(None, None)
             assert self._opening is not None
-            return _reply(await self._opening.read_response())
+            await self._opening.read_response()
+        return self._queue.popleft()
 
     async def command(self, line: str) -> Reply:
         """Send one command line and return its reply."""
         assert self._opening is not None
+        if self._queue or self._reader.pending:
+            raise Trouble(Kind.INVALID, "the server spoke out of turn")
+        if self._trouble is not None:
+            raise Trouble(self._trouble.kind, self._trouble.text)
+        octets = line.encode()
+        self.sent += len(octets) + 2
         with _translated():
-            octets = line.encode()
-            self._opening.expect_silence()
-            self.sent += len(octets) + 2
-            return _reply(await self._opening.execute_command(octets))
+            await self._opening.execute_command(octets)
+        return self._queue.popleft()
 
     async def starttls(self) -> Reply:
         """Ask for TLS and, if the answer is 220, do the handshake; returns the answer."""
-        opening = self._opening
-        assert opening is not None
-        try:
+        answer = await self.command("STARTTLS")
+        if answer.code == 220:
+            assert self._opening is not None
+            if self._trouble is not None and self._trouble.kind is Kind.LOST:
+                raise Trouble(Kind.LOST, self._trouble.text)
+            self.forget_unread()  # nothing that came outside TLS counts inside it (RFC 3207 section 4.2)
             with _translated():
-                opening.expect_silence()
-                self.sent += len(b"STARTTLS\r\n")
-                answer = await opening.start_tls(
-                    self._security.context, server_hostname=self._server_name(), timeout=NO_CLOCK
-                )
-        except SMTPResponseException as refusal:
-            return _reply(SMTPResponse(refusal.code, refusal.message))
-        self._transport = cast(asyncio.Transport, opening.transport)
-        return _reply(answer)
+                self._transport = await self._opening.encrypt(self._security.context, self._server_name())
+        return answer
 
     def security(self) -> dict[str, Any]:
         """Return the `cipher` and `certificate` result properties of the TLS session; {} without TLS."""
@@ -127,14 +128,10 @@ class TcpWire(Stream):
     def take_over(self) -> None:
         """Switch from the opening protocol to the transaction protocol."""
         assert self._transport is not None
-        assert self._opening is not None
-        unread = bytes(self._opening._buffer)  # noqa: SLF001 - spoken out of turn: must not be lost
         self._opening = None
         self._transport.set_protocol(self)
         if self._transport.is_closing():
             self.connection_lost(None)
-        elif unread:
-            self.data_received(unread)
 
     def close(self) -> None:
         """Close the connection at once; safe to call twice."""
@@ -147,7 +144,7 @@ class TcpWire(Stream):
         assert self._socket is not None
         loop = asyncio.get_running_loop()
         transport, self._opening = await loop.create_connection(
-            lambda: _Opening(loop),
+            lambda: _Opening(loop, self),
             sock=self._socket,
             ssl=context,
             server_hostname=server_name,
@@ -164,33 +161,54 @@ class TcpWire(Stream):
 
 
 class _Opening(SMTPProtocol):
-    """aiosmtplib's protocol, which looks at all lines of an unfinished reply whenever one more comes.
+    """aiosmtplib's protocol, for which the stream reads: one reader for all states, and nothing unread is dropped."""
 
-    That costs seconds for the 32 kB that it allows, if they come line by line. Here each line is looked at once.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, stream: Stream) -> None:
         super().__init__(loop)
-        self._looked = 0
+        self._stream = stream
 
-    def expect_silence(self) -> None:
-        """Refuse to send a command to which there is an answer already.
+    def data_received(self, data: bytes) -> None:
+        """Take what the peer says."""
+        self._stream.data_received(data)
+        self._answer()
 
-        Raises:
-            Trouble: there is one, or a part of one.
-        """
-        if self._buffer:
-            raise Trouble(Kind.INVALID, "the server spoke out of turn")
+    def eof_received(self) -> bool:
+        """Take the end of the stream."""
+        self._stream.eof_received()
+        self._answer()
+        return False
 
-    def _read_response_from_buffer(self) -> SMTPResponse | None:
-        while (end := self._buffer.find(b"\n", self._looked)) >= 0:
-            if not (
-                self._buffer[self._looked : self._looked + 3].isdigit() and self._buffer[self._looked + 3] == ord("-")
-            ):
-                self._looked = 0  # the last line of the reply, or none of a reply
-                return super()._read_response_from_buffer()
-            self._looked = end + 1
-        return None
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+        self._stream.connection_lost(exc)
+        self._answer()
+        super().connection_lost(exc)
+
+    async def encrypt(self, context: ssl.SSLContext, server_name: str | None) -> asyncio.Transport:
+        """Do the handshake and return the transport inside TLS."""
+        if self.transport is None:
+            raise SMTPServerDisconnected("Connection lost")
+        transport = await self._loop.start_tls(
+            cast(asyncio.WriteTransport, self.transport),
+            self,
+            context,
+            server_hostname=server_name,
+            ssl_handshake_timeout=NO_CLOCK,
+        )
+        if transport is None:
+            raise SMTPServerDisconnected("Connection lost")
+        self.transport = transport
+        return transport
+
+    def _answer(self) -> None:
+        """Tell the library that there is a reply, which the wire takes from the stream, or that none will come."""
+        waiter, trouble = self._response_waiter, self._stream.trouble
+        if waiter is None or waiter.done() or not self._response_pending:
+            return
+        if self._stream.unread:
+            waiter.set_result(SMTPResponse(0, ""))
+        elif trouble is not None:
+            self._set_response_exception(waiter, Trouble(trouble.kind, trouble.text))
 
 
 @contextlib.contextmanager
@@ -200,10 +218,6 @@ def _translated() -> Iterator[None]:
         yield
     except (TimeoutError, SMTPTimeoutError):
         raise
-    except SMTPResponseException as trouble:
-        if trouble.code > 0:
-            raise
-        raise Trouble(Kind.INVALID, printable(trouble.message.encode("utf-8", "replace"))) from trouble
     except ssl.SSLCertVerificationError as trouble:
         raise Trouble(Kind.ERROR, f"certificate refused: {trouble.verify_message}") from trouble
     except ssl.SSLError as trouble:
@@ -214,11 +228,3 @@ def _translated() -> Iterator[None]:
         raise Trouble(Kind.LOST, words(trouble)) from trouble
     except SMTPException as trouble:
         raise Trouble(Kind.INVALID, printable(str(trouble).encode("utf-8", "replace"))) from trouble
-
-
-def _reply(answer: SMTPResponse) -> Reply:
-    """Return aiosmtplib's answer as a `Reply`, after the checks that aiosmtplib leaves out."""
-    if not 200 <= answer.code <= 599:
-        raise Trouble(Kind.INVALID, f"not an SMTP reply code: {answer.code}")
-    text = answer.message.encode("utf-8", "surrogateescape")
-    return make_reply(answer.code, [printable(line, limit=4096) for line in text.split(b"\n")])

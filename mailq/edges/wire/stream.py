@@ -42,6 +42,22 @@ class Stream(asyncio.Protocol):
             return False
         return self._trouble is None and not self._queue and not self._reader.pending
 
+    @property
+    def unread(self) -> bool:
+        """Tell whether a reply waits to be read."""
+        return bool(self._queue)
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Return what ended the stream, None while it goes on."""
+        return self._trouble
+
+    def forget_unread(self) -> None:
+        """Drop all that came so far and was not read, and begin to read anew."""
+        self._reader = ReplyReader()
+        self._queue.clear()
+        self._trouble = None
+
     def write(self, data: bytes) -> None:
         """Send octets without waiting; a lost connection is noticed by `reply`."""
         if self._transport is not None and not self._transport.is_closing():
@@ -83,11 +99,13 @@ class Stream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Take the end of the stream."""
+        self._take_rest()
         self._end(Trouble(Kind.LOST, "the server closed the connection"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
+        self._take_rest()
         self._end(Trouble(Kind.LOST, words(exc) if exc else "the server closed the connection"))
 
     def pause_writing(self) -> None:
@@ -98,6 +116,11 @@ class Stream(asyncio.Protocol):
         """Let it go on."""
         self._paused = False
         self._wake()
+
+    def _take_rest(self) -> None:
+        """Take the answer that the end of the stream has cut off: a code that can be read decides."""
+        if self._trouble is None and self._reader.pending:
+            self._queue.extend(self._reader.rest())
 
     def _end(self, trouble: Trouble) -> None:
         self._trouble = self._trouble or trouble
