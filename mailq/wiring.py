@@ -288,6 +288,7 @@ def policy_of(config: Config) -> Policy:
         max_deliver_time=delivery.max_deliver_time,
         max_attempts=delivery.max_attempts,
         on_doubt=delivery.on_doubt,
+        doubt_attempts=delivery.doubt_attempts,
         greylist_retry=delivery.greylist_retry,
         hint_min=delivery.hint_min,
         hint_max=delivery.hint_max,

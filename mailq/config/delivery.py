@@ -42,6 +42,12 @@ class DeliveryConfig(Section):
         " failure with `duplicate` is published for it. The processes of a host share it, in worker.journal_dir; 0:"
         " each publication is delivered.",
     )
+    doubt_attempts: int = Field(
+        3,
+        ge=0,
+        description="Attempts that leave it open whether the message arrived, until it is given up; 0: no limit. Each"
+        " may bring the recipient one more copy.",
+    )
     greylist_retry: int = Field(
         300,
         ge=0,

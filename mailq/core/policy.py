@@ -30,6 +30,7 @@ class Policy:
     max_deliver_time: int = 86_400
     max_attempts: int = 0
     on_doubt: str = "retry"
+    doubt_attempts: int = 3
     greylist_retry: int = 300
     hint_min: int = 60
     hint_max: int = 7200

@@ -3,8 +3,8 @@
 The default is the first digit of the result's code, which every result has: 2 success, 4 retry,
 5 failure (RFC 5321 section 4.2.1: an unknown code is judged by its first digit). 421 is the
 connection's trouble wherever it comes, and 4 by its digit. Response patterns (`core.patterns`) come
-before that, and before them a producer's `on_doubt: fail`. A retry that could not happen in time is a
-failure now.
+before that, and before them a producer's `on_doubt: fail` and the number of attempts in doubt. A retry that
+could not happen in time is a failure now.
 
 When to try again, the first that there is: the interval of a pattern; the time that the server names
 (`core.hints`), within bounds; for greylisting a short interval in the first attempts, if the schedule
@@ -56,8 +56,9 @@ class Outcome(StrEnum):
 class Verdict:
     """What a result means; `at` is the next attempt's time and only there for a retry.
 
-    `why` names what decided, in a few words for the log: `code`, `pattern ID`, `on_doubt`, `attempts` or `expired`
-    for an ending; `schedule`, `greylisting`, `hint N s`, `pattern ID` or `useful_until` for the time of a retry.
+    `why` names what decided, in a few words for the log: `code`, `pattern ID`, `on_doubt`, `doubt_attempts`, `attempts`
+    or `expired` for an ending; `schedule`, `greylisting`, `hint N s`, `pattern ID` or `useful_until` for the time of a
+    retry.
     `effects` is what patterns want written into the result and, for a retry, into the job.
     """
 
@@ -105,6 +106,10 @@ class RetryPolicy(Protocol):
     @property
     def on_doubt(self) -> str:
         """What becomes of a message that may have arrived, unless its job says: `retry` or `fail`."""
+
+    @property
+    def doubt_attempts(self) -> int:
+        """Number of attempts in doubt until a job is given up; 0: no limit of their own."""
 
     @property
     def greylist_retry(self) -> int:
@@ -183,8 +188,8 @@ def judge(
     if result.accepted:
         return _SUCCESS
     known = effects.over(flags or Flags(fatal=result.code // 100 == 5))
-    if result.in_doubt and (job.on_doubt or policy.on_doubt) == "fail":
-        return Verdict(Outcome.FAILURE, flags=known, why="on_doubt", effects=effects)
+    if result.in_doubt and (why := _given_up_in_doubt(job, policy)):
+        return Verdict(Outcome.FAILURE, expired=why != "on_doubt", flags=known, why=why, effects=effects)
     if effects.fail or known.fatal:
         why = "code" if effects.gives_up is None else _pattern(effects)
         return Verdict(Outcome.FAILURE, flags=known, why=why, effects=effects)
@@ -197,6 +202,17 @@ def judge(
         return Verdict(Outcome.FAILURE, expired=True, flags=known, why="expired", effects=effects)
     why = wait.why if planned == at else "useful_until"
     return Verdict(Outcome.RETRY, planned, flags=known, why=why, effects=effects)
+
+
+def _given_up_in_doubt(job: Job, policy: RetryPolicy) -> str:
+    """Return why a message that may have arrived is not sent again; empty if it is.
+
+    The attempts in doubt are counted in the job's results, and the one that is judged is one more.
+    """
+    if (job.on_doubt or policy.on_doubt) == "fail":
+        return "on_doubt"
+    before = sum(isinstance(each, dict) and each.get("in_doubt") is True for each in job.results)
+    return "doubt_attempts" if 0 < policy.doubt_attempts <= before + 1 else ""
 
 
 class _Wait(NamedTuple):
