@@ -24,6 +24,7 @@ from mailq.core.recent import Recent
 from mailq.core.reply import Reply
 from mailq.core.result import Result, Trail, accepted, failed
 from mailq.core.routing import Route, Source, Target, Tls
+from mailq.core.session_limit import about_session, names_limit
 from mailq.core.states import ORDER, Kind, State
 from mailq.core.verdict import judge
 from mailq.offload import offloaded
@@ -58,6 +59,14 @@ class _Ending(NamedTuple):
         """
         doubt = self.trail.in_doubt and self.failure.reply is None
         return doubt, not self.failure.unable, ORDER[self.failure.state]
+
+
+class _Spent(NamedTuple):
+    """How a used session ended that had carried so many messages `before`; `open`: the receiver left it open."""
+
+    failure: Failure
+    before: int
+    open: bool
 
 
 @dataclass(slots=True)
@@ -235,7 +244,10 @@ class Delivery:
             self._governor.pause(source, trail.hosts, seconds, f"destination paused by pattern {patterns}")
 
     async def _converse(self, errand: _Errand, target: Target) -> Reply:
-        """Send the message to one target over a session, a used one if there is; a stale one costs nothing."""
+        """Send the message to one target over a session, a used one if there is.
+
+        Where a used session is at its end, or is refused for what may be its own, a new one is asked once instead.
+        """
         trail, job = errand.trail, errand.job
         errand.source = None
         source = errand.source = bind.choose(errand.sources, target, self._rng, _pinned(job))
@@ -244,8 +256,9 @@ class Delivery:
             trail.facts["from"] = source.ip
         allowance = self._governor.allowance(source, errand.destination, errand.hosts, target)
         route = self._route(source, target, errand.smarthost, allowance.sharing)
+        spent: _Spent | None = None
         while True:
-            held = await self._session(trail, route, allowance)
+            held = await self._session(trail, route, allowance, fresh=spent is not None)
             session = held.session
             try:
                 if allowance.message_rate and not errand.departed:
@@ -253,44 +266,67 @@ class Delivery:
                     await self._pool.depart(allowance.message_rate_key, allowance.message_rate)
                 errand.claim.begin()
                 if job.dryrun:
-                    return await session.probe(trail, job, errand.content, self._policy.message)
-                return await session.deliver(trail, job, errand.content, errand.claim, self._policy.message)
+                    reply = await session.probe(trail, job, errand.content, self._policy.message)
+                else:
+                    reply = await session.deliver(trail, job, errand.content, errand.claim, self._policy.message)
             except Failure as failure:
-                if not _stale(session, failure):
-                    raise
-                trail.forget_connection()
+                if spent is None and _about_session(session, failure):
+                    spent = _Spent(bare(failure), session.messages - 1, open=session.reusable)
+                    session.spent = True
+                    trail.forget_connection()
+                    continue
+                if spent is not None and ORDER[failure.state] > ORDER[spent.failure.state]:
+                    self._learn_limit(target, allowance, spent)
+                raise
             finally:
                 self._pool.release(held)
+            if spent is not None:
+                self._learn_limit(target, allowance, spent)
+            return reply
+
+    def _learn_limit(self, target: Target, allowance: Allowance, spent: _Spent) -> None:
+        """Learn how many messages a session may carry, now that a new one took what the used one refused."""
+        reply = spent.failure.reply
+        named = reply is not None and names_limit(reply)
+        if named or (reply is not None and spent.open):  # else the session may have been idle for too long
+            limit = self._pool.session_limits.refused(allowance, spent.before, named=named)
+            if limit is not None:
+                self._observer.session_limit(target.host, limit)
 
     def _route(self, source: Source, target: Target, smarthost: Smarthost | None, sharing: str) -> Route:
         """Return the route; one that no job's own smarthost shapes is the same for every message, so it is kept."""
         key = (source.ip, source.ehlo, target.host, target.ip, target.port, sharing)
         route = self._routes.get(key) if smarthost is self._policy.smarthost else None
         if route is None:
-            route = Route(source, target, self._policy.tls_towards(smarthost), self._policy.login(smarthost), sharing)
+            tls, login = self._policy.tls_towards(smarthost), self._policy.login(smarthost)
+            falls_back = tls is _OPPORTUNISTIC and self._policy.retry_plaintext and login is None
+            route = Route(source, target, tls, login, sharing, falls_back)
             if smarthost is self._policy.smarthost:
                 self._routes.remember(key, route)
         return route
 
-    async def _session(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
-        """Return a session on the route, without TLS where that is opportunistic and does not come about."""
-        falls_back = route.tls is _OPPORTUNISTIC and self._policy.retry_plaintext
-        if falls_back and self._governor.without_tls(route):
-            return await self._session(trail, replace(route, tls=Tls.NONE), allowance)
+    async def _session(self, trail: Trail, route: Route, allowance: Allowance, *, fresh: bool) -> Held:
+        """Return a session on the route, a new one if `fresh`; without TLS where that does not come about and may not.
+
+        TLS came about when EHLO was answered inside it: a server that wants a client certificate closes after the
+        handshake of TLS 1.3, before that.
+        """
+        if route.falls_back and self._governor.without_tls(route):
+            return await self._session(trail, _in_clear(route), allowance, fresh=fresh)
         self._spare(trail, route)
         if not self._pool.serving(route):
             await self._openings.admitted(route.ends)
-        found = await self._pool.find(route, allowance)
+        found = await self._pool.find(route, allowance, fresh=fresh)
         if found is not None:
             return found
         try:
             return await self._open(trail, route, allowance)
         except Failure as failure:
-            if failure.state is not State.STARTTLS or not falls_back:
+            if not route.falls_back or not (failure.state is State.STARTTLS or failure.tls_unusable):
                 raise
         self._governor.handshake_failed(route)
         trail.forget_connection()
-        return await self._session(trail, replace(route, tls=Tls.NONE), allowance)
+        return await self._session(trail, _in_clear(route), allowance, fresh=fresh)
 
     async def _open(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
         """Return a new session, in the place that there is for it."""
@@ -338,10 +374,18 @@ def _pinned(job: Job) -> str | None:
     return job.nextattempt.ip if job.nextattempt else None
 
 
-def _stale(session: Session, failure: Failure) -> bool:
-    """Tell whether a used session turned out to be at its end, closed or out of step, before anything was offered.
+def _in_clear(route: Route) -> Route:
+    return replace(route, tls=Tls.NONE, falls_back=False)
 
-    The last words are not always 421: Exchange's are 451. A new session shows whether they were about the message.
+
+def _about_session(session: Session, failure: Failure) -> bool:
+    """Tell whether a failure on a used session may be about the session: a new one shows what is about the message.
+
+    So are refusals that a limit of messages explains, and whatever ends a session before anything was offered: the
+    last words are not always 421, Exchange's are 451.
     """
-    used = session.messages > 1 and not session.reusable
-    return used and failure.state is State.MAILFROM and failure.kind is not Kind.TIMEOUT
+    if session.messages < 2:
+        return False
+    if failure.reply is not None and about_session(failure.state, failure.reply):
+        return True
+    return not session.reusable and failure.state is State.MAILFROM and failure.kind is not Kind.TIMEOUT

@@ -263,6 +263,9 @@ class Observer(Protocol):
     def flight(self, jobs: int, sessions: int) -> None:
         """So many jobs are being worked on and so many SMTP connections are open."""
 
+    def session_limit(self, host: str, messages: int) -> None:
+        """An MX host was found to take no more than so many messages in one session."""
+
     def stalled(self, *, stalled: bool) -> None:
         """The outbox holds jobs, the worker is connected, and nothing is delivered to it."""
 

@@ -62,6 +62,8 @@ class Failure(Exception):  # noqa: N818 - the house word, see README
         self.text = reply.text if reply else text or default.text
         self.pointer = pointer
         self.unable = unable
+        self.tls_unusable = False
+        """The handshake succeeded and nothing worked inside TLS: the first exchange there failed."""
 
     @property
     def permanent(self) -> bool:

@@ -206,6 +206,7 @@ _remembered = lru_cache(maxsize=1024)(_read)
 
 _WHITE = b" \t\r"
 
+
 def printable(raw: bytes, limit: int = 200) -> str:
     """Return at most `limit` octets of a stranger's text, what must not be shown (`core.escape`) as `?`."""
     return replaced(raw[:limit].decode("utf-8", "replace").rstrip("\r "))

@@ -62,6 +62,7 @@ class Route:
     """From where to where, how secured and as whom: everything that shapes a session.
 
     `sharing` names who shares its sessions, since their limits are the same ones (see `limits.Allowance`).
+    `falls_back` tells that mail goes without TLS where opportunistic TLS does not come about.
     """
 
     source: Source
@@ -69,6 +70,7 @@ class Route:
     tls: Tls
     login: Login | None = None
     sharing: str = ""
+    falls_back: bool = False
     ends: tuple[str | None, str, int] = field(init=False, repr=False, compare=False)
     """Source and target as the network knows them."""
     _hash: int = field(init=False, repr=False, compare=False)

@@ -108,6 +108,10 @@ class Observers:
         """So many jobs are being worked on and so many SMTP connections are open."""
         self._tell("flight", jobs, sessions)
 
+    def session_limit(self, host: str, messages: int) -> None:
+        """An MX host was found to take no more than so many messages in one session."""
+        self._tell("session_limit", host, messages)
+
     def stalled(self, *, stalled: bool) -> None:
         """Jobs wait, the worker is connected, and nothing is delivered to it; or that is over."""
         self._tell("stalled", stalled=stalled)

@@ -44,15 +44,25 @@ class Opening:
         """Walk bind, connect, intro, ehlo, starttls and login.
 
         Raises:
-            Failure: the first state that did not come out well; the wire is closed.
+            Failure: the first state that did not come out well; where the peer can still be spoken to, the wire is open
+                for QUIT (RFC 5321 sections 3.1, 4.1.1.10), else closed.
         """
         try:
             await self._walk(trail)
+        except Failure as failure:
+            if failure.kind is Kind.INVALID or (failure.reply is not None and failure.reply.closing):
+                self.retire()
+            raise
         except BaseException:
             self.retire()
             raise
         finally:
             self._note_sent(trail, 0)
+
+    @property
+    def reusable(self) -> bool:
+        """Tell whether the peer may be spoken to: in step, and nothing unread."""
+        return not self._retired and self.wire.alive
 
     def retire(self) -> None:
         """Close the connection: never speak here again."""
@@ -152,11 +162,20 @@ class Opening:
         if "starttls" in self.offered:
             trail.facts["command"] = "STARTTLS"
             trail.said.append(("STARTTLS",))
-            reply = await self.ask(trail, State.STARTTLS, self.wire.starttls())
+            reply = self._heard(trail, await self.step(trail, State.STARTTLS, self.wire.starttls()))
+            trouble = check(State.STARTTLS, reply)
+            if trouble and self.route.falls_back and trouble.kind is Kind.ERROR and not reply.closing:
+                return  # RFC 3207 section 4: the client may go on without
+            if trouble:
+                raise trouble
             if reply.code != 220:  # no refusal, but no leave either: the connection is as open as before
                 raise Failure(State.STARTTLS, Kind.INVALID, f"unexpected answer: {reply.code} {reply.text}"[:500])
             self._learn_security(trail)
-            await self._hello(trail)
+            try:
+                await self._hello(trail)
+            except Failure as failure:  # with TLS 1.3 the refusal of a handshake may show only here
+                failure.tls_unusable = failure.reply is None or not failure.reply.closing
+                raise
         elif self.route.tls is Tls.REQUIRED:
             trail.state = State.STARTTLS
             raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required and the server does not offer STARTTLS")

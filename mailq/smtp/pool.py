@@ -22,6 +22,7 @@ from mailq.core.routing import Route
 from mailq.core.states import State
 from mailq.ports import Dialer, Limits
 from mailq.smtp.session import Session
+from mailq.smtp.session_limits import SessionLimits
 
 K = TypeVar("K")
 
@@ -52,21 +53,26 @@ class Held:
     born: float = field(default_factory=monotonic)
     since: float = field(default_factory=monotonic)
 
-    def worn(self, now: float) -> bool:
-        """Tell whether it may not carry another message."""
-        limits, session = self.allowance, self.session
-        old = now - self.born >= limits.session_age or session.messages >= limits.messages_per_session
-        return old or not session.reusable
+    def worn(self, now: float, most: int) -> bool:
+        """Tell whether it may not carry another message; `most` is how many it may carry in all."""
+        session = self.session
+        old = now - self.born >= self.allowance.session_age or session.messages >= most
+        return old or session.spent or not session.reusable
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A job in line: gets a session, or None for leave to open one."""
+    """A job in line: gets a session, or None for leave to open one; `fresh`: no used session will do."""
 
     route: Route
     allowance: Allowance
     answer: asyncio.Future[Held | None]
     since: float
+    fresh: bool = False
+
+    def takes(self, route: Route) -> bool:
+        """Tell whether a used session on `route` will do."""
+        return not self.fresh and (self.route is route or self.route == route)
 
 
 class Pool:
@@ -96,20 +102,21 @@ class Pool:
         self._going: Counter[str] = Counter()
         self._serving: Counter[tuple[str | None, str, int]] = Counter()
         self._attendant: asyncio.Task[None] | None = None
+        self.session_limits = SessionLimits()
         self.open_sessions = 0
 
-    async def find(self, route: Route, allowance: Allowance) -> Held | None:
-        """Return a session on `route` that was used before; None is a place to open one or to vacate.
+    async def find(self, route: Route, allowance: Allowance, *, fresh: bool = False) -> Held | None:
+        """Return a session on `route` that was used before; None, always if `fresh`, is a place to open or to vacate.
 
         Raises:
             Postponed: neither is to be had soon.
         """
-        held = self._used(route)
+        held = None if fresh else self._used(route)
         if held is None:
             line = self._line(allowance)
             if not line.waiting and await self._enter(allowance):
                 return None
-            answer = self._join(line, route, allowance)
+            answer = self._join(line, route, allowance, fresh=fresh)
             try:
                 held = await answer
             except asyncio.CancelledError:
@@ -124,21 +131,26 @@ class Pool:
         """Return a new session in the place that `find` gave; what is learnt on the way lands in `trail`.
 
         Raises:
-            Failure: it could not be opened; the place is free again.
+            Failure: it could not be opened; the place is free again, after QUIT where the peer may be told.
             Postponed: new connections come at a limited rate, and others come first.
         """
         self.open_sessions += 1
         began = monotonic()
+        held: Held | None = None
         try:
             if allowance.connection_rate:
                 await self.pace(allowance.connection_rate_key, allowance.connection_rate, returned=True)
             session = Session(self._dialer.wire(route.target), route, self._timeouts, self._quit_timeout)
+            held = Held(session, allowance)
             await session.open(trail)
         except BaseException:
             now = monotonic()
             self._line(allowance).given_back(now - began, now)
-            self.open_sessions -= 1
-            self.vacate(allowance)
+            if held is not None and held.session.reusable:
+                self._dismiss(held)
+            else:
+                self.open_sessions -= 1
+                self.vacate(allowance)
             raise
         self._serving[route.ends] += 1
         return Held(session, allowance)
@@ -163,7 +175,7 @@ class Pool:
         now = monotonic()
         line = self._line(held.allowance)
         line.given_back(now - held.since, now)
-        worn = held.worn(now)
+        worn = held.worn(now, self.session_limits.most(held.allowance))
         tenured = worn or now - held.born >= TENURE or not line.waiting
         due_elsewhere = tenured and self._due_elsewhere(held.allowance)
         if worn or due_elsewhere:
@@ -182,7 +194,8 @@ class Pool:
         now = monotonic()
         for idle in list(self._idle.values()):
             for held in list(idle):
-                over = now - held.since >= held.allowance.idle_timeout or held.worn(now)
+                over = now - held.since >= held.allowance.idle_timeout
+                over = over or held.worn(now, self.session_limits.most(held.allowance))
                 if over or self._due_elsewhere(held.allowance):
                     self._dismiss(self._taken(held), elsewhere=not over)
         self._idle, self._idle_by_key = _cleared(self._idle), _cleared(self._idle_by_key)
@@ -243,12 +256,14 @@ class Pool:
         while idle:
             held = idle.pop()
             self._idle_by_key[held.allowance.connections_key].remove(held)
-            if not held.worn(now):
+            if not held.worn(now, self.session_limits.most(held.allowance)):
                 return held
             self._dismiss(held)
         return None
 
-    def _join(self, line: Line[Waiter], route: Route, allowance: Allowance) -> asyncio.Future[Held | None]:
+    def _join(
+        self, line: Line[Waiter], route: Route, allowance: Allowance, *, fresh: bool
+    ) -> asyncio.Future[Held | None]:
         """Stand in line for a session on `route`; the answer None is leave to open one, its place already taken.
 
         Raises:
@@ -258,7 +273,7 @@ class Pool:
         if line.wait(now) > PATIENCE:
             raise Postponed(line.send_away(now), Cause.CONNECTIONS, REASON)
         answer = asyncio.get_running_loop().create_future()
-        line.join(Waiter(route, allowance, answer, now), now)
+        line.join(Waiter(route, allowance, answer, now, fresh), now)
         if idle := self._idle_by_key.get(allowance.connections_key):
             self._evict(idle)
         if self._attendant is None or self._attendant.done():
@@ -292,8 +307,8 @@ class Pool:
         while line.waiting:
             waiter: Waiter | None = line.waiting[0]
             route = held.session.route if held else None
-            if route is not None and waiter is not None and waiter.route is not route and waiter.route != route:
-                waiter = next((each for each in line.waiting if each.route == route), None)
+            if route is not None and waiter is not None and not waiter.takes(route):
+                waiter = next((each for each in line.waiting if each.takes(route)), None)
             if waiter is None:
                 return False
             line.waiting.remove(waiter)

@@ -31,18 +31,15 @@ BLOCK = 256 * 1024
 class Session(Opening):
     """An SMTP session over one wire; opened once, then good for messages until it is retired."""
 
-    __slots__ = ("_open", "messages", "quit_timeout")
+    __slots__ = ("_open", "messages", "quit_timeout", "spent")
 
     def __init__(self, wire: Wire, route: Route, timeouts: Mapping[State, float], quit_timeout: float) -> None:
         super().__init__(wire, route, timeouts)
         self.quit_timeout = quit_timeout
         self.messages = 0
+        self.spent = False
+        """No further message may be sent, but the peer may be told QUIT."""
         self._open = False
-
-    @property
-    def reusable(self) -> bool:
-        """Tell whether another message may be sent: in step with the peer, and nothing unread."""
-        return not self._retired and self.wire.alive
 
     async def deliver(self, trail: Trail, job: Job, content: Content, claim: Claim, rules: Rules = MENDED) -> Reply:
         """Walk mailfrom, rcptto, data and message; return the answer to the final dot.

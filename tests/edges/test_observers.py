@@ -24,6 +24,7 @@ CALLS = [
     ("bug", ("settlement", ValueError("x")), {}),
     ("broker", ("lost", "heartbeat"), {}),
     ("flight", (3, 2), {}),
+    ("session_limit", ("mx.test", 10), {}),
     ("stalled", (), {"stalled": True}),
 ]
 

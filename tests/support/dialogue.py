@@ -191,6 +191,8 @@ class _Bugs:
     def bug(self, where: str, error: BaseException) -> None:
         self.seen.append(error)
 
+    def session_limit(self, host: str, messages: int) -> None: ...
+
 
 class Leave:
     """A claim that is always granted (see `mailq.ports.Claim`)."""

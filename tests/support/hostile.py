@@ -161,6 +161,7 @@ class Mailer:
             }
         )
         self.bugs: list[BaseException] = []
+        self.session_limits: list[int] = []
         self.pool = Pool(
             TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100, 500
         )
@@ -178,6 +179,9 @@ class Mailer:
 
     def bug(self, where: str, error: BaseException) -> None:
         self.bugs.append(error)
+
+    def session_limit(self, host: str, messages: int) -> None:
+        self.session_limits.append(messages)
 
     async def send(self, claim: Claim | None = None, **properties: Any) -> Result:
         """Return the result of an attempt for a job with these properties."""

@@ -133,6 +133,11 @@ class Log:
     def flight(self, jobs: int, sessions: int) -> None:
         """Write nothing: the figure is for metrics."""
 
+    def session_limit(self, host: str, messages: int) -> None:
+        """Write the event `session_limit`."""
+        detail = "the receiver refuses further messages in one session; for an hour sessions end before that"
+        self.logger.info("session_limit", host=_free(host), messages=messages, detail=detail)
+
     def stalled(self, *, stalled: bool) -> None:
         """Write the event `stalled`, and `resumed` when it is over; once each, however often told."""
         if stalled and not self._stalled:

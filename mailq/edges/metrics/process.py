@@ -143,6 +143,7 @@ class Metrics(Collector):
         self._lost = False
         self._reconnects = 0
         self._stalled = False
+        self._session_limits = 0
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -220,6 +221,10 @@ class Metrics(Collector):
         self._drift = self._consumed - sum(self._ends.values()) - jobs
         self.heartbeat.beat()
 
+    def session_limit(self, host: str, messages: int) -> None:  # noqa: ARG002 - the Observer port
+        """Count a limit of messages per session that was learnt."""
+        self._session_limits += 1
+
     def stalled(self, *, stalled: bool) -> None:
         """Note whether the consumer is stalled."""
         self._stalled = stalled
@@ -240,7 +245,10 @@ class Metrics(Collector):
         """Return everything counted so far."""
         return {
             "counters": [list(table.values()) for table in self._tables],
-            "singles": [*(self._expired, self._poisoned, self._bugs, self._reconnects, self._consumed, self.overflows)],
+            "singles": [
+                *(self._expired, self._poisoned, self._bugs, self._reconnects, self._consumed, self.overflows),
+                self._session_limits,
+            ],
             "journal": [self._journal.octets, self._journal.records, self._journal.corrupt],
             "durations": [[*durations.counts, durations.total] for durations in self._durations.values()],
             "lag": [*self._lag.counts, self._lag.total, self._stood_still],
@@ -258,7 +266,7 @@ class Metrics(Collector):
         *counts, total, still = snapshot["lag"]
         self._lag.merge(counts, total)
         self._stood_still += still
-        expired, poisoned, bugs, reconnects, consumed, overflows = snapshot["singles"]
+        expired, poisoned, bugs, reconnects, consumed, overflows, session_limits = snapshot["singles"]
         self._consumed += consumed
         mine = (self._journal.octets, self._journal.records, self._journal.corrupt)
         self._journal = JournalStats(*(one + other for one, other in zip(mine, snapshot["journal"], strict=True)))
@@ -267,6 +275,7 @@ class Metrics(Collector):
         self._bugs += bugs
         self._reconnects += reconnects
         self.overflows += overflows
+        self._session_limits += session_limits
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family as it stands now; called by the registry for each scrape."""
@@ -306,6 +315,11 @@ class Metrics(Collector):
         yield counter("broker_reconnects", "Connections made after one was lost.", self._reconnects)
         yield counter(
             "limits_overflows", "Times that a limit was not kept because the table of limits is full.", self.overflows
+        )
+        yield counter(
+            "session_limits_learnt",
+            "Times that an MX host was found to take fewer messages in one session; each has a log line.",
+            self._session_limits,
         )
 
     @property

@@ -1,0 +1,30 @@
+"""The limits of messages per session that this process has learnt, by who shares the sessions; bounded memory."""
+
+from time import monotonic
+
+from mailq.core.limits import Allowance
+from mailq.core.recent import Recent
+from mailq.core.session_limit import SessionLimit
+
+
+class SessionLimits:
+    """What receivers were found to take in one session (`core.session_limit`)."""
+
+    def __init__(self) -> None:
+        self._known: Recent[str, SessionLimit] = Recent()
+
+    def most(self, allowance: Allowance) -> int:
+        """Return how many messages one session may carry: as configured, or fewer if the receiver takes fewer."""
+        configured = allowance.messages_per_session
+        known = self._known.get(allowance.sharing) if self._known else None
+        if known is None or known.messages is None or not known.holds(monotonic()):
+            return configured
+        return min(configured, known.messages)
+
+    def refused(self, allowance: Allowance, before: int, *, named: bool) -> int | None:
+        """Note that a session was refused after `before` messages; return the limit if that is news."""
+        old, now = self._known.get(allowance.sharing, SessionLimit()), monotonic()
+        new = old.refused(before, now, named=named)
+        self._known.remember(allowance.sharing, new)
+        believed = old.messages if old.holds(now) else None
+        return new.messages if new.holds(now) and new.messages != believed else None
