@@ -93,7 +93,7 @@ class TlsConfig(Section):
         "opportunistic", description="opportunistic: when offered; required: never without; none: never."
     )
     retry_plaintext: bool = Field(
-        True, description="After a failed handshake try once more without TLS (opportunistic only)."
+        True, description="After a failed handshake go on without TLS (opportunistic only, never with a login)."
     )
     min_version: Literal["1.0", "1.1", "1.2", "1.3"] = Field(
         "1.0", description="Oldest TLS version; for opportunistic use any encryption beats none."

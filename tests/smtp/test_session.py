@@ -376,3 +376,34 @@ async def test_a_session_may_grow_old_in_the_middle_of_a_message():
 
     assert [(result.delivered, result.facts["messages"]) for result in results] == [(True, 1)] * 2
     assert [verbs(peer) for peer in mx.peers] == [["MAIL", "RCPT", "DATA", "QUIT"]] * 2
+
+
+@pytest.mark.parametrize("refused", ["greeting", "hello"])
+async def test_quit_is_said_after_a_refused_opening_and_holds_up_nobody(refused):
+    """RFC 5321 section 3.1: a server that greets with 554 waits for QUIT; this one answers only after the result."""
+    told = asyncio.Event()
+
+    async def script(peer):
+        await peer.say(b"554 5.7.1 no service\r\n" if refused == "greeting" else b"220 mx.test\r\n")
+        if refused == "hello":
+            await peer.hear()
+            await peer.say(b"451 4.3.0 not now\r\n")
+        assert await peer.hear() == b"QUIT"
+        await told.wait()
+        await peer.say(b"221 bye\r\n")
+
+    async with Hostile(script) as mx, mailer(mx.address, {"timeouts": {"quit": 5}}) as client:
+        result = await client.send()
+        assert client.pool.open_sessions == 1  # the receiver still counts this connection
+        told.set()
+
+    assert result.code == (554 if refused == "greeting" else 451)
+    assert mx.peers[0].heard.endswith(b"QUIT\r\n")
+
+
+async def test_a_blank_line_behind_an_answer_costs_nothing():
+    async with Hostile(server(PLAIN, {"dot": b"250 ok\r\n\r\n"})) as mx, mailer(mx.address) as client:
+        results = [await client.send() for _ in range(2)]
+
+    assert all(result.delivered for result in results)
+    assert len(mx.peers) == 1
