@@ -63,6 +63,7 @@ class Seen:
     unwritable: str | None = None
     parks: int = 0
     causes: Counter[str] = field(default_factory=Counter)
+    session_limits: list[int] = field(default_factory=list)
     stall: bool = False
 
     def consumed(self):
@@ -98,6 +99,9 @@ class Seen:
     def published(self, routing_key, count): ...
 
     def flight(self, jobs, sessions): ...
+
+    def session_limit(self, host, messages):
+        self.session_limits.append(messages)
 
 
 @dataclass
