@@ -46,12 +46,16 @@ REASON = "all connections allowed are in use"
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A session with what was allowed when it was opened; moments on the monotonic clock."""
+    """A session with what was allowed when it was opened; moments on the monotonic clock.
+
+    `serving` tells that its opening succeeded, so that the pool counts it among the open ones.
+    """
 
     session: Session
     allowance: Allowance
     born: float = field(default_factory=monotonic)
     since: float = field(default_factory=monotonic)
+    serving: bool = False
 
     def worn(self, now: float, most: int) -> bool:
         """Tell whether it may not carry another message; `most` is how many it may carry in all."""
@@ -152,8 +156,10 @@ class Pool:
                 self.open_sessions -= 1
                 self.vacate(allowance)
             raise
+        held.serving = True
         self._serving[route.ends] += 1
-        return Held(session, allowance)
+        held.since = monotonic()
+        return held
 
     def serving(self, route: Route) -> bool:
         """Tell whether there is an open session between source and target of the route, in use or idle."""
@@ -337,10 +343,7 @@ class Pool:
             await held.session.quit()
         finally:
             self.open_sessions -= 1
-            ends = held.session.route.ends
-            self._serving[ends] -= 1
-            if not self._serving[ends]:
-                del self._serving[ends]
+            self._serves_no_more(held)
             key = held.allowance.connections_key
             if elsewhere:
                 self._limits.leave(key)
@@ -349,6 +352,14 @@ class Pool:
                     del self._going[key]
             else:
                 self.vacate(held.allowance)
+
+    def _serves_no_more(self, held: Held) -> None:
+        """Count out a session that was open; one whose opening was refused never was."""
+        if held.serving:
+            ends = held.session.route.ends
+            self._serving[ends] -= 1
+            if not self._serving[ends]:
+                del self._serving[ends]
 
     def _due_elsewhere(self, allowance: Allowance) -> bool:
         """Tell whether one of the places that this process has is another one's turn."""

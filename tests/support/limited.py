@@ -48,3 +48,4 @@ class Receiver:
                 self.taken += 1
         self.polite += 1
         await peer.say(b"221 bye\r\n")
+        peer.hang_up()  # RFC 5321 section 4.1.1.10: the server closes first
