@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mailq.core.reply import Reply
-from mailq.core.rules import CLASSES, About, Category, Rule, RulesError, compiled, inner_status, read, read_reply
+from mailq.core.rules import CLASSES, LOGIN, About, Category, Rule, RulesError, compiled, read, read_reply
 from mailq.core.states import AUTH_STATES, LOCAL_STATES, ORDER, WIRE_STATES, Kind, State
+from mailq.core.status import inside as inner
 
 MAX_TEXT = 1000
 """Characters of a reply that are looked at."""
@@ -177,6 +178,9 @@ class Ruleset:
                 number = 25 if ending.number == 70 and code // 100 == 5 else ending.number
                 return _answer(number, ending.about, _ending_id(state, kind, status))
         found = next(self._fitting(code, status, text, hosts), _NOTHING)
+        if state in AUTH_STATES:  # whatever is said there is said about the login, never about mail
+            rule = found.id if found.number == LOGIN else _ending_id(state, kind, "")
+            return _answer(LOGIN, About.US, rule)
         about = found.about or CLASSES[found.number].about or _about(state)
         return _answer(found.number, about, found.id, greylisting=found.greylisting)
 
@@ -192,8 +196,7 @@ class Ruleset:
         """Yield the rules that fit, the one that decides first; an expression is tried when its turn comes."""
         basic = str(code)
         if not status or status.endswith(".0.0"):
-            inner = inner_status(text[:MAX_TEXT])
-            status = inner if inner and inner[0] == basic[0] else "x.0.0"
+            status = inner(code, text[:MAX_TEXT]) or "x.0.0"
         status = basic[0] + status[1:]  # a class that disagrees is wrong (RFC 3463 section 2)
         codes = ("", f"{basic[0]}xx", basic)
         statuses = _patterns(status)

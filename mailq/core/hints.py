@@ -2,7 +2,9 @@ r"""What a failed attempt tells beyond its code: the five flags inferred from it
 
 Both hold without any response pattern (`core.patterns`), which may decide each flag otherwise. The table:
 
-fatal        The code is 5yz (RFC 5321 section 4.2.1), mailq's own codes among them. The job is given up.
+fatal        The code is 5yz (RFC 5321 section 4.2.1), mailq's own codes among them. The job is given up. Not where
+             the rule that decided says that it passes (class 70), as 552 for too many recipients does (RFC 5321
+             section 4.5.3.1.10); nor in the states of a login, which is between the sender and the relay.
 individual   Nobody but this message is concerned, see below. Where a pattern says that it is not so, and the job
              goes on, its whole destination is left alone meanwhile (`core.pause`); inference stops nobody.
 strange      No valid SMTP answer, a code that no RFC gives, or an enhanced status (RFC 3463) of another class
@@ -26,6 +28,7 @@ from dataclasses import dataclass
 
 import re2  # type: ignore[import-untyped]  # it comes without type information
 
+from mailq.core.rules import TRANSIENT
 from mailq.core.states import AUTH_STATES, ORDER, Kind, State
 
 LOOKED_AT = 500
@@ -76,7 +79,7 @@ def infer(
     answered = kind is Kind.ERROR and ORDER[state] >= ORDER[State.INTRO]
     greylisted = greylisting and answered and code // 100 == 4
     return Flags(
-        fatal=code // 100 == 5,
+        fatal=code // 100 == 5 and number not in TRANSIENT and state not in AUTH_STATES,
         individual=_individual(state, code, status, number, answered=answered, greylisted=greylisted),
         strange=kind is Kind.INVALID or (answered and _odd(code, status)),
         greylisted=greylisted,

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from mailq.core.escape import replaced
+from mailq.core.status import separate
 
 MAX_LINE = 4096
 """Octets of a reply line that are kept; a longer line is cut (RFC 5321 section 4.5.3.1.5: 512, peers exceed it)."""
@@ -27,7 +28,6 @@ SHORT_LINE = 60
 """Octets of a reply line up to which it is worth remembering what it says."""
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?![0-9])([ \t-])?(.*)", re.DOTALL)
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
 
 class MalformedReplyError(ValueError):
@@ -66,14 +66,7 @@ class Reply(NamedTuple):
 
 def make_reply(code: int, lines: list[str]) -> Reply:
     """Return the `Reply` for a basic code and the texts of its lines, enhanced status separated."""
-    match = _ENHANCED.match(lines[0]) if lines else None
-    if match is None:
-        return Reply(code, None, "\n".join(lines))
-    status = match[1]
-    if len(lines) == 1:
-        return Reply(code, status, lines[0][match.end() :])
-    matches = [(line, _ENHANCED.match(line)) for line in lines]
-    texts = [line[found.end() :] if found and found[1] == status else line for line, found in matches]
+    status, texts = separate(code, lines)
     return Reply(code, status, "\n".join(texts))
 
 

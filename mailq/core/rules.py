@@ -87,6 +87,12 @@ CLASSES: dict[int, BounceClass] = {
 }
 """SparkPost's classes that an SMTP answer can come to; a class without an `about` takes it from the state."""
 
+LOGIN = 25
+"""The class of trouble with a login, as with all that the sender has to set right at home."""
+
+TRANSIENT = frozenset({70})
+"""Classes that pass, as their names say: what is taken for one of them is tried again, whatever the code."""
+
 
 class RulesError(ValueError):
     """A rule file cannot be used; the text names the file, the rule and the remedy."""
@@ -281,7 +287,6 @@ def _why(pattern: str) -> str:
 
 
 _LINE = re.compile(r"(?:smtp;\s*)?([245][0-9]{2})(?:[ -]|$)(.*)", re.DOTALL)
-_INSIDE = re.compile(r"[#(\[:]\s?([45]\.[0-9]{1,3}\.[0-9]{1,3})(?![.0-9])")
 
 
 def read_reply(text: str) -> Reply:
@@ -299,9 +304,3 @@ def read_reply(text: str) -> Reply:
     reply = make_reply(int(code), [first[2].strip(), *bare])
     again = re.compile(rf"\s{code}[- ](?:{re.escape(reply.status)}\s)?" if reply.status else rf"\s{code}-")
     return Reply(reply.code, reply.status, again.sub(" ", reply.text))
-
-
-def inner_status(text: str) -> str | None:
-    """Return an enhanced status code that stands not first but as `#5.1.1` or `(5.1.1)` in a reply's text."""
-    found = _INSIDE.search(text)
-    return found[1] if found else None
