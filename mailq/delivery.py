@@ -29,6 +29,7 @@ from mailq.core.states import ORDER, Kind, State
 from mailq.core.verdict import judge
 from mailq.offload import offloaded
 from mailq.ports import STOPS, Claim, Now, Observer, Resolver, Sources
+from mailq.smtp.auth import Unfinished
 from mailq.smtp.pool import Held, Pool
 from mailq.smtp.session import Session
 from mailq.stages import bind, process, storage
@@ -220,7 +221,12 @@ class Delivery:
             await self._aim(backup, smarthost)
         except (Failure, Postponed):
             raise self._told(errand, endings) from None
-        return await self._reach(backup)
+        try:
+            return await self._reach(backup)
+        except Postponed as later:
+            if later.cause is not Cause.LOGIN:
+                raise
+            raise self._told(errand, endings) from None  # a smarthost that lets nobody in makes nothing worse
 
     def _told(self, errand: _Errand, endings: Sequence[_Ending]) -> Failure:
         """Return the ending that got furthest, its facts in the trail, and learn from it about the destination."""
@@ -298,9 +304,10 @@ class Delivery:
         key = (source.ip, source.ehlo, target.host, target.ip, target.port, sharing)
         route = self._routes.get(key) if smarthost is self._policy.smarthost else None
         if route is None:
-            tls, login = self._policy.tls_towards(smarthost), self._policy.login(smarthost)
-            falls_back = tls is _OPPORTUNISTIC and self._policy.retry_plaintext and login is None
-            route = Route(source, target, tls, login, sharing, falls_back)
+            policy = self._policy
+            tls, login, trust = policy.tls_towards(smarthost), policy.login(smarthost), policy.trust(smarthost)
+            falls_back = tls is _OPPORTUNISTIC and policy.retry_plaintext and login is None
+            route = Route(source, target, tls, login, sharing, falls_back, trust)
             if smarthost is self._policy.smarthost:
                 self._routes.remember(key, route)
         return route
@@ -328,17 +335,23 @@ class Delivery:
         trail.forget_connection()
         return await self._session(trail, _in_clear(route), allowance, fresh=fresh)
 
-    async def _open(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
-        """Return a new session, in the place that there is for it."""
+    async def _open(self, trail: Trail, route: Route, allowance: Allowance, *, admitted: bool = False) -> Held:
+        """Return a new session, in the place that there is for it; `admitted`: its login goes on from one before."""
         try:
             self._spare(trail, route)  # another one may have found out meanwhile
-        except Failure:
+            if not admitted:
+                self._governor.admit(route)
+        except (Failure, Postponed):
             self._pool.vacate(allowance)
             raise
         self._governor.probe(route)
         try:
             async with self._openings.opening(route.ends):
                 held = await self._pool.open(trail, route, allowance)
+        except Unfinished as failure:  # the server hung up over one mechanism: the next one, on a new connection
+            trail.forget_connection()
+            rest = failure.without_refused(route)
+            return await self._pool.find(rest, allowance) or await self._open(trail, rest, allowance, admitted=True)
         except Failure as failure:
             self._governor.failed(route, failure)
             if ORDER[failure.state] >= ORDER[State.INTRO] and failure.kind is not Kind.TIMEOUT:

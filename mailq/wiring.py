@@ -299,6 +299,8 @@ def policy_of(config: Config) -> Policy:
         tls=Tls(config.tls.mode),
         retry_plaintext=config.tls.retry_plaintext,
         plaintext_auth=smarthost.plaintext_auth,
+        verify=smarthost.verify,
+        fingerprints=smarthost.fingerprints,
         smarthost=None if smarthost.fallback else server,
         fallback=server if smarthost.fallback else None,
         message=Rules(**config.message.model_dump()),

@@ -33,9 +33,9 @@ def check(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,  # noqa: FBT002
 ) -> None:
-    """Look at configuration, rules, journal, broker, queues, DNS, sources and webhooks.
+    """Look at configuration, rules, journal, broker, queues, DNS, sources, smarthost and webhooks.
 
-    Changes nothing. Exit status 1 if something is missing without
+    Changes nothing; logs in at the smarthost, but sends no mail. Exit status 1 if something is missing without
     which the worker cannot do its work, or a rule or pattern is wrong;
     a warning alone is status 0. --json tells every problem, the table
     the first five of a kind.

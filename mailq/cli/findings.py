@@ -18,6 +18,7 @@ from pamqp import commands
 
 from mailq.cli import local_findings
 from mailq.cli.finding import Finding, Level
+from mailq.cli.smarthost_findings import smarthost
 from mailq.config import Config
 from mailq.config.checks import split_endpoint
 from mailq.config.rabbitmq import RabbitConfig
@@ -63,6 +64,7 @@ async def examine(config: Config, file: Path | None, domain: str, host: str | No
     if host:
         ips: list[str | None] = [source.ip for source in config.sources]
         findings += await asyncio.gather(*(outbound(host, config.delivery.port, ip) for ip in ips or [None]))
+    findings += await smarthost(config)
     findings += await webhooks(config)
     return findings
 

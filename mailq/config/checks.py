@@ -123,10 +123,25 @@ def _destination(value: str) -> str:
     return value if value == "*" or value.startswith("[") else _domain(value)
 
 
+def _fingerprint(text: str) -> str:
+    """Return a SHA-256 in lower-case hex without colons, as `openssl x509 -fingerprint -sha256` prints it or not."""
+    plain = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise ValueError(f'"{text[:100]}" is no SHA-256 fingerprint: 64 hexadecimal digits, with or without colons')
+    return plain
+
+
+def _host(value: str) -> str:
+    """Return a host name in lower case and A-labels, or an IP address, as smarthosts are named."""
+    return value if _is_ip(value) else _domain(value)
+
+
 Domain = Annotated[str, AfterValidator(_domain)]
 MxName = Annotated[str, AfterValidator(_mx_name)]
 SmarthostName = Annotated[str, AfterValidator(_smarthost)]
 Destination = Annotated[str, AfterValidator(_destination)]
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+HostName = Annotated[str, AfterValidator(_host)]
 IpAddress = Annotated[str, AfterValidator(_ip)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 SinkAddress = Annotated[str, AfterValidator(_sink)]

@@ -5,7 +5,16 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from mailq.config.base import Section
-from mailq.config.checks import EhloName, IpAddress, PoolName, Seconds, SinkAddress, SmarthostName
+from mailq.config.checks import (
+    EhloName,
+    Fingerprint,
+    HostName,
+    IpAddress,
+    PoolName,
+    Seconds,
+    SinkAddress,
+    SmarthostName,
+)
 
 
 class DeliveryConfig(Section):
@@ -109,6 +118,17 @@ class SmarthostConfig(Section):
     username: str = Field("", description="Log in as this user; empty: no login.")
     password: SecretStr = Field(SecretStr(""), description="With this password.")
     plaintext_auth: bool = Field(False, description="Allow the password to be sent without TLS (any smarthost).")
+    verify: Literal["remote", "always", "never"] = Field(
+        "remote",
+        description="Which servers must prove who they are before a password is sent (any smarthost): the certificate's"
+        " chain (tls.ca_file) and host name hold, or its fingerprint is listed. remote: all but localhost and"
+        " loopback addresses given as hostname; always: these too; never: none. plaintext_auth switches it off.",
+    )
+    fingerprints: dict[HostName, tuple[Fingerprint, ...]] = Field(
+        {},
+        description="Certificates that hold without a CA, by host name of the server: SHA-256 in hex, for a"
+        " self-signed one (any smarthost).",
+    )
     fallback: bool = Field(
         False,
         description="Use it only after all MX targets ended in something that another server may spare the message,"
@@ -121,6 +141,8 @@ class SmarthostConfig(Section):
             raise ValueError("fallback needs a hostname to fall back to")
         if bool(self.username) != bool(self.password.get_secret_value()):
             raise ValueError("username and password go together; one of them is empty")
+        if self.plaintext_auth and self.fingerprints:
+            raise ValueError("plaintext_auth sends passwords to any server; take it out, or the fingerprints")
         return self
 
 

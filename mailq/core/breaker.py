@@ -1,4 +1,4 @@
-"""When not to try: a target that refused connections is left alone for a while. Pure.
+"""When not to try: a target that refused connections, or a login, is left alone for a while. Pure.
 
 After a few failures in a row the breaker is open: jobs get the reason at once instead of waiting for
 the same timeout again. When the pause is over one job, the probe, may try; its success closes the
@@ -8,10 +8,17 @@ breaker, its failure opens it for twice as long.
 from dataclasses import dataclass, replace
 
 from mailq.core.failure import Failure
-from mailq.core.states import Kind, State
+from mailq.core.routing import Route, Tls
+from mailq.core.states import AUTH_STATES, Kind, State
 
 THRESHOLD = 3
 """Failures in a row that open the breaker."""
+
+PROBE_TIME = 15.0
+"""Seconds for which a probe counts as under way."""
+
+PROBE_WAIT = 5.0
+"""Seconds after which those who wait for a probe ask again."""
 
 FIRST_PAUSE = 30.0
 LONGEST_PAUSE = 900.0
@@ -48,6 +55,31 @@ class Breaker:
             return replace(self, failures=failures, reason=failure)
         pause = FIRST_PAUSE if failures == THRESHOLD else min(self.pause * 2, LONGEST_PAUSE)
         return Breaker(failures, now + pause, pause, failure)
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until a job that is not let through should ask again: soon while a probe is under way."""
+        left = self.until - now
+        began = self.until - self.pause
+        return min(left, PROBE_WAIT) if self.probed and now - began < PROBE_TIME else left
+
+
+def about_login(route: Route, failure: Failure) -> bool:
+    """Tell whether a failure is about the login: the server refuses it, or is not trusted with it.
+
+    Every job of that server meets the same, so a few attempts tell as much as thousands.
+    """
+    if route.login is None or failure.kind is not Kind.ERROR:
+        return False
+    without = route.tls is Tls.OPPORTUNISTIC  # it goes on without TLS then
+    return failure.state in AUTH_STATES or (failure.state is State.STARTTLS and not without)
+
+
+def login_refusal(route: Route, failure: Failure) -> Failure:
+    """Return the failure as it is remembered for other jobs: without the server's words, which may hold a secret."""
+    login, target = route.login, route.target
+    assert login is not None
+    text = f"{target.host} port {target.port}: login as {login.username} failed in state {failure.state} with "
+    return Failure(failure.state, failure.kind, f"{text}{failure.code} {failure.status}", code=failure.code)
 
 
 def counts(failure: Failure) -> bool:

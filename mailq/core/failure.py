@@ -90,6 +90,8 @@ class Cause(Word):
     """Another process has it, or a copy of it."""
     JOURNAL = "journal"
     """It could not be noted that it is handed over."""
+    LOGIN = "login"
+    """The smarthost refuses the login, so no job is tried until one that is has found out more."""
     BROKER = "broker"
     """It could not be told what came of it."""
 

@@ -62,7 +62,7 @@ class Meaning:
             result.kind,
             result.code,
             result.status,
-            result.description,
+            result.words,
             result.from_peer,
             result.facts,
             result.hosts,

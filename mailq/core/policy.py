@@ -1,16 +1,22 @@
 """What the operator decided about deliveries, as one value for the flow (which never sees a file)."""
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mailq.core.conformance import MENDED, Rules
 from mailq.core.job import Smarthost
-from mailq.core.networks import NO_NETWORKS, Networks
+from mailq.core.networks import NO_NETWORKS, Networks, numeric
 from mailq.core.routing import Login, Tls
+from mailq.core.trust import Trust
 
 IMPLICIT_TLS_PORT = 465
 """Submission over TLS from the first octet (RFC 8314 section 3.3)."""
+
+
+Verify = Literal["remote", "always", "never"]
+"""Which servers prove who they are before a login: all but those named as this host, all, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class Policy:
     tls: Tls = Tls.OPPORTUNISTIC
     retry_plaintext: bool = True
     plaintext_auth: bool = False
+    verify: Verify = "remote"
+    fingerprints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     smarthost: Smarthost | None = None
     fallback: Smarthost | None = None
     message: Rules = MENDED
@@ -57,6 +65,18 @@ class Policy:
             return None
         return Login(smarthost.username, smarthost.password or "", plaintext=self.plaintext_auth)
 
+    def trust(self, smarthost: Smarthost | None) -> Trust | None:
+        """Return the proof that a smarthost gives before a login; None where none is asked for.
+
+        What may travel without TLS needs no proof either: whoever could show a wrong certificate could strip TLS.
+        """
+        if smarthost is None or smarthost.username is None or self.plaintext_auth or self.verify == "never":
+            return None
+        host = smarthost.hostname.lower().rstrip(".")
+        if self.verify == "remote" and _names_this_host(host):
+            return None
+        return Trust(self.fingerprints.get(host, ()))
+
     def tls_towards(self, smarthost: Smarthost | None) -> Tls:
         """Return what is asked of TLS: a password never travels without it unless allowed."""
         if smarthost is None:
@@ -66,3 +86,11 @@ class Policy:
         if smarthost.username is not None and not self.plaintext_auth:
             return Tls.REQUIRED
         return self.tls
+
+
+def _names_this_host(name: str) -> bool:
+    """Tell whether a host is given as a loopback address or `localhost`, whatever the DNS may say of other names."""
+    if name == "localhost":
+        return True
+    ip = numeric(name.strip("[]"))
+    return ip is not None and ipaddress.ip_address(ip).is_loopback

@@ -4,6 +4,7 @@ A `Trail` collects what is learnt during an attempt; `accepted` and `failed` mak
 `Result` of it. Absent means not known: a property exists only if its state was reached.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ from mailq.core.mime import extract, normalize, without_mark
 from mailq.core.reply import Reply
 from mailq.core.states import NAMES, Kind, State
 from mailq.core.times import format_time
-from mailq.core.transcript import MAX_TRANSCRIPT, Said, cut, lines
+from mailq.core.transcript import MAX_TRANSCRIPT, Said, cut, lines, without
 
 Certificates = Literal["full", "summary", "none"]
 """How much of the servers' certificates results tell."""
@@ -42,6 +43,8 @@ class Trail:
     pool: str | None = None
     said: list[Said] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """What must not be told of all that was heard; the longest first."""
 
     def warn(self, sentence: str, *, here: bool = False) -> None:
         """Note in one short plain sentence what was mended: in the job, or `here`, for this connection alone."""
@@ -50,13 +53,19 @@ class Trail:
         else:
             self.warnings = (*self.warnings, sentence)
 
+    def conceal(self, secrets: Sequence[str]) -> None:
+        """Keep secrets out of whatever will be told of the attempt, whoever says them."""
+        self.secrets = tuple(sorted({*self.secrets, *secrets}, key=len, reverse=True))
+
     def spent(self, state: State, seconds: float) -> None:
         """Add the time that an exchange in `state` took."""
         name = NAMES[state]
         self.timing[name] = self.timing.get(name, 0.0) + seconds * 1000
 
     def heard(self, reply: Reply) -> None:
-        """Note what the server said."""
+        """Note what the server said, as it may be told."""
+        if self.secrets:
+            reply = reply._replace(text=without(self.secrets, reply.text))
         self.said.append(reply if len(reply.text) <= MAX_TRANSCRIPT else cut(reply))
 
     def forget_connection(self) -> None:
@@ -71,7 +80,11 @@ MAX_PACKED = 8000
 
 
 class Result(NamedTuple):
-    """What one attempt came to; `as_json` is its published form."""
+    """What one attempt came to; `as_json` is its published form.
+
+    Everything in it may be told, but for `heard`: the description as it came, where a secret stands in it. Who
+    judges the result reads `words`; who tells it reads `description`.
+    """
 
     state: State
     kind: Kind
@@ -92,6 +105,12 @@ class Result(NamedTuple):
     bug: str | None = None
     transcript: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    heard: str | None = None
+
+    @property
+    def words(self) -> str:
+        """Return the description as it came, to be understood and not to be told."""
+        return self.description if self.heard is None else self.heard
 
     @property
     def accepted(self) -> bool:
@@ -161,7 +180,7 @@ def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int, state:
         attempt,
         reply.code,
         reply.status or f"{reply.code // 100}.0.0",
-        reply.text,
+        without(trail.secrets, reply.text) if trail.secrets else reply.text,
         trail.facts,
         trail.timing,
         trail.extracted,
@@ -175,6 +194,8 @@ def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int, state:
 def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int, bug: str | None = None) -> Result:
     """Return the result of an attempt that ended with `failure`, which was a `bug` if it is said of what type."""
     ending = () if failure.reply else (_event(failure),)
+    text = without(trail.secrets, failure.text)
+    said = (*trail.said, *ending)
     return Result(
         failure.state,
         failure.kind,
@@ -182,7 +203,7 @@ def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int, bug:
         attempt,
         failure.code,
         failure.status,
-        failure.text,
+        text,
         trail.facts,
         trail.timing,
         trail.extracted,
@@ -192,9 +213,15 @@ def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int, bug:
         hosts=trail.hosts,
         pool=trail.pool,
         bug=bug,
-        transcript=lines((*trail.said, *ending)) if trail.said else (),
+        transcript=lines([_concealed(each, trail.secrets) for each in said]) if trail.said else (),
         warnings=trail.warnings,
+        heard=None if text == failure.text else failure.text,
     )
+
+
+def _concealed(said: Said, secrets: Sequence[str]) -> Said:
+    """Return an event without secrets; commands are noted masked, and replies as they are heard."""
+    return without(secrets, said) if isinstance(said, str) else said
 
 
 def _event(failure: Failure) -> str:
@@ -211,10 +238,10 @@ def vanished(job: Job, time: datetime) -> Result:
 
 
 def pack(result: Result) -> bytes:
-    """Return what the journal keeps of a result: all but what can be had from the job again."""
+    """Return what the journal keeps of a result: all but what can be had from the job again, and no secret."""
     if len(result.description) > MAX_PACKED:
         result = result._replace(description=result.description[:MAX_PACKED])
-    return orjson.dumps((*result[:EXTRACTED], None, *result[EXTRACTED + 1 :]))
+    return orjson.dumps(result._replace(extracted=None, heard=None))
 
 
 def unpack(record: bytes | None, job: Job, now: datetime) -> Result:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mailq.core.states import Word
+from mailq.core.trust import Trust
 
 Family = Literal["any", "ipv4", "ipv6"]
 """The address families to connect to."""
@@ -50,11 +51,15 @@ class Tls(Word):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who to log in as at a smarthost; `plaintext` allows the password without TLS."""
+    """Who to log in as at a smarthost; `plaintext` allows the password without TLS.
+
+    `refused` are mechanisms that the server does not take from this user; sessions do not differ in them.
+    """
 
     username: str
     password: str = field(repr=False)
     plaintext: bool = False
+    refused: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Route:
     """From where to where, how secured and as whom: everything that shapes a session.
 
     `sharing` names who shares its sessions, since their limits are the same ones (see `limits.Allowance`).
-    `falls_back` tells that mail goes without TLS where opportunistic TLS does not come about.
+    `falls_back` tells that mail goes without TLS where opportunistic TLS does not come about. `trust` is the proof
+    that the server gives before a login; None asks for none.
     """
 
     source: Source
@@ -71,6 +77,7 @@ class Route:
     login: Login | None = None
     sharing: str = ""
     falls_back: bool = False
+    trust: Trust | None = None
     ends: tuple[str | None, str, int] = field(init=False, repr=False, compare=False)
     """Source and target as the network knows them."""
     _hash: int = field(init=False, repr=False, compare=False)
@@ -78,7 +85,9 @@ class Route:
     def __post_init__(self) -> None:
         """Make once what is looked up several times for each message."""
         object.__setattr__(self, "ends", (self.source.ip, self.target.ip, self.target.port))
-        object.__setattr__(self, "_hash", hash((self.source, self.target, self.tls, self.login, self.sharing)))
+        object.__setattr__(
+            self, "_hash", hash((self.source, self.target, self.tls, self.login, self.sharing, self.trust))
+        )
 
     def __hash__(self) -> int:
         """Return the hash of all that is compared."""

@@ -2,7 +2,8 @@
 
 While an attempt runs, what is said is only noted (`Said`, in `core.result.Trail`); a delivered message pays for
 nothing else. `lines` makes the transcript of an attempt that failed: the newest lines, bounded and printable.
-What is secret is never noted: whoever sends credentials notes them `masked`, and of a message its size.
+Whoever sends credentials notes them `masked`, and of a message its size. What a server repeats of them is masked where
+it is told (`core.result`), and only there: what was said is understood as it came.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

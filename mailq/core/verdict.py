@@ -195,7 +195,7 @@ def judge(
         return Verdict(Outcome.FAILURE, flags=known, why=why, effects=effects)
     if job.attempt >= _most_attempts(job, policy):
         return Verdict(Outcome.FAILURE, expired=True, flags=known, why="attempts", effects=effects)
-    wait = _wait(job, policy, effects, known, retry_hint(result.description) if flags and result.from_peer else None)
+    wait = _wait(job, policy, effects, known, retry_hint(result.words) if flags and result.from_peer else None)
     at = next_attempt(1, (wait.seconds,), policy.retry_jitter, now, rng)
     planned = _planned(at, wait, deadline(job, policy, now), now, job)
     if planned is None:

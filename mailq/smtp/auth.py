@@ -9,19 +9,25 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable, Collection, Generator
+from dataclasses import replace
 
 from mailq.core.failure import Failure
 from mailq.core.reply import Reply
-from mailq.core.routing import Login
+from mailq.core.routing import Login, Route
 from mailq.core.states import Kind, State
+
+SHORTEST_SECRET = 3
+"""Characters of a password from which on it is masked."""
 
 Dialogue = Generator[tuple[State, str], Reply, None]
 """Yields (state, line to send) and is sent the reply."""
 
 
 def plain(login: Login) -> Dialogue:
-    """Send everything at once, as an initial response."""
-    yield State.AUTHPLAIN, "AUTH PLAIN " + _encode(f"\0{login.username}\0{login.password}")
+    """Send everything at once, as an initial response, and again to a server that asks for it in a line of its own."""
+    response = _encode(f"\0{login.username}\0{login.password}")
+    yield State.AUTHPLAIN, f"AUTH PLAIN {response}"
+    yield State.AUTHPLAIN, response
 
 
 def login(login: Login) -> Dialogue:
@@ -49,25 +55,42 @@ MECHANISMS: dict[str, Callable[[Login], Dialogue]] = {"PLAIN": plain, "LOGIN": l
 def secrets(login: Login) -> tuple[str, ...]:
     """Return what of a login must not be told, plain and as it is sent, the longest first.
 
-    CRAM-MD5's digest is not among them: it depends on the challenge and is good for nothing else.
+    CRAM-MD5's digest is not among them: it depends on the challenge and is good for nothing else. A password of one or
+    two characters stands in too many words by chance: to mask it would hide what was said, and not the password.
     """
+    if len(login.password) < SHORTEST_SECRET:
+        return ()
     sent = (f"\0{login.username}\0{login.password}", login.password)
     words = {*sent, *map(_encode, sent)} - {""}
     return tuple(sorted(words, key=len, reverse=True))
 
 
-def choose(offered: Collection[str], *, encrypted: bool) -> str:
-    """Return the mechanism to use of those that the server offers.
+def choose(offered: Collection[str], refused: Collection[str], *, encrypted: bool) -> list[str]:
+    """Return the mechanisms to try of those that the server offers, in this order, without those it has refused.
 
     Raises:
         Failure: it offers none that mailq knows.
     """
     ours = list(MECHANISMS) if encrypted else list(reversed(MECHANISMS))
-    for name in ours:
-        if name in offered:
-            return name
-    text = f"the server offers none of the mechanisms {', '.join(MECHANISMS)}"
-    raise Failure(State.AUTHPLAIN, Kind.ERROR, text, code=454, status="4.7.0")
+    common = [name for name in ours if name in offered]
+    if not common:
+        text = f"the server offers none of the mechanisms {', '.join(MECHANISMS)}"
+        raise Failure(State.AUTHPLAIN, Kind.ERROR, text, code=454, status="4.7.0")
+    return [name for name in common if name not in refused] or common
+
+
+class Unfinished(Failure):
+    """The server ended the connection over a login before every mechanism was tried; `refused` are those that were."""
+
+    def __init__(self, failure: Failure, refused: frozenset[str]) -> None:
+        reply, code, status = failure.reply, failure.code, failure.status
+        super().__init__(failure.state, failure.kind, failure.text, reply=reply, code=code, status=status)
+        self.refused = refused
+
+    def without_refused(self, route: Route) -> Route:
+        """Return the same route, on which the mechanisms that were refused are not tried again."""
+        assert route.login is not None
+        return replace(route, login=replace(route.login, refused=self.refused))
 
 
 def _encode(text: str) -> str:

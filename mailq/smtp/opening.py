@@ -16,13 +16,17 @@ from mailq.core.reply import Reply
 from mailq.core.result import Trail
 from mailq.core.routing import Login, Route, Tls
 from mailq.core.states import Kind, State
-from mailq.core.transcript import masked, without
+from mailq.core.transcript import masked
+from mailq.core.trust import STATUS as TRUST_STATUS
 from mailq.ports import Wire
 from mailq.smtp import auth
 from mailq.smtp.envelope import Extensions
 from mailq.smtp.transaction import check
 
 T = TypeVar("T")
+
+_WRONG = 535
+"""The code for a password that is wrong, of a mechanism that the server knows (RFC 4954 section 6)."""
 
 
 class Opening:
@@ -93,13 +97,11 @@ class Opening:
         """Return the failure of an exchange that gave no answer, after which nothing can be said here any more."""
         self.retire()
         if isinstance(trouble, Trouble):
-            return Failure(state, trouble.kind, without(self._secrets, trouble.text))
+            return Failure(state, trouble.kind, trouble.text)
         return Failure(state, Kind.TIMEOUT)
 
     def _heard(self, trail: Trail, reply: Reply) -> Reply:
-        """Note a reply, without what was sent as a secret: some servers repeat what they do not like."""
-        if self._secrets:
-            reply = reply._replace(text=without(self._secrets, reply.text))
+        """Note a reply."""
         trail.heard(reply)
         return reply
 
@@ -182,12 +184,48 @@ class Opening:
 
     async def _login(self, trail: Trail, login: Login) -> None:
         encrypted = "cipher" in self._facts
-        if not (encrypted or login.plaintext):
-            trail.state = State.STARTTLS
-            raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
-        mechanism = auth.choose(self.offered.get("auth", "").upper().split(), encrypted=encrypted)
-        self._learn(trail, {"authentication": mechanism})
+        self._check_trust(trail, login, encrypted=encrypted)
+        offered = self.offered.get("auth", "").upper().split()
         self._secrets = auth.secrets(login)
+        trail.conceal(self._secrets)
+        refusals: dict[str, Failure] = {}
+        for mechanism in auth.choose(offered, login.refused, encrypted=encrypted):
+            try:
+                await self._authenticate(trail, login, mechanism)
+            except Failure as failure:
+                if _refused(failure):
+                    refusals[mechanism] = failure
+                elif refusals and _hung_up(failure):  # over the mechanisms before this one
+                    raise auth.Unfinished(failure, login.refused | refusals.keys()) from failure
+                else:
+                    raise
+            else:
+                return
+        raise self._told(trail, refusals)
+
+    def _check_trust(self, trail: Trail, login: Login, *, encrypted: bool) -> None:
+        """Let a password go only over TLS, and only to the server that it is for, as far as that is asked for."""
+        trail_state, trail.state = trail.state, State.STARTTLS
+        if not (encrypted or login.plaintext):
+            raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
+        if (trust := self.route.trust) is not None:
+            trouble = trust.trouble(self._facts.get("certificate"), self.route.target.host)
+            if trouble is not None:
+                raise Failure(State.STARTTLS, Kind.ERROR, trouble, code=454, status=TRUST_STATUS)
+        trail.state = trail_state
+
+    def _told(self, trail: Trail, refusals: Mapping[str, Failure]) -> Failure:
+        """Return the refusal to tell when all mechanisms are refused: first one about the password, else the last."""
+        mechanism = next((name for name, each in refusals.items() if each.code == _WRONG), [*refusals][-1])
+        failure = refusals[mechanism]
+        trail.state = failure.state
+        trail.facts["command"] = f"AUTH {mechanism}"
+        self._learn(trail, {"authentication": mechanism})
+        return failure
+
+    async def _authenticate(self, trail: Trail, login: Login, mechanism: str) -> None:
+        """Walk through one mechanism's dialogue."""
+        self._learn(trail, {"authentication": mechanism})
         dialogue = auth.MECHANISMS[mechanism](login)
         state, line = next(dialogue)
         reply = await self._command(trail, state, line, f"AUTH {mechanism}")
@@ -202,10 +240,26 @@ class Opening:
             raise trouble
 
 
+def _refused(failure: Failure) -> bool:
+    """Tell whether a mechanism was refused for good, so that another one may be tried (RFC 4954 section 4)."""
+    return failure.kind is Kind.ERROR and failure.reply is not None and failure.reply.permanent
+
+
+def _hung_up(failure: Failure) -> bool:
+    return failure.kind is Kind.LOST or (failure.reply is not None and failure.reply.closing)
+
+
 def extensions(reply: Reply) -> dict[str, str]:
-    """Return what an EHLO reply offers: keyword in lower case to its parameters (RFC 5321 section 4.1.1.1)."""
+    """Return what an EHLO reply offers: keyword in lower case to its parameters (RFC 5321 section 4.1.1.1).
+
+    Of several lines the first one counts, but for AUTH: servers say the old form `AUTH=` too, and not always the same.
+    """
     offered: dict[str, str] = {}
     for line in reply.text.split("\n")[1:101]:
         keyword, _, parameters = line.strip().replace("=", " ", 1).partition(" ")
-        offered.setdefault(keyword.lower(), parameters.strip())
+        name = keyword.lower()
+        if name == "auth" and name in offered:
+            offered[name] = f"{offered[name]} {parameters.strip()}"
+        else:
+            offered.setdefault(name, parameters.strip())
     return offered

@@ -102,6 +102,8 @@ class Session(Opening):
     def _begin(self, trail: Trail) -> None:
         """Begin with the next message."""
         self.messages += 1
+        if self._secrets:
+            trail.conceal(self._secrets)
         trail.facts.update(self._facts, messages=self.messages)
         if not trail.said:
             trail.said.append(f"session {self._facts['session']}, message {self.messages}")

@@ -8,12 +8,12 @@ jobs of this process, bounded in octets. Rates and connections are counted where
 from collections.abc import Sequence
 from time import monotonic
 
-from mailq.core.breaker import Breaker, counts, remembered
+from mailq.core.breaker import Breaker, about_login, counts, login_refusal, remembered
 from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.limits import Allowance, LimitRule, allowance
 from mailq.core.pause import Pause, paused
 from mailq.core.recent import Recent
-from mailq.core.routing import Route, Source, Target
+from mailq.core.routing import Login, Route, Source, Target
 from mailq.core.states import ORDER, State
 
 PLAINTEXT_MEMORY = 600.0
@@ -34,6 +34,7 @@ class Governor:
             8 * MEGABYTE
         )
         self._breakers: Recent[tuple[str | None, str, int], Breaker] = Recent()
+        self._logins: Recent[tuple[str, int, Login], Breaker] = Recent(MEGABYTE)
         self._plaintext: Recent[tuple[str, int], float] = Recent(MEGABYTE)
         self._pauses: Recent[tuple[str | None, tuple[str, ...]], Pause] = Recent(2 * MEGABYTE)
 
@@ -78,8 +79,21 @@ class Governor:
             return None
         return remembered(breaker.reason), breaker.until - now
 
+    def admit(self, route: Route) -> None:
+        """Let a job log in, unless the login was refused lately: then one job, the probe, finds out for all.
+
+        Raises:
+            Postponed: the job is to come back; no attempt was made.
+        """
+        key = _login(route)
+        breaker = self._logins.get(key) if key else None
+        if breaker is not None and breaker.is_open(now := monotonic()):
+            raise _login_later(breaker, now)
+
     def probe(self, route: Route) -> None:
         """Let a job connect that is not `spared`: after a pause the first, for whose finding the others wait."""
+        if (key := _login(route)) and (login := self._logins.get(key)) is not None:
+            self._logins.remember(key, login.probing(monotonic()))
         breaker = self._breakers.get(route.ends)
         if breaker is not None:
             self._breakers.remember(route.ends, breaker.probing(monotonic()))
@@ -87,13 +101,29 @@ class Governor:
     def connected(self, route: Route) -> None:
         """Note that a conversation came about."""
         self._breakers.forget(route.ends)
+        if key := _login(route):
+            self._logins.forget(key)
 
     def failed(self, route: Route, failure: Failure) -> None:
-        """Note that none came about."""
+        """Note that none came about.
+
+        Raises:
+            Postponed: the login is known to be refused, so the job need not spend an attempt on that.
+        """
+        if about_login(route, failure) and (key := _login(route)):
+            self._login_failed(key, login_refusal(route, failure))
         if counts(failure):
             self._breakers.remember(route.ends, self._breakers.get(route.ends, Breaker()).failed(failure, monotonic()))
         elif ORDER[failure.state] > ORDER[State.CONNECT]:
             self._breakers.forget(route.ends)  # it takes connections, though it has no good answer
+
+    def _login_failed(self, key: tuple[str, int, Login], refusal: Failure) -> None:
+        """Note a refused login; those who began before the breaker opened tell nothing new, and are postponed."""
+        now, known = monotonic(), self._logins.get(key, Breaker())
+        breaker = known.failed(refusal, now)
+        self._logins.remember(key, breaker)
+        if breaker is known:
+            raise _login_later(known, now)
 
     def without_tls(self, route: Route) -> bool:
         """Tell whether a handshake with this target failed lately."""
@@ -107,3 +137,13 @@ class Governor:
 def _towards(source: Source, hosts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """Return what a pause is for: a pool, or a source that belongs to none, and a site."""
     return (f"pool {source.pool}" if source.pool else source.ip), hosts
+
+
+def _login(route: Route) -> tuple[str, int, Login] | None:
+    """Return where a route logs in as whom; None where it does not."""
+    return (route.target.host, route.target.port, route.login) if route.login else None
+
+
+def _login_later(breaker: Breaker, now: float) -> Postponed:
+    reason = breaker.reason.text if breaker.reason else "login refused"
+    return Postponed(breaker.wait(now), Cause.LOGIN, reason)

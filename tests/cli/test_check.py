@@ -18,7 +18,9 @@ from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
+from mailq.lab.certificates import Authority
 from mailq.lab.ports import free_port
+from mailq.lab.sink import Sink
 
 DELAYS = [f"outbox.delay.{step}" for step in STEPS]
 QUEUES = ("outbox", "outbox.poison", "results", "success", "failures", "retry")
@@ -595,3 +597,44 @@ def test_a_journal_that_is_small_for_its_sessions(local):
     found = local("[journal]\nsize = 262144\n[worker]\nsessions = 4\nprocesses = 1", DISK)["journal"]
     assert found["level"] == "warn"
     assert "4 sessions" in found["seen"]
+
+
+@pytest.fixture
+async def relay(tmp_path):
+    """A smarthost of which anna is a user, with a certificate of a CA that nobody knows."""
+    context = Authority.create(tmp_path).issue("127.0.0.1").context()
+    async with Sink(tls=context, users={"anna": "geheim"}) as sink:
+        yield sink
+
+
+def through(relay, **keys):
+    lines = {"hostname": "127.0.0.1", "port": relay.port, "username": "anna", "password": "geheim", **keys}
+    return "[smarthost]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
+
+
+async def test_the_smarthost_is_logged_in_at(check, relay):
+    _, seen = await check(text=through(relay))
+
+    found = seen[f"smarthost 127.0.0.1:{relay.port}"]
+    assert found["level"] == "ok"
+    assert found["seen"].startswith("TLSv1.3, certificate not verified (")
+    assert found["seen"].endswith("logged in as anna by PLAIN")
+    assert not relay.messages
+
+
+@pytest.mark.parametrize(
+    ("keys", "seen", "advice"),
+    [
+        ({"password": "falsch"}, "535 5.7.8", "Look at smarthost.username and smarthost.password"),
+        ({"verify": "always"}, "starttls: 454 4.7.5", "No password is sent before this is set right"),
+        ({"port": 9}, "connect: 451 4.4.1", "Look at smarthost.hostname and smarthost.port"),
+    ],
+)
+async def test_a_smarthost_that_lets_nobody_in(keys, seen, advice, check, relay):
+    status, found = await check(text=through(relay, **keys))
+
+    finding = found[f"smarthost 127.0.0.1:{keys.get('port', relay.port)}"]
+    assert (status, finding["level"]) == (1, "fail")
+    assert seen in finding["seen"]
+    assert finding["advice"].startswith(advice)
+    assert "falsch" not in str(found)

@@ -11,17 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.config.classify import ruleset_of
+from mailq.core.classify import Ruleset
 from mailq.core.effects import NOTHING, Effects
 from mailq.core.failure import Failure
 from mailq.core.hints import Flags
 from mailq.core.job import Job
 from mailq.core.meaning import Meaning
-from mailq.core.patterns import Patterns
+from mailq.core.patterns import Pattern, Patterns
 from mailq.core.reply import Reply
-from mailq.core.result import Trail, accepted, failed
-from mailq.core.states import Kind, State
+from mailq.core.result import Trail, accepted, failed, pack, unpack
+from mailq.core.routing import Login
+from mailq.core.rules import CLASSES, About, read_reply
+from mailq.core.rules import TRANSIENT as PASSING
+from mailq.core.states import AUTH_STATES, Kind, State
 from mailq.core.times import format_time
 from mailq.core.verdict import Outcome, Verdict, back_at, deadline, expired, judge
+from mailq.smtp.auth import secrets
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 MEANING = Meaning(ruleset_of(()), Patterns())
@@ -438,3 +443,175 @@ def test_a_wait_is_cut_short_only_once(until, schedule, late):
         now = found.at + (max(timedelta(seconds=1), wait * 0.05) if late else timedelta())
         assert now < end
     assert cut <= 1
+
+
+def meant(result):
+    """Return a result's class and what becomes of its job by the flags inferred from it."""
+    reading = MEANING.of(job(), result)
+    return reading.classification, judge(job(), result, Policy(), NOW, Random(1), reading.effects, reading.flags)
+
+
+def told(text, state=State.RCPTTO):
+    return failed(Trail(), Failure(state, Kind.ERROR, reply=read_reply(text)), time=NOW, attempt=1)
+
+
+EXAMPLES = [
+    (rule.id, example, state)
+    for rule in MEANING.ruleset.rules
+    for example in (*rule.examples, *rule.counters)
+    for state in (State.INTRO, State.MAILFROM, State.RCPTTO, State.DATA, State.MESSAGE)
+]
+"""Every reply that the rules tell of, in every state in which a server may refuse mail."""
+
+
+def test_what_is_taken_for_transient_is_never_final():
+    seen = set()
+    for rule, example, state in EXAMPLES:
+        for code in ("4", "5"):
+            text = f"{code}{example[1:]}" if example[:1].isdigit() else example
+            classification, found = meant(told(text, state))
+            wanted = code == "5" and classification.number not in PASSING
+            assert found.outcome is (Outcome.FAILURE if wanted else Outcome.RETRY), (rule, text, classification)
+            seen.add((classification.number, found.outcome))
+    assert {number for number, outcome in seen if outcome is Outcome.FAILURE} >= set(CLASSES) - {
+        70,
+        24,
+        60,
+        100,
+        20,
+        30,
+    }
+
+
+@pytest.mark.parametrize("number", list(CLASSES))
+@pytest.mark.parametrize("code", [450, 550])
+def test_an_operators_rule_decides_by_its_class_whether_a_refusal_is_final(number, code):
+    rule = f'version = "1"\n[[rule]]\nid = "own"\nclass = {number}\ntext = "special"\nsource = "own"\n'
+    meaning = Meaning(Ruleset.load([rule]), Patterns())
+    result = told(f"{code} special")
+    reading = meaning.of(job(), result)
+    found = judge(job(), result, Policy(), NOW, Random(1), reading.effects, reading.flags)
+
+    assert reading.classification.rule == "own"
+    assert found.outcome is (Outcome.FAILURE if code == 550 and number not in PASSING else Outcome.RETRY)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("552 5.5.3 Maximum limit of 100 recipients reached", Outcome.RETRY),
+        ("552 Maximum limit of 100 recipients reached", Outcome.RETRY),
+        ("552 Too many recipients", Outcome.RETRY),
+        ("552 5.5.3 no", Outcome.RETRY),
+        ("550 5.7.0 too many messages in this session", Outcome.RETRY),
+        ("550 5.4.5 Daily SMTP relay limit exceeded for user.", Outcome.RETRY),
+        ("552 5.2.2 mailbox full", Outcome.FAILURE),
+        ("552 no", Outcome.FAILURE),
+        ("550 5.1.1 user unknown", Outcome.FAILURE),
+        ("530 5.7.0 Authentication required", Outcome.FAILURE),
+    ],
+)
+def test_a_limit_that_passes_is_tried_again_whatever_its_code(text, outcome):
+    assert meant(told(text))[1].outcome is outcome
+
+
+@pytest.mark.parametrize("state", sorted(AUTH_STATES))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "535 5.7.8 Authentication credentials invalid",
+        "534 5.7.9 mechanism is too weak",
+        "530 5.7.0 Must issue a STARTTLS command first",
+        "504 5.7.4 Unrecognized authentication type",
+        "504 Unknown mechanism",
+        "503 AUTH command used when not advertised",
+        "502 Invalid input",
+        "501 5.5.4 Syntax error",
+        "500 5.5.6 Authentication Exchange line is too long",
+        "550 5.7.1 Relaying denied",
+        "550 5.1.1 user unknown",
+        "554 5.7.1 blocked using zen.spamhaus.org",
+        "454 4.7.0 Temporary authentication failure",
+        "432 4.7.12 A password transition is needed",
+        "421 4.7.0 too many errors",
+        "599 what",
+    ],
+)
+def test_trouble_with_a_login_is_ours_and_keeps_the_job(text, state):
+    classification, found = meant(told(text, state))
+
+    assert (classification.number, classification.about) == (25, About.US)
+    assert found.outcome is Outcome.RETRY
+    assert not found.flags.fatal
+    assert classification.rule != "unknown"
+
+
+def test_a_login_that_never_comes_about_ends_with_the_jobs_time_or_attempts():
+    result = told("535 5.7.8 no", State.AUTHPLAIN)
+    flags = MEANING.of(job(), result).flags
+
+    assert verdict(result, job(3, maxattempts=3), flags=flags).outcome is Outcome.FAILURE
+    assert verdict(result, job(3, maxattempts=3), flags=flags).expired
+
+
+def test_a_pattern_may_still_give_up_a_login():
+    assert said(535, "no", state=State.AUTHPLAIN, effects=Effects(fatal=True)).outcome is Outcome.FAILURE
+
+
+SECRET = "unknown"
+
+
+def masked(text, *secrets, code=550, state=State.RCPTTO):
+    trail = Trail(state)
+    trail.conceal(secrets)
+    reply = Reply(code, None, text)
+    trail.heard(reply)
+    return failed(trail, Failure(state, Kind.ERROR, reply=reply), time=NOW, attempt=1)
+
+
+def test_an_answer_is_understood_as_it_came_and_told_without_the_password():
+    result = masked("user unknown", SECRET)
+
+    assert meant(result)[0].number == 10
+    assert result.description == "user ***"
+    assert SECRET not in orjson.dumps(result.as_json()).decode()
+    assert result.transcript == ("S: 550 user ***",)
+    assert SECRET.encode() not in pack(result)
+    assert unpack(pack(result), job(), NOW).description == "user ***"
+
+
+def test_a_hint_and_a_pattern_read_what_the_server_said():
+    result = masked("unknown, try again in 5 minutes", "5 minutes", code=450)
+    flags = MEANING.of(job(), result).flags
+
+    assert verdict(result, flags=flags).why == "hint 300 s"
+    pattern = Pattern("own", Effects(fatal=True), text="user unknown")
+    assert Meaning(MEANING.ruleset, Patterns([pattern])).of(job(), masked("user unknown", SECRET)).effects.fatal
+
+
+def test_a_secret_is_masked_in_whatever_is_told():
+    trail = Trail(State.DATA)
+    trail.conceal(["geheim"])
+    trail.heard(Reply(250, None, "x" * 2045 + "geheim"))
+    trail.said.append("geheim")
+    result = failed(trail, Failure(State.DATA, Kind.INVALID, "said geheim"), time=NOW, attempt=1)
+    assert "gehe" not in orjson.dumps(result.as_json()).decode()
+
+    taken = accepted(trail, Reply(250, "2.0.0", "queued, geheim"), time=NOW, attempt=1)
+    assert taken.description == "queued, ***"
+
+
+def test_the_secrets_of_every_login_of_an_attempt_are_masked():
+    trail = Trail(State.DATA)
+    trail.conceal(["geheim"])
+    trail.forget_connection()
+    trail.conceal(["geheimnis"])
+
+    result = failed(trail, Failure(State.DATA, Kind.INVALID, "geheimnis, geheim"), time=NOW, attempt=1)
+    assert result.description == "***, ***"
+
+
+@pytest.mark.parametrize("password", ["", "e", "ab"])
+def test_a_password_of_two_characters_masks_nothing(password):
+    assert secrets(Login("jo", password)) == ()
+    assert "abc" in secrets(Login("jo", "abc"))

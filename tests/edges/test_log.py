@@ -482,3 +482,14 @@ def test_a_descriptor_that_somebody_made_non_blocking_loses_nothing():
         thread.join(10)
 
     assert [json.loads(line)["number"] for line in got] == list(range(3000))
+
+
+def test_a_login_that_is_refused_is_warned_of_once(tmp_path):
+    written = Written(tmp_path / "log")
+    with written.log(level="warning") as log:
+        for _ in range(3):
+            log.parked(JOB, NOW, Cause.LOGIN, "relay.example port 25: login as me failed")
+        log.parked(JOB, NOW, Cause.RATE, "the rate allowed is used up")
+
+    assert [line["event"] for line in written.lines] == ["login"]
+    assert written.lines[0]["detail"] == "relay.example port 25: login as me failed"

@@ -1,8 +1,12 @@
 """Delivery through a smarthost, with a login."""
 
+import orjson
 import pytest
+from support.system import until
 
 from mailq.config.dns import DnsConfig
+from mailq.core import breaker
+from mailq.core.failure import Cause
 from mailq.lab.sink import Sink
 
 USERS = {"anna": "geheim"}
@@ -27,19 +31,42 @@ async def test_each_mechanism_logs_in_inside_tls(mechanism, system, sink, caplog
 @pytest.mark.parametrize(
     ("mechanism", "state"), [("PLAIN", "authplain"), ("LOGIN", "authpassword"), ("CRAM-MD5", "authresponse")]
 )
-async def test_a_wrong_password_fails_and_is_shown_nowhere(mechanism, state, system, sink):
+async def test_a_wrong_password_keeps_the_job_and_is_shown_nowhere(mechanism, state, system, sink):
     receiver = await sink(tls=True, users=USERS, mechanisms=[mechanism])
     mail = await system(9)
     smarthost = {"hostname": "127.0.0.1", "port": receiver.port, "username": "anna", "password": "falsch"}
 
     await mail.send(recipient="accept@a.test", smarthost=smarthost)
 
-    message = await mail.rabbit.get("failures")
+    message = await mail.rabbit.get("retry")
     assert b"falsch" not in message.body
-    document = await mail.get("results")
-    result = document["results"][0]
+    result = orjson.loads(message.body)["results"][0]
     assert (result["state"], result["result"], result["code"]) == (state, "error", 535)
+    assert (result["class"], result["about"]) == (25, "us")
     assert result["command"] == f"AUTH {mechanism}"
+
+
+async def test_a_rotated_password_fails_no_job_and_costs_few_attempts(system, sink, monkeypatch):
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 2.0)
+    monkeypatch.setattr(breaker, "PROBE_WAIT", 1.0)
+    users = {"anna": "old"}
+    receiver = await sink(tls=True, users=users)
+    smarthost = {"hostname": "127.0.0.1", "port": receiver.port, "username": "anna", "password": "geheim"}
+    mail = await system(9, smarthost=smarthost, delivery={"retries": [1]})
+
+    for number in range(20):
+        await mail.send(recipient=f"accept-{number}@gone.test", maxattempts=2)
+    await until(lambda: len(mail.seen.attempts) + mail.seen.parks >= 20)
+    assert {result.code for _, result in mail.seen.attempts} == {535}
+    assert Cause.LOGIN in mail.seen.causes
+    users["anna"] = "geheim"
+    await until(lambda: len(receiver.messages) == 20, deadline=30)
+
+    spent = [result for _, result in mail.seen.attempts if not result.accepted]
+    assert len(spent) <= breaker.THRESHOLD + 1
+    for _ in range(20):
+        assert (await mail.get("success"))["results"][-1]["result"] == "accepted"
+    assert await mail.rabbit.count("failures") == 0
 
 
 async def test_no_password_travels_without_tls(system, sink):

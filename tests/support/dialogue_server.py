@@ -36,9 +36,19 @@ def authority() -> trustme.CA:
 
 
 @cache
+def _issued() -> trustme.LeafCert:
+    return authority().issue_cert("mx.example", "127.0.0.1")
+
+
+def certificate() -> bytes:
+    """Return the dialogues' certificate (DER)."""
+    return ssl.PEM_cert_to_DER_cert(_issued().cert_chain_pems[0].bytes().decode())
+
+
+@cache
 def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority().issue_cert("mx.example", "127.0.0.1").configure_cert(context)
+    _issued().configure_cert(context)
     return context
 
 

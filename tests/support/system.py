@@ -89,7 +89,7 @@ class Seen:
 
     def parked(self, job, until, cause, reason):
         self.parks += 1
-        self.causes[str(cause)] += 1
+        self.causes[cause] += 1
 
     def stalled(self, *, stalled):
         self.stall = stalled

@@ -1,11 +1,14 @@
 """Destinations that are left alone: from where, how long, and what is left when some sources are free."""
 
+from dataclasses import replace
+
 import pytest
 
-from mailq.core.failure import Failure, Postponed
+from mailq.core.breaker import FIRST_PAUSE, PROBE_TIME, PROBE_WAIT, THRESHOLD, about_login, login_refusal
+from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.pause import LEAST, MOST, Pause, paused
 from mailq.core.reply import Reply
-from mailq.core.routing import Route, Source, Target, Tls
+from mailq.core.routing import Login, Route, Source, Target, Tls
 from mailq.core.states import Kind, State
 from mailq.traffic import governor
 from mailq.traffic.governor import Governor
@@ -94,3 +97,113 @@ def test_a_probe_that_gets_a_conversation_ends_the_pause_though_it_is_refused_la
     mine.failed(route, ending)
 
     assert (mine.spared(route) is not None) is spared
+
+
+RELAY = Route(ANY, Target("relay.test", "198.51.100.7", 587), Tls.REQUIRED, Login("anna", "geheim"))
+WRONG = Failure(State.AUTHPLAIN, Kind.ERROR, reply=Reply(535, "5.7.8", "no, geheim is wrong"))
+
+
+def refused_login(times):
+    mine = Governor([])
+    for _ in range(times):
+        mine.admit(RELAY)
+        mine.probe(RELAY)
+        mine.failed(RELAY, WRONG)
+    return mine
+
+
+def test_a_login_is_refused_a_few_times_and_then_nobody_tries(clock):
+    refused_login(THRESHOLD - 1).admit(RELAY)
+
+    with pytest.raises(Postponed) as later:
+        refused_login(THRESHOLD).admit(RELAY)
+    assert (later.value.cause, later.value.wait) == (Cause.LOGIN, FIRST_PAUSE)
+    assert later.value.reason == ("relay.test port 587: login as anna failed in state authplain with 535 5.7.8")
+
+
+def test_who_began_before_the_login_was_known_to_be_refused_spends_no_attempt(clock):
+    mine = refused_login(THRESHOLD)
+
+    for _ in range(17):
+        with pytest.raises(Postponed) as later:
+            mine.failed(RELAY, WRONG)
+        assert later.value.cause is Cause.LOGIN
+
+
+def test_one_job_at_a_time_finds_out_whether_a_login_works_again(clock):
+    mine = refused_login(THRESHOLD)
+    pauses = []
+    for _ in range(8):
+        clock[0] += 1000
+        mine.admit(RELAY)
+        mine.probe(RELAY)
+        with pytest.raises(Postponed) as others:
+            mine.admit(RELAY)
+        assert others.value.wait == PROBE_WAIT
+        mine.failed(RELAY, WRONG)
+        with pytest.raises(Postponed) as later:
+            mine.admit(RELAY)
+        pauses.append(later.value.wait)
+    assert pauses == [60, 120, 240, 480, 900, 900, 900, 900]
+
+    clock[0] += 1000
+    mine.admit(RELAY)
+    mine.probe(RELAY)
+    mine.connected(RELAY)
+    mine.admit(RELAY)
+    mine.admit(RELAY)
+
+
+def test_a_probe_that_finds_nothing_out_does_not_hold_up_the_next(clock):
+    mine = refused_login(THRESHOLD)
+    clock[0] += FIRST_PAUSE
+    mine.probe(RELAY)
+    clock[0] += PROBE_TIME
+    with pytest.raises(Postponed) as later:
+        mine.admit(RELAY)
+    assert later.value.wait == FIRST_PAUSE - PROBE_TIME
+
+    clock[0] += FIRST_PAUSE
+    mine.admit(RELAY)
+
+
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        ({}, True),
+        ({"source": BULK}, True),
+        ({"login": Login("anna", "neu")}, False),
+        ({"login": Login("berta", "geheim")}, False),
+        ({"target": Target("other.test", "198.51.100.7", 587)}, False),
+        ({"login": None}, False),
+    ],
+)
+def test_a_login_is_of_one_user_with_one_password_at_one_server(change, held, clock):
+    mine = refused_login(THRESHOLD)
+
+    if held:
+        with pytest.raises(Postponed):
+            mine.admit(replace(RELAY, **change))
+    else:
+        mine.admit(replace(RELAY, **change))
+
+
+@pytest.mark.parametrize(
+    ("failure", "counted"),
+    [
+        (WRONG, True),
+        (Failure(State.AUTHPLAIN, Kind.ERROR, "offers none", code=454, status="4.7.0"), True),
+        (Failure(State.AUTHPLAIN, Kind.ERROR, reply=Reply(454, "4.7.0", "later")), True),
+        (Failure(State.STARTTLS, Kind.ERROR, "not verified", code=454, status="4.7.5"), True),
+        (Failure(State.AUTHPLAIN, Kind.LOST), False),
+        (Failure(State.AUTHPLAIN, Kind.TIMEOUT), False),
+        (Failure(State.EHLO, Kind.ERROR, reply=Reply(550, None, "no")), False),
+    ],
+)
+def test_what_counts_as_trouble_with_a_login(failure, counted):
+    assert about_login(RELAY, failure) is counted
+    assert about_login(replace(RELAY, login=None), failure) is False
+
+
+def test_a_password_stands_in_no_reason_of_a_delay():
+    assert "geheim" not in login_refusal(RELAY, WRONG).text

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from time import monotonic
 from typing import TextIO
 
 import structlog
@@ -22,6 +23,7 @@ from mailq.core.ending import End
 from mailq.core.failure import Cause
 from mailq.core.job import Job
 from mailq.core.journal import JournalStats
+from mailq.core.recent import Recent
 from mailq.core.result import Result
 from mailq.core.times import format_time
 from mailq.core.verdict import Verdict
@@ -32,6 +34,9 @@ Logger = structlog.typing.FilteringBoundLogger
 
 MAX_TEXT = 500
 """Characters of a description, reason or name that are logged."""
+
+LOGIN_SILENCE = 600.0
+"""Seconds for which a login that is refused is not warned of again."""
 
 _PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s@]*@")
 
@@ -58,6 +63,7 @@ class Log:
         self._attempts = config.attempts and self.logger.is_enabled_for(logging.INFO)
         self._stalled = False
         self._unwritable: str | None = None
+        self._logins: Recent[str, float] = Recent()
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
         """Write the event `attempt`: who, whither, what came of it, and what it means."""
@@ -110,8 +116,12 @@ class Log:
         self.logger.info("refused", **line, description=_free(result.description), pointer=_free(result.pointer or ""))
 
     def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
-        """Write the event `parked` at level debug."""
+        """Write the event `parked` at level debug, and once in a while a warning that a login is refused."""
         self.logger.debug("parked", id=job.identity, until=format_time(until), cause=cause, reason=_free(reason))
+        if cause is Cause.LOGIN and monotonic() >= self._logins.get(reason, 0.0):
+            self._logins.remember(reason, monotonic() + LOGIN_SILENCE)
+            advice = "look at user name, password and certificate of the smarthost with `mailq check`"
+            self.logger.warning("login", detail=_free(reason), advice=advice)
 
     def poisoned(self, reason: str) -> None:
         """Write the event `poisoned`."""
