@@ -205,6 +205,10 @@ class Delivery:
                     endings.append(_Ending(bare(failure), replace(errand.trail), errand.source))
                 if not self._meaning.falls_back(errand.job, failure, errand.trail):
                     break
+            except Postponed as later:
+                if later.cause is not Cause.LOGIN or not endings:
+                    raise
+                break  # a server that lets nobody in does not hide what another one said
         else:
             if silence is not None and not endings:
                 raise silence
@@ -221,12 +225,7 @@ class Delivery:
             await self._aim(backup, smarthost)
         except (Failure, Postponed):
             raise self._told(errand, endings) from None
-        try:
-            return await self._reach(backup)
-        except Postponed as later:
-            if later.cause is not Cause.LOGIN:
-                raise
-            raise self._told(errand, endings) from None  # a smarthost that lets nobody in makes nothing worse
+        return await self._reach(backup)
 
     def _told(self, errand: _Errand, endings: Sequence[_Ending]) -> Failure:
         """Return the ending that got furthest, its facts in the trail, and learn from it about the destination."""

@@ -168,7 +168,6 @@ def _shortened(facts: dict[str, Any], certificates: Certificates) -> dict[str, A
     return {**facts, "certificate": short}
 
 
-EXTRACTED = Result._fields.index("extracted")
 
 
 def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int, state: State = State.MESSAGE) -> Result:
@@ -241,7 +240,7 @@ def pack(result: Result) -> bytes:
     """Return what the journal keeps of a result: all but what can be had from the job again, and no secret."""
     if len(result.description) > MAX_PACKED:
         result = result._replace(description=result.description[:MAX_PACKED])
-    return orjson.dumps(result._replace(extracted=None, heard=None))
+    return orjson.dumps(tuple(result._replace(extracted=None, heard=None)))
 
 
 def unpack(record: bytes | None, job: Job, now: datetime) -> Result:

@@ -4,6 +4,7 @@ import pytest
 from support.system import until
 
 from mailq.config import Config
+from mailq.core.breaker import THRESHOLD
 from mailq.lab.ports import free_port
 
 
@@ -102,6 +103,20 @@ async def test_a_smarthost_that_takes_nothing_makes_nothing_worse(login, system,
     result = (await mail.get("retry"))["results"][0]
     assert (result["state"], result["code"]) == ("connect", 451)
     assert relay.connections == 1
+
+
+async def test_a_login_that_the_smarthost_refuses_delays_nobody_without_a_result(system, sink):
+    relay = await sink(users={"anna": "geheim"}, plaintext_auth=True)
+    mail = await system(
+        free_port(), smarthost=smarthost(relay, username="anna", password="falsch", plaintext_auth=True)
+    )
+
+    for number in range(THRESHOLD + 3):
+        await mail.send(recipient=f"accept-{number}@a.test")
+        assert (await mail.get("retry"))["results"][0]["state"] == "connect"
+
+    assert relay.connections == THRESHOLD
+    assert mail.seen.parks == 0
 
 
 async def test_the_smarthosts_answer_about_the_message_is_told(system, sink):
