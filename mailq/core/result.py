@@ -168,8 +168,6 @@ def _shortened(facts: dict[str, Any], certificates: Certificates) -> dict[str, A
     return {**facts, "certificate": short}
 
 
-
-
 def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int, state: State = State.MESSAGE) -> Result:
     """Return the result of a message that the receiver took with `reply`; of a dry run, that it took the recipient."""
     return Result(

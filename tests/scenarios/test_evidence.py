@@ -88,7 +88,7 @@ async def test_a_refused_login_tells_no_secret(system, sink):
 
     await mail.send(recipient="accept@a.test")
 
-    document = await mail.get("failures")
+    document = await mail.get("retry")
     result = document["results"][0]
     assert (result["state"], result["code"]) == ("authplain", 535)
     assert "C: AUTH PLAIN ***" in result["transcript"]
