@@ -77,7 +77,7 @@ async def test_postfix_refuses_a_wrong_password(system, postfix):
 
     await mail.send(recipient="x@postfix-two.test", smarthost=smarthost)
 
-    result = (await mail.get("failures"))["results"][0]
+    result = (await mail.get("retry"))["results"][0]
     assert (result["state"], result["code"]) == ("authplain", 535)
 
 

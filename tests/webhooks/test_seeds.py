@@ -101,11 +101,14 @@ LOGIN = {"username": "anna", "password": "falsch"}
 REFUSED_LOGIN = {"errorCode": "EAUTH", "error": "Authentication failed", "smtpResponseCode": 535, "smtpCommand": "AUTH"}
 
 
+GIVES_UP = [{"id": "login", "codes": ["535"], "fatal": True}]
+"""A refused login ends a job only where a pattern says so."""
+
+
 async def test_authentication_failure(told, sink):
     server = await sink(tls=True, users={"anna": "geheim"})
-    (event,) = await told(
-        "accept@a.test", server=server, smarthost={"hostname": "127.0.0.1", "port": server.port, **LOGIN}
-    )
+    smarthost = {"hostname": "127.0.0.1", "port": server.port, **LOGIN}
+    (event,) = await told("accept@a.test", server=server, patterns=GIVES_UP, smarthost=smarthost)
     words = event["x-mailq"]["result"]["description"]
     assert data_of(event, "messageFailed") == {"error": f"Error: Invalid login: 535 5.7.8 {words}"}
 
@@ -224,7 +227,7 @@ async def test_refused_login_in_the_words_of_the_seed(told, script):
     hello = "250-mx.a.test\r\n250 AUTH LOGIN"
     port = await script(ehlo=hello, auth="535 5.7.8 Error: authentication failed")
     (event,) = await told("b@a.test", server=port, smarthost={"hostname": "127.0.0.1", "port": port, **LOGIN},
-                          tables={"smarthost": {"plaintext_auth": True}})  # fmt: skip
+                          patterns=GIVES_UP, tables={"smarthost": {"plaintext_auth": True}})  # fmt: skip
     assert data_of(event, "messageFailed") == {"error": "Error: Invalid login: 535 5.7.8 Error: authentication failed"}
 
 
