@@ -196,6 +196,8 @@ class Delivery:
             try:
                 return await self._converse(errand, target)
             except Postponed as later:
+                if later.cause is Cause.LOGIN and endings:
+                    break  # a server that lets nobody in does not hide what another one said
                 if later.cause is not Cause.SILENCE:
                     raise
                 silence = bare(later)
@@ -205,10 +207,6 @@ class Delivery:
                     endings.append(_Ending(bare(failure), replace(errand.trail), errand.source))
                 if not self._meaning.falls_back(errand.job, failure, errand.trail):
                     break
-            except Postponed as later:
-                if later.cause is not Cause.LOGIN or not endings:
-                    raise
-                break  # a server that lets nobody in does not hide what another one said
         else:
             if silence is not None and not endings:
                 raise silence

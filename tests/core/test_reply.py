@@ -49,7 +49,7 @@ VALID = [
     (b" \r\n\n\t\n250 ok\r\n\r\n", [Reply(250, None, "ok")]),
     (b"250-a\r\n\r\n250 b\r\n", [Reply(250, None, "a\nb")]),
     (b"250-a\r\n251 b\r\n", [Reply(251, None, "a\nb")]),
-    (b"550-a\r\n554 5.7.1 b\r\n", [Reply(554, None, "a\n5.7.1 b")]),
+    (b"550-a\r\n554 5.7.1 b\r\n", [Reply(554, "5.7.1", "a\nb")]),
     (b"250-a\r\n550 b\r\n", [Reply(550, None, "a\nb")]),
     (b"550-a\r\n250 b\r\n", [Reply(550, None, "a\nb")]),
     (b"450-a\r\n550-b\r\n250 c\r\n", [Reply(550, None, "a\nb\nc")]),
