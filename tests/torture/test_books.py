@@ -11,16 +11,21 @@ JOBS = tuple(Job(f"tx00000-{index:02d}", grey=False) for index in range(3))
 FIRST, SECOND, THIRD = (job.identity for job in JOBS)
 
 
-def books(kind="kill-before-answer", *, taken=(), finals=None, doubted=(), unsure=(), poisoned=()):
-    """Records of one disaster whose three jobs were all delivered once, then doctored."""
-    good = {job.identity: [True] for job in JOBS}
+def books(kind="kill-before-answer", *, jobs=JOBS, taken=(), finals=None, doubted=(), unsure=(), poisoned=()):
+    """Records of one disaster whose publications were all delivered once, then doctored; a job stands for its first."""
+    names = [name for job in jobs for name in job.publications]
+
+    def first(name):
+        return name if "." in name else f"{name}.0"
+
     return Books(
-        [Disaster(0, KINDS[kind], JOBS, 0)],
-        Counter([FIRST, SECOND, THIRD, *taken]),
-        good | (finals or {}),
-        frozenset(doubted),
-        frozenset(unsure),
-        frozenset(poisoned),
+        [Disaster(0, KINDS[kind], jobs, 0)],
+        Counter([*(name.partition(".")[0] for name in names), *taken]),
+        frozenset(names),
+        {name: [True] for name in names} | {first(name): ends for name, ends in (finals or {}).items()},
+        Counter(map(first, doubted)),
+        frozenset(map(first, unsure)),
+        frozenset(map(first, poisoned)),
     )
 
 
@@ -37,9 +42,51 @@ def test_a_double_that_is_marked():
 
 def test_a_double_that_is_not_marked():
     records = books(taken=[SECOND, SECOND], doubted=[FIRST])
-    assert records.total() == Tally(1, 3, doubled=1, doubled_unmarked=1, in_doubt=1)
+    assert records.total() == Tally(1, 3, doubled=2, doubled_unmarked=2, in_doubt=1)
     assert not records.total().holds
     assert records.suspects(records.disasters[0]) == [SECOND]
+
+
+def test_each_mail_too_many_needs_a_mark_of_its_own():
+    assert books(taken=[SECOND, SECOND], doubted=[SECOND]).total().doubled_unmarked == 1
+    assert books(taken=[SECOND, SECOND], doubted=[SECOND, SECOND]).total().holds
+
+
+REPEATED = (JOBS[0], Job(SECOND, grey=False, copies=2, late=True))
+
+
+def test_each_publication_of_one_id_is_a_job():
+    assert books(jobs=REPEATED).total() == Tally(1, 4)
+
+
+def test_a_copy_that_ends_in_silence_is_missing_though_its_id_has_results():
+    records = books(jobs=REPEATED, finals={f"{SECOND}.1": [], f"{SECOND}.0": [True, True]})
+    records.taken[SECOND] = 2
+    assert records.total() == Tally(1, 4, lost=1, results_missing=1, results_doubled=1)
+    assert not records.total().holds
+
+
+def test_a_mail_more_than_there_are_copies_is_a_double():
+    assert books(jobs=REPEATED, taken=[SECOND]).total() == Tally(1, 4, doubled=1, doubled_unmarked=1)
+
+
+def test_a_copy_that_was_never_published_is_not_counted():
+    records = books(jobs=REPEATED)
+    published = records.published - {f"{SECOND}.2"}
+    assert Books(records.disasters, records.taken, published, records.finals).total() == Tally(
+        1, 3, doubled=1, doubled_unmarked=1
+    )
+
+
+HOSTILE = (JOBS[0], Job("hx00000-01", grey=False, hostile="copies"))
+
+
+def test_a_hostile_job_may_fail_or_be_put_aside_but_not_in_silence():
+    hostile = HOSTILE[1].identity
+    assert books(jobs=HOSTILE, finals={hostile: [False]}).total().holds
+    assert books(jobs=HOSTILE, finals={hostile: []}, poisoned=[hostile]).total().holds
+    assert books(jobs=HOSTILE, finals={hostile: []}).total() == Tally(1, 2, results_missing=1)
+    assert not books(jobs=HOSTILE, taken=[hostile]).total().holds
 
 
 @pytest.mark.parametrize(("kind", "job", "undue"), [
@@ -98,7 +145,9 @@ def test_kinds_add_up():
     one, other = (Disaster(number, KINDS[kind], (job,), 0) for number, (kind, job) in enumerate(
         [("kill-ack", JOBS[0]), ("smtp-cut", JOBS[1])]
     ))  # fmt: skip
-    records = Books([one, other, one], Counter({FIRST: 1, SECOND: 2}), {FIRST: [True], SECOND: [True]})
+    names = frozenset(name for job in JOBS[:2] for name in job.publications)
+    finals = {name: [True] for name in names}
+    records = Books([one, other, one], Counter({FIRST: 1, SECOND: 2}), names, finals)
     assert records.by_kind() == {
         "kill-ack": Tally(2, 2),
         "smtp-cut": Tally(1, 1, doubled=1, doubled_unmarked=1),

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from mailq.lab.torture.disasters import ACTS
+from mailq.lab.torture.hostile import ATTACKS
 from mailq.lab.torture.plan import BLOCK, KINDS, schedule
 
 
@@ -33,12 +34,25 @@ def test_only_what_was_asked_for():
     assert len(schedule(1, 1, ("stop", "smtp-cut"), 1)) == 1
 
 
-def test_every_job_has_an_id_of_its_own_and_the_one_aimed_at_is_never_greylisted():
+def test_every_job_has_an_id_of_its_own():
+    ids = [job.identity for each in schedule(1, 300, tuple(KINDS), 9) for job in each.jobs]
+    assert len(set(ids)) == len(ids)
+    assert sum(identity.startswith("tx") for identity in ids) == 2700
+
+
+def test_the_job_that_is_aimed_at_is_published_once_and_is_as_any_other():
+    first = [each.jobs[0] for each in schedule(1, 300, tuple(KINDS), 9)]
+    assert not any(job.grey or job.late or job.hostile or job.copies > 1 for job in first)
+
+
+def test_jobs_are_greylisted_repeated_at_once_and_late_and_hostile_in_every_way():
     disasters = schedule(1, 300, tuple(KINDS), 9)
-    ids = [job.identity for each in disasters for job in each.jobs]
-    assert len(set(ids)) == len(ids) == 2700
-    assert not any(each.jobs[0].grey for each in disasters)
-    assert any(job.grey for each in disasters for job in each.jobs)
+    jobs = [job for each in disasters for job in each.jobs]
+    assert {job.copies for job in jobs} == {1, 2, 3}
+    assert any(job.grey and job.copies > 1 for job in jobs)
+    assert any(job.grey and job.late for job in jobs)
+    assert {job.hostile for job in jobs} == {"", *ATTACKS}
+    assert not any(job.late for each in disasters if each.kind.calm for job in each.jobs)
 
 
 def test_there_is_no_such_kind():

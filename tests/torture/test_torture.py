@@ -66,7 +66,8 @@ async def test_nothing_is_lost_and_nothing_doubled_without_a_word(start, tmp_pat
     process = await start("-n", str(len(SHORT)), "--seed", "12", "--kinds", ",".join(SHORT))
     status, figures, text = await finished(process)
     assert status == 0, text
-    assert (figures["disasters"], figures["jobs"], figures["seed"]) == (len(SHORT), 5 * len(SHORT), 12)
+    assert (figures["disasters"], figures["seed"]) == (len(SHORT), 12)
+    assert figures["jobs"] > 5 * len(SHORT)  # some are published several times, some are hostile
     assert figures["lost"] == figures["results_missing"] == figures["poisoned"] == 0
     assert figures["doubled_unmarked"] == figures["doubled_undue"] == 0
     kinds = figures["kinds"]

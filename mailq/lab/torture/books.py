@@ -1,17 +1,19 @@
 """The books of a torture: jobs published, messages taken, results told, and what does not agree. Pure.
 
-`lost` was neither taken by the receiver nor reported as failed, or was reported as failed though nothing was
-wrong with it. `doubled` was taken more than once; it is `unmarked` if no result of the job says `in_doubt`, and
-`undue` if its disaster can leave nothing in doubt, or aimed at it after the worker had the answer. A job without
-a final result is `missing`, one with several has results doubled. One that was put aside as the death of workers,
-though it was only near, is `poisoned` and nothing else.
+Publications are counted, not ids: a producer may publish one id several times, and each is a job. `lost` was neither
+taken by the receiver nor reported as failed, or was reported as failed though nothing was wrong with it. `doubled` are
+the mails that the receiver took beyond one for each publication. One is `unmarked` unless a result `in_doubt` answers
+for it, and `undue` if its disaster can leave nothing in doubt, or aimed at it after the worker had the answer. A
+publication without a final result is `missing`, one with several has results doubled. One that was put aside as the
+death of workers, though it was only near, is `poisoned` and nothing else. Hostile jobs may fail or be put aside, but
+neither in silence nor twice.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
-from mailq.lab.torture.plan import Disaster
+from mailq.lab.torture.plan import Disaster, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +44,50 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """All accounts of one run.
+    """All accounts of one run, by publication where nothing else is said.
 
-    `taken` says how often the receiver took each job, `finals` which final results it has (True: delivered),
-    `doubted` which jobs have a result that is in doubt. `unsure` jobs were perhaps never published: the broker
-    did not confirm them, so they prove nothing and are left out. `poisoned` jobs are in the poison queue.
+    `taken` says how often the receiver took each job, all its copies together; `finals` which final results each
+    publication has (True: delivered), `doubts` how many of its attempts are in doubt. What is not in `published` was
+    never published. `unsure` publications were perhaps never published: the broker did not confirm them, so they and
+    their copies prove nothing and are left out. `poisoned` ones are in the poison queue.
     """
 
     disasters: Sequence[Disaster]
     taken: Counter[str] = field(default_factory=Counter)
+    published: frozenset[str] = frozenset()
     finals: Mapping[str, Sequence[bool]] = field(default_factory=dict)
-    doubted: frozenset[str] = frozenset()
+    doubts: Mapping[str, int] = field(default_factory=dict)
     unsure: frozenset[str] = frozenset()
     poisoned: frozenset[str] = frozenset()
 
     def tally(self, disaster: Disaster) -> Tally:
         """Return the counts of one disaster."""
-        mine = [job.identity for job in disaster.jobs if job.identity not in self.unsure]
-        doubled = [each for each in mine if self.taken[each] > 1]
-        aimed_at = disaster.jobs[0].identity
+        counts = add(self._tally(disaster, job) for job in disaster.jobs)
+        return replace(counts, disasters=1)
+
+    def _tally(self, disaster: Disaster, job: Job) -> Tally:
+        """Return the counts of one job with all its copies."""
+        names = [name for name in job.publications if name in self.published]
+        if not self.unsure.isdisjoint(names):
+            return Tally()
+        taken = self.taken[job.identity]
+        extra = max(0, taken - len(names))
+        marks = sum(self.doubts.get(name, 0) for name in names)
+        aimed_at = job is disaster.jobs[0]
+        poisoned = sum(name in self.poisoned for name in names)
+        # Nothing was wrong with those that were given up; the others that are not in poison were to be taken.
+        given_up = sum(not all(self.finals.get(name, ())) for name in names)
+        lost = given_up + max(0, len(names) - given_up - poisoned - taken)
         return Tally(
-            disasters=1,
-            jobs=len(mine),
-            lost=sum(self._lost(each) for each in mine),
-            doubled=len(doubled),
-            doubled_unmarked=sum(each not in self.doubted for each in doubled),
-            doubled_undue=sum(disaster.kind.calm or (disaster.kind.strict and each == aimed_at) for each in doubled),
-            in_doubt=sum(each in self.doubted for each in mine),
-            results_missing=sum(not (self.finals.get(each) or each in self.poisoned) for each in mine),
-            results_doubled=sum(len(self.finals.get(each, ())) > 1 for each in mine),
-            poisoned=sum(each in self.poisoned for each in mine),
+            jobs=len(names),
+            lost=0 if job.hostile else lost,
+            doubled=extra,
+            doubled_unmarked=max(0, extra - marks),
+            doubled_undue=extra if disaster.kind.calm or (disaster.kind.strict and aimed_at) else 0,
+            in_doubt=sum(self.doubts.get(name, 0) > 0 for name in names),
+            results_missing=sum(not (self.finals.get(name) or name in self.poisoned) for name in names),
+            results_doubled=sum(len(self.finals.get(name, ())) > 1 for name in names),
+            poisoned=0 if job.hostile else poisoned,
         )
 
     def by_kind(self) -> dict[str, Tally]:
@@ -98,12 +114,6 @@ class Books:
         tally = self.tally(alone)
         due = not alone.kind.calm or not tally.doubled
         return due and not (tally.lost or tally.poisoned or tally.results_missing or tally.doubled_unmarked)
-
-    def _lost(self, identity: str) -> bool:
-        ends = self.finals.get(identity, ())
-        if any(not delivered for delivered in ends):
-            return True  # nothing was wrong with it
-        return not self.taken[identity] and identity not in self.poisoned
 
 
 def add(tallies: Iterable[Tally]) -> Tally:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from random import Random
 
 from mailq.lab.torture import TortureError, plan
+from mailq.lab.torture.fleet import HEARTBEAT
 from mailq.lab.torture.plan import Disaster
 from mailq.lab.torture.processes import send
 from mailq.lab.torture.relay import Relay
@@ -25,6 +26,9 @@ SLOW_PACE = 0.5
 
 MOMENT = 1.0
 """Seconds for which things stand still."""
+
+ABSENCE = 2.5 * HEARTBEAT
+"""Seconds of a stop after which RabbitMQ has closed the connections and given the jobs to others."""
 
 RESTART = 60.0
 """Seconds in which a new process is there: its supervisor may wait for half of them."""
@@ -121,6 +125,19 @@ async def _stop(world: World, disaster: Disaster) -> None:
         send(pid, signal.SIGCONT)
 
 
+async def _stop_long(world: World, disaster: Disaster) -> None:
+    """Stop the worker that holds the first job, and let go on what held it, until the broker has given it up."""
+    async with _midway(world, disaster) as trap:
+        pid = world.fleet.processes.owner(trap.sprung.result())
+        stopped = pid is not None and send(pid, signal.SIGSTOP)
+    if pid is None or not stopped:
+        raise TortureError("no worker found behind the job that was held")
+    try:
+        await asyncio.sleep(ABSENCE)
+    finally:
+        send(pid, signal.SIGCONT)
+
+
 async def _broker_kill(world: World, disaster: Disaster) -> None:
     async with _midway(world, disaster, SLOW_PACE) as trap:
         await asyncio.to_thread(world.rabbit.kill)
@@ -165,7 +182,7 @@ def _delay(side: Callable[[World], Relay]) -> Act:
     async def act(world: World, disaster: Disaster) -> None:
         side(world).delay(_DELAY)
         await world.publish(disaster, PACE)
-        await came(lambda: all(job.identity in world.queues.finals for job in disaster.jobs), MOMENT)
+        await came(lambda: all(job.publications[0] in world.queues.finals for job in disaster.jobs), MOMENT)
         side(world).resume()
 
     return act
@@ -202,7 +219,8 @@ async def _smtp_silence(world: World, disaster: Disaster) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(world.publish(disaster, PACE))
             await _sprung(trap, f"job {identity} to stand at before-answer")
-        await until(lambda: identity in world.queues.doubted, f"job {identity} to be in doubt", PATIENCE)
+        name = disaster.jobs[0].publications[0]
+        await until(lambda: world.queues.doubts[name] > 0, f"job {identity} to be in doubt", PATIENCE)
 
 
 async def _receiver_crash(world: World, disaster: Disaster) -> None:
@@ -280,6 +298,7 @@ ACTS: Mapping[str, Act] = {
     "drain": _drain,
     "kill-supervisor": _kill_supervisor,
     "stop": _stop,
+    "stop-long": _stop_long,
     "broker-kill": _broker_kill,
     "broker-close-all": _close_all,
     "broker-close-one": _close_one,

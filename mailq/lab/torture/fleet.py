@@ -30,6 +30,9 @@ END_SECONDS = 40.0
 LOOK = 0.05
 """Seconds between looks while something is waited for."""
 
+HEARTBEAT = 4
+"""Seconds between heartbeats of the workers' connections to the broker."""
+
 JOURNAL_SIZE = 2 * 1024 * 1024
 """Octets of a journal file: with room for the 30 sessions, and soon full."""
 
@@ -232,7 +235,7 @@ def tables(*, smtp_port: int, name_server: str, journal: Path) -> dict[str, dict
         "worker": {"poison_after": 12, "prefetch": 20, "sessions": 30, "drain_timeout": 5, "journal_dir": str(journal)},
         "journal": {"size": JOURNAL_SIZE, "keep": JOURNAL_KEEP},
         "rabbitmq": {
-            "success": "", "failures": "", "heartbeat": 4, "confirm_timeout": 5, "connect_timeout": 3,
+            "success": "", "failures": "", "heartbeat": HEARTBEAT, "confirm_timeout": 5, "connect_timeout": 3,
             "reconnect_delay": 0.2, "reconnect_max": 1,
         },
         "delivery": {"port": smtp_port, "ehlo": "worker.torture.test", "retries": [1, 2], "retry_jitter": 0},

@@ -17,7 +17,7 @@ _FRAME = struct.Struct(">BHI")
 _TAG = struct.Struct(">QB")
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _PUBLISH, _DELIVER, _ACK = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x50"
-_ID = re.compile(rb"tx\d{5}-\d{2}g?")
+_ID = re.compile(rb"[th]x\d{5}-\d{2}g?")
 
 
 class _Splitter:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from mailq.lab.torture.hostile import ATTACKS
+
 SMTP_POINTS = (
     "intro",
     *(f"{when}-{state}" for state in ("ehlo", "mailfrom", "rcptto", "data") for when in ("before", "after")),
@@ -26,6 +28,12 @@ BLOCK = 40
 GREY_SHARE = 8
 """One job of so many is greylisted once."""
 
+REPEAT_SHARE = 5
+"""One job of so many is published more than once under the same id."""
+
+HOSTILE_SHARE = 6
+"""One job of so many is valid and hostile: see `hostile`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -41,10 +49,22 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job of a disaster: its identity, and whether it is greylisted once."""
+    """One job of a disaster: its identity, and whether each publication of it is greylisted once.
+
+    A producer publishes it `copies` times at once under the same id, and once more, `late`, after a minute or more.
+    The attack of a `hostile` job is a name in `hostile.ATTACKS`.
+    """
 
     identity: str
     grey: bool
+    copies: int = 1
+    late: bool = False
+    hostile: str = ""
+
+    @property
+    def publications(self) -> tuple[str, ...]:
+        """Return the names of all its publications, the late one last."""
+        return tuple(f"{self.identity}.{number}" for number in range(self.copies + self.late))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,7 @@ def _kinds() -> Iterator[Kind]:
     yield Kind("drain", 1, "SIGTERM to a `mailq run` at work; another takes over")
     yield Kind("kill-supervisor", 1, "SIGKILL of a supervisor; its workers drain")
     yield Kind("stop", 4, "SIGSTOP of a worker for a second, then SIGCONT", calm=True)
+    yield Kind("stop-long", 2, "SIGSTOP of a worker for longer than the broker waits for it, then SIGCONT")
     yield Kind("broker-kill", 1, "SIGKILL of RabbitMQ, and its restart", calm=True)
     yield Kind("broker-close-all", 1, "rabbitmqctl close_all_connections", calm=True)
     yield Kind("broker-close-one", 1, "rabbitmqctl close_connection of a worker's", calm=True)
@@ -103,7 +124,7 @@ def schedule(seed: int, count: int, kinds: Sequence[str], jobs: int) -> tuple[Di
         more = min(BLOCK, count - len(chosen))
         chosen += _calm_last(rng.choices(wanted, [kind.weight for kind in wanted], k=more))
     return tuple(
-        Disaster(number, kind, tuple(_jobs(rng, number, jobs)), rng.getrandbits(32))
+        Disaster(number, kind, tuple(_jobs(rng, number, jobs, kind)), rng.getrandbits(32))
         for number, kind in enumerate(chosen)
     )
 
@@ -112,7 +133,14 @@ def _calm_last(kinds: Sequence[Kind]) -> list[Kind]:
     return sorted(kinds, key=lambda kind: kind.calm)
 
 
-def _jobs(rng: Random, number: int, count: int) -> Iterator[Job]:
+def _jobs(rng: Random, number: int, count: int, kind: Kind) -> Iterator[Job]:
+    """Yield the jobs of a disaster; the one that it aims at is published once, and neither greylisted nor hostile."""
     for index in range(count):
-        grey = index > 0 and rng.randrange(GREY_SHARE) == 0  # never the one aimed at
-        yield Job(f"tx{number:05d}-{index:02d}{'g' if grey else ''}", grey)
+        aimed_at = index == 0
+        grey = not aimed_at and rng.randrange(GREY_SHARE) == 0
+        copies = rng.choice((2, 3)) if not aimed_at and rng.randrange(REPEAT_SHARE) == 0 else 1
+        # A late copy of a calm disaster could meet one that leaves its fate in doubt.
+        late = not aimed_at and not kind.calm and rng.randrange(REPEAT_SHARE) == 0
+        yield Job(f"tx{number:05d}-{index:02d}{'g' if grey else ''}", grey, copies, late)
+        if not aimed_at and rng.randrange(HOSTILE_SHARE) == 0:
+            yield Job(f"hx{number:05d}-{index:02d}", grey=False, hostile=rng.choice(sorted(ATTACKS)))

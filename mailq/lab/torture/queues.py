@@ -1,17 +1,19 @@
 """The torture's own way to the broker: it publishes jobs and notes results, through every loss of the connection.
 
-It does not go by the relay, yet broker disasters meet it too. A job whose publication was not confirmed is
-`unsure`: perhaps it is there, perhaps not. A result that comes again only because its acknowledgement was lost
-(redelivered, and noted already) is not counted twice.
+It does not go by the relay, yet broker disasters meet it too. Each publication has a name of its own, which stands in
+the header `torture-publication` and comes back with its results: copies of a job are equal else. One that was not
+confirmed is `unsure`: perhaps it is there, perhaps not. A result that comes again only because its acknowledgement was
+lost (redelivered, and noted already) is not counted twice.
 """
 
 import asyncio
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import orjson
 from pamqp import commands
@@ -25,7 +27,13 @@ from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.methods import QueueDeclare
 from mailq.edges.amqp.publisher import Publisher
+from mailq.lab.torture.hostile import Message
 from mailq.ports import BrokerError
+
+HEADER = "torture-publication"
+"""The AMQP header with the name of a publication."""
+
+_ID = re.compile(rb"[th]x\d{5}-\d{2}g?")
 
 PAUSE = 0.1
 """Seconds before the next try to connect."""
@@ -36,7 +44,9 @@ class Queues:
 
     def __init__(self, config: RabbitConfig) -> None:
         self.finals: dict[str, list[bool]] = defaultdict(list)
-        self.doubted: set[str] = set()
+        self.doubts: Counter[str] = Counter()
+        """How many attempts of each publication are in doubt."""
+        self.published: set[str] = set()
         self.unsure: set[str] = set()
         self.poisoned: set[str] = set()
         self._config = config
@@ -58,14 +68,22 @@ class Queues:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
-    async def publish(self, identity: str, document: dict[str, Any]) -> None:
-        """Publish one job; if the broker does not confirm it, it is unsure. Its message id is the document's `id`."""
+    async def publish(self, name: str, message: Message) -> None:
+        """Publish one job under a name for the publication; if the broker does not confirm it, it is unsure."""
         await self._ready.wait()
-        publication = Publication("", self._config.outbox, orjson.dumps(document), message_id=document.get("id"))
+        publication = Publication(
+            "",
+            self._config.outbox,
+            message.body,
+            message_id=message.message_id,
+            content_encoding=message.encoding,
+            headers={HEADER: name, **message.headers},
+        )
+        self.published.add(name)
         try:
             await self._publisher.publish([publication])
         except BrokerError:
-            self.unsure.add(identity)
+            self.unsure.add(name)
             self._news.set()
 
     async def unfinished(self, jobs: set[str], seconds: float) -> set[str]:
@@ -145,18 +163,16 @@ class Queues:
         return [connection.closed for connection in (control, publishing, *consuming)]
 
     def _note(self, index: int, consumed: Consumed, *, final: bool) -> None:
-        document = orjson.loads(consumed.body)
-        identity, results = _identity(document), document["results"]
-        if any(result.get("in_doubt") for result in results):
-            self.doubted.add(identity)
-        if final and not (consumed.redelivered and self.finals[identity]):
+        name, results = _name(consumed), orjson.loads(consumed.body)["results"]
+        self.doubts[name] = max(self.doubts[name], sum(bool(result.get("in_doubt")) for result in results))
+        if final and not (consumed.redelivered and self.finals[name]):
             last = results[-1]
-            self.finals[identity].append((last["state"], last["result"]) == ("message", "accepted"))
+            self.finals[name].append((last["state"], last["result"]) == ("message", "accepted"))
         self._consumers[index].ack(consumed.tag)
         self._news.set()
 
     def _note_poisoned(self, index: int, consumed: Consumed) -> None:
-        self.poisoned.add(_identity(orjson.loads(consumed.body)))
+        self.poisoned.add(_name(consumed))
         self._consumers[index].ack(consumed.tag)
         self._news.set()
 
@@ -173,6 +189,10 @@ class Queues:
         return connection
 
 
-def _identity(document: dict[str, Any]) -> str:
-    recipient: str = document["recipient"]
-    return recipient.partition("@")[0]
+def _name(consumed: Consumed) -> str:
+    """Return the name of the publication; a worker may leave out the headers of a hostile job, published once."""
+    name = consumed.headers.get(HEADER)
+    if isinstance(name, str):
+        return name
+    found = _ID.search(consumed.body) or _ID.search((consumed.message_id or "").encode())
+    return f"{found[0].decode()}.0" if found else ""

@@ -2,8 +2,8 @@
 
 What it has taken stands in a file, one id a line, handed to the system before the 250 is sent: neither its own
 crash nor anything else takes that back. Ids come in the envelope (`<id@…>`), in the recipient, and in the header
-X-Torture-Id, and have to agree. Greylisted ids are answered 451 the first time. Half of its sessions offer
-PIPELINING (RFC 2920).
+X-Torture-Id, and have to agree. Greylisted ids are answered 451 once for each publication. Half of its sessions
+offer PIPELINING (RFC 2920).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mailq.lab.torture.traps import Traps
 
-_ID = re.compile(rb"<(tx\d{5}-\d{2}g?)@")
+_ID = re.compile(rb"<([th]x\d{5}-\d{2}g?)@")
 _HEADER = re.compile(rb"^X-Torture-Id: (\S+)\r$", re.MULTILINE)
 _MAX = 16 * 1024 * 1024
 _BUFFER = 64 * 1024
@@ -34,7 +34,8 @@ class Receiver:
         self._file = file
         self._traps = traps
         self._origin = origin
-        self._greeted: set[str] = set()
+        self.greylist: Counter[str] = Counter()
+        """How often each id is still to be answered 451."""
         self._sessions = 0
         self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._server: asyncio.Server | None = None
@@ -92,9 +93,9 @@ class Receiver:
 
     def is_grey(self, identity: str) -> bool:
         """Tell whether the id is to be greylisted now."""
-        if not identity.endswith("g") or identity in self._greeted:
+        if not self.greylist[identity]:
             return False
-        self._greeted.add(identity)
+        self.greylist[identity] -= 1
         return True
 
     def take(self, identity: str, content: bytes) -> None:

@@ -20,6 +20,9 @@ from mailq.ports import BrokerError
 BACKLOG = 30
 """Disasters whose jobs may be under way."""
 
+LATE = 40
+"""Disasters after which the late copies of one's jobs are published: a minute at least."""
+
 JOBS_SECONDS = 90.0
 """Seconds in which all jobs of a disaster have to come to their end; a breaker that was opened takes 30 of them."""
 
@@ -44,6 +47,7 @@ class Show:
         self._settings = settings
         self._say = say
         self._open: deque[Disaster] = deque()
+        self._late: deque[Disaster] = deque()
         self._played: list[Disaster] = []
         self._stuck = 0
         self._calm = False
@@ -74,6 +78,8 @@ class Show:
                         self._say(f"no more disasters: {trouble}")
                         break
                 await self._through(world, 0)
+                for disaster in self._late:
+                    await world.publish_late(disaster)
                 await self._run_dry(world)
                 return self._books(world, self._played, world.receiver.taken())
         except TimeoutError:
@@ -101,6 +107,9 @@ class Show:
             raise TortureError(f"{self.doing}: {trouble}") from None
         self._played.append(disaster)
         self._open.append(disaster)
+        self._late.append(disaster)
+        if len(self._late) > LATE and not self._calm:
+            await world.publish_late(self._late.popleft())
         await self._through(world, BACKLOG)
 
     async def _through(self, world: World, most: int) -> None:
@@ -108,7 +117,8 @@ class Show:
         while len(self._open) > most:
             disaster = self._open.popleft()
             self.doing = f"the jobs of disaster {disaster.number}, {disaster.kind.name}"
-            stuck = await world.queues.unfinished({job.identity for job in disaster.jobs}, JOBS_SECONDS)
+            names = {name for job in disaster.jobs for name in job.publications}
+            stuck = await world.queues.unfinished(names & world.queues.published, JOBS_SECONDS)
             if stuck:
                 self._stuck += 1
                 self._say(f"waited {JOBS_SECONDS:g} s for {self.doing}: {', '.join(sorted(stuck))}")
@@ -158,5 +168,5 @@ class Show:
 
     def _books(self, world: World, disasters: Sequence[Disaster], taken: Counter[str]) -> Books:
         queues = world.queues
-        doubted, unsure, poisoned = map(frozenset, (queues.doubted, queues.unsure, queues.poisoned))
-        return Books(disasters, taken, queues.finals, doubted, unsure, poisoned)
+        published, unsure, poisoned = map(frozenset, (queues.published, queues.unsure, queues.poisoned))
+        return Books(disasters, taken, published, queues.finals, queues.doubts, unsure, poisoned)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.lab.ports import free_port
 from mailq.lab.rabbitmq import PrivateRabbit
@@ -20,6 +22,7 @@ from mailq.lab.torture import TortureError, disk, fleet
 from mailq.lab.torture.disk import Disk
 from mailq.lab.torture.fleet import Fleet
 from mailq.lab.torture.frames import AmqpTap
+from mailq.lab.torture.hostile import ATTACKS, Message
 from mailq.lab.torture.names import Names, address_of, domain_of
 from mailq.lab.torture.plan import Disaster, Job
 from mailq.lab.torture.queues import Queues
@@ -53,15 +56,31 @@ class World:
     unnamed: bool
 
     async def publish(self, disaster: Disaster, pause: float) -> None:
-        """Publish the jobs of a disaster, one after the other with a pause between."""
+        """Publish the jobs of a disaster, one after the other with a pause between, but for the late copies."""
         await self.smtp.listen(address_of(disaster.number))
         for job in disaster.jobs:
             large = disaster.kind.name == "kill-in-payload" and job is disaster.jobs[0]
-            published = document(disaster.number, job, PAYLOAD if large else 200)
-            if self.unnamed:
-                del published["id"]
-            await self.queues.publish(job.identity, published)
+            for number in range(job.copies):
+                await self._publish(disaster, job, number, PAYLOAD if large else 2_000)
             await asyncio.sleep(pause)
+
+    async def publish_late(self, disaster: Disaster) -> None:
+        """Publish the late copies of a disaster's jobs."""
+        await self.smtp.listen(address_of(disaster.number))
+        for job in disaster.jobs:
+            if job.late:
+                await self._publish(disaster, job, job.copies, 2_000)
+
+    async def _publish(self, disaster: Disaster, job: Job, number: int, size: int) -> None:
+        plain = document(disaster.number, job, size, middle="y" if number % 2 else "x")
+        if self.unnamed:
+            del plain["id"]
+        message = Message(orjson.dumps(plain), plain.get("id"))
+        if job.hostile:
+            message = ATTACKS[job.hostile](plain, message, disaster.jobs[0].identity)
+        if job.grey:
+            self.receiver.greylist[job.identity] += 1
+        await self.queues.publish(job.publications[number], message)
 
 
 @asynccontextmanager
@@ -95,14 +114,18 @@ async def opened(home: Path, processes: int, *, unnamed: bool) -> AsyncIterator[
         yield World(rabbit, amqp, smtp, receiver, names, traps, workers, queues, journal, unnamed)
 
 
-def document(number: int, job: Job, size: int) -> dict[str, Any]:
-    """Return a job's JSON: its id stands in the envelope, in the recipient and in the message."""
+def document(number: int, job: Job, size: int, *, middle: str = "x") -> dict[str, Any]:
+    """Return a job's JSON: its id stands in the envelope, in the recipient and in the message.
+
+    Copies of equal `middle`, a letter, are equal octet for octet; others differ in the middle of the text alone.
+    """
     identity = job.identity
     recipient = f"{identity}@{domain_of(number)}"
     header = (
         f"From: {identity}@from.torture.test\r\nTo: {recipient}\r\nX-Torture-Id: {identity}\r\nSubject: torture\r\n"
     )
-    body = ("x" * 70 + "\r\n") * (size // 72 + 1)
+    half = ("x" * 70 + "\r\n") * (size // 144 + 1)
+    body = f"{half}{middle * 70}\r\n{half}"
     return {
         "id": identity,
         "envelope": f"{identity}@from.torture.test",
