@@ -11,7 +11,7 @@ import atheris
 with atheris.instrument_imports(include=["mailq", "fuzz.targets"]):
     from fuzz import targets
 
-TARGETS = {"reply": targets.reply, "job": targets.job, "header": targets.header}
+TARGETS = {"reply": targets.reply, "job": targets.job, "header": targets.header, "message": targets.message}
 HERE = Path(__file__).parent
 
 

@@ -22,11 +22,15 @@ from mailq.core.failure import Failure
 from mailq.core.job import Job
 from mailq.core.letters import Names
 from mailq.core.mime import Content, extract, payload
-from mailq.core.publication import Consumed, Publication
+from mailq.core.provenance import UNKNOWN, Outbox
+from mailq.core.publication import Application, Consumed, Publication
 from mailq.core.reply import MAX_REPLY, MalformedReplyError, Reply, ReplyReader
 from mailq.core.result import Result, Trail, accepted, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict, judge
+from mailq.edges.amqp.fields import decode_table
+from mailq.edges.amqp.fitting import fitted as fitted_headers
+from mailq.edges.amqp.frames import publish_frames
 from mailq.lab import syntax
 from mailq.smtp.envelope import mail_from, rcpt_to
 from mailq.smtp.opening import extensions
@@ -49,6 +53,8 @@ OFFERS: Sequence[Mapping[str, str]] = (
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}", re.ASCII)
 
+
+OUTBOX = Outbox("/", "outbox", "secret")
 
 POLICY = policy_of(Config())
 """As configured by default."""
@@ -213,6 +219,33 @@ def published(parsed: Job, trail: Trail, ending: Failure | Reply, consumed: Cons
         assert document["results"][-1]["state"] == result.state
         assert "password" not in (document.get("smarthost") or {})
     return publications
+
+
+def message(data: bytes) -> None:
+    """A valid job with any AMQP headers, properties and unknown property: mailq can publish whatever comes of it.
+
+    The first octet says how much of the rest is the header table, the second chooses what the texts of properties are.
+    """
+    size = 4 * (data[0] if data else 0)
+    table, rest = data[2 : 2 + size], data[2 + size :]
+    text = rest.decode(errors="surrogateescape" if data[1:2] < b"\x80" else "replace")
+    document = {"recipient": "b@b.test", "mime": "Subject: a\r\n\r\nb", "own": text.encode(errors="replace").decode()}
+    properties = Application(text[:200], text[:300], text, text[-100:])
+    consumed = Consumed(
+        orjson.dumps(document), 1, message_id=text[:300] or None, headers=decode_table(table), application=properties
+    )
+    parsed = Job.parse(consumed.body, message_id=consumed.message_id, limit=LIMIT)
+    aside = letters.poison(consumed, "any reason", Names(), state="process", exception=text, provenance=UNKNOWN)
+    for publication in (*sent(parsed, consumed), aside):
+        carried(OUTBOX.signed(publication))
+
+
+def carried(publication: Publication) -> None:
+    """What is published steers no broker, and its header fits into one frame, whatever the producer's was."""
+    assert not [name for name in publication.headers or {} if name.lower() in ("cc", "bcc", "x-match", "x-death")]
+    for frame_max in (4096, 131_072):
+        frames = publish_frames(fitted_headers(publication, frame_max)[0], frame_max)
+        assert all(len(frame) <= frame_max for frame in frames)
 
 
 def header(data: bytes) -> None:
