@@ -1,6 +1,7 @@
 """The frame reader and writers against pamqp's, whatever the segmentation, whatever the octets."""
 
 import contextlib
+import struct
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -28,7 +29,7 @@ scalars = st.one_of(
     names,
     st.booleans(),
     st.integers(-(1 << 63), (1 << 63) - 1),
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False, allow_infinity=False),
     st.none(),
     st.binary(max_size=20),
     st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001 - the timezone is beside it
@@ -257,6 +258,14 @@ wire_values = st.recursive(
 @given(wire_table(wire_values))
 def test_whatever_is_decoded_of_any_type_and_bound_is_encoded_and_decoded_to_the_same(raw):
     there_and_back(raw)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_for_which_rabbitmq_ends_the_channel_are_neither_read_nor_written(number):
+    raw = struct.pack(">d", number)
+    assert decode_table(b"\x01nd" + raw + b"\x01mt\x01") == {"n": None, "m": True}
+    with pytest.raises(ValueError, match="not finite"):
+        encode_table({"n": number})
 
 
 @pytest.mark.parametrize("kind", [b"F", b"A"])

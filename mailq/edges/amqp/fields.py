@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 MAX_DEPTH = 16
@@ -29,6 +30,9 @@ _FIXED: dict[int, struct.Struct] = {
     }.items()
 }  # fmt: skip
 """Values of fixed size by their type octet."""
+
+_FLOATS = b"fd"
+"""RabbitMQ cannot parse those that are not finite: it ends the publisher's channel. They are read as no value."""
 
 
 def text(raw: bytes) -> str:
@@ -66,8 +70,7 @@ def _read_value(data: bytes, at: int, end: int, depth: int) -> tuple[Any, int, b
     at += 1
     fixed = _FIXED.get(kind)
     if fixed is not None:
-        stop = at + fixed.size
-        return (fixed.unpack_from(data, at)[0], stop, True) if stop <= end else (None, end, False)
+        return _read_fixed(data, at, end, kind, fixed)
     if kind in b"V\x00":
         return None, at, True
     if kind in b"SxAF":
@@ -81,6 +84,14 @@ def _read_value(data: bytes, at: int, end: int, depth: int) -> tuple[Any, int, b
         scale, digits = _DECIMAL.unpack_from(data, at)
         return Decimal(digits).scaleb(-scale), at + 5, True
     return None, end, False
+
+
+def _read_fixed(data: bytes, at: int, end: int, kind: int, fixed: struct.Struct) -> tuple[Any, int, bool]:
+    stop = at + fixed.size
+    if stop > end:
+        return None, end, False
+    value = fixed.unpack_from(data, at)[0]
+    return (value if kind not in _FLOATS or isfinite(value) else None), stop, True
 
 
 def _read_long(data: bytes, at: int, end: int, kind: int, depth: int) -> tuple[Any, int]:
@@ -150,6 +161,12 @@ def _integer(value: int) -> bytes:
     return b"T" + value.to_bytes(8)
 
 
+def _float(value: float) -> bytes:
+    if not isfinite(value):
+        raise ValueError("AMQP headers have no number that is not finite")
+    return b"d" + struct.pack(">d", value)
+
+
 def _decimal(value: Decimal) -> bytes:
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
@@ -166,7 +183,7 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     str: lambda value: _long(b"S", value.encode()),
     bool: lambda value: b"t\x01" if value else b"t\x00",
     int: _integer,
-    float: lambda value: b"d" + struct.pack(">d", value),
+    float: _float,
     bytes: lambda value: _long(b"x", value),
     type(None): lambda _: b"V",
     datetime: lambda value: b"T" + max(int(value.timestamp()), 0).to_bytes(8),

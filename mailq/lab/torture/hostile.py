@@ -93,7 +93,7 @@ _FORGED = {
 
 ATTACKS: Mapping[str, Attack] = {
     "decimal-bound": _headers(n=Decimal(-2147483648), m=Decimal(2147483647).scaleb(-255)),
-    "times-and-numbers": _headers(t=datetime(9999, 12, 31, tzinfo=UTC), f=float("nan"), i=-(1 << 63), j=(1 << 63) - 1),
+    "times-and-numbers": _headers(t=datetime(9999, 12, 31, tzinfo=UTC), f=-1.7e308, i=-(1 << 63), j=(1 << 63) - 1),
     "copies": _headers(CC=["outbox", "success"], BCC=["outbox"], cc=["outbox"]),
     "many-headers": _headers(**{f"header-{number:04d}": "x" * 200 for number in range(400)}),
     "nested-headers": _headers(a=[[[[[[[[[[[[[["deep"]]]]]]]]]]]]]]),
