@@ -32,6 +32,11 @@ def smuggling(end, domain):
     return f"Subject: true\n\nbefore{end}{EVIL.format(domain=domain)}{end}QUIT\r\n"
 
 
+def arrives(end):
+    """Return what a receiver gets: line ends are CR LF, and NUL octets are removed before dots are doubled."""
+    return normalize(smuggling(end, "b.test").replace("\0", ""))
+
+
 async def recorder(peer):
     """Take whatever comes, in good faith."""
     await peer.say(b"220 mx.test\r\n")
@@ -57,7 +62,7 @@ async def test_however_lax_the_receiver_there_is_one_end(end):
     message, _, rest = rest.partition(b"\r\n.\r\n")
     assert [line[:4] for line in commands.splitlines()] == [b"EHLO", b"MAIL", b"RCPT"]
     assert rest == b"QUIT\r\n"
-    assert re.sub(rb"(?m)^\.", b"", message + b"\r\n") == normalize(smuggling(end, "b.test"))
+    assert re.sub(rb"(?m)^\.", b"", message + b"\r\n") == arrives(end)
 
 
 async def test_the_sink_gets_one_message_of_each(sink):
@@ -70,7 +75,7 @@ async def test_the_sink_gets_one_message_of_each(sink):
     assert [message.recipients[0].address for message in receiver.messages] == [
         f"accept+{number}@b.test" for number in range(len(ENDS))
     ]
-    assert [message.content for message in receiver.messages] == [normalize(smuggling(end, "b.test")) for end in ENDS]
+    assert [message.content for message in receiver.messages] == [arrives(end) for end in ENDS]
 
 
 NUL_FREE = [end for end in ENDS if "\0" not in end]  # Postfix strips NULs, and Exim turns them into spaces
@@ -198,6 +203,7 @@ BODIES = [
     b'{"recipient":"accept@b.test","queues":{"results":"a\\u0000b"},"mime":"x"}',
     b'{"recipient":"accept@b.test","tags":[' + b"1," * 100_000 + b'1],"mime":"x"}',
     b'{"recipient":"accept@b.test","id":"\\u001b[2J","mime":"x"}',
+    b'{"recipient":"\\"> SIZE=1\\"@b.test","mime":"Subject: x\\n\\nx"}',
     b'{"recipient":"accept@b.test","x":' + b"[" * 100_000,
     b"\x00\xff\r\nevent=forged",
     gzip.compress(b"[" * 200_000_000, 9)[:-1],
@@ -205,7 +211,6 @@ BODIES = [
 SOUND = [
     b'{"recipient":"accept+1@b.test","mime":"Subject: =?utf-7?q?+2AA-?=\\n\\nx"}',
     b'{"recipient":"accept+2@b.test","mime":"Subject: \\u001b[2J\\u2028\\n.\\n"}',
-    b'{"recipient":"\\"> SIZE=1\\"@b.test","mime":"Subject: x\\n\\nx"}',
 ]
 
 
@@ -221,8 +226,8 @@ async def test_a_whole_worker_takes_them_all_and_goes_on(system, sink, tmp_path)
 
     found = [await mail.get("results") for _ in range(len(BODIES) - 3 + len(SOUND))]
     endings = sorted((each["results"][0]["state"], each["results"][0]["result"]) for each in found)
-    assert endings == [("message", "accepted")] * 3 + [("process", "invalid")] * 5
-    assert await mail.rabbit.count("success") == len(receiver.messages) == 3
+    assert endings == [("message", "accepted")] * 2 + [("process", "invalid")] * 6
+    assert await mail.rabbit.count("success") == len(receiver.messages) == 2
     await until(lambda: len(mail.seen.poison) == 3)
     for each in found:
         description = each["results"][0]["description"]

@@ -31,15 +31,15 @@ async def test_a_panic_over_a_certificate_is_the_bug_of_that_attempt(system, sin
 
 
 async def test_a_panic_outside_the_attempt_puts_that_message_aside_and_others_go_on(system, sink, rabbit, monkeypatch):
-    parse = jobs.Job.parse.__func__
+    read = jobs.Job.read.__func__
 
-    def panicking(cls, body, **others):
+    def panicking(cls, unpacked, body, **others):
         if b"panic" in body:
             raise PanicException("recursion")
-        return parse(cls, body, **others)
+        return read(cls, unpacked, body, **others)
 
     mail = await system(await sink())
-    monkeypatch.setattr(jobs.Job, "parse", classmethod(panicking))
+    monkeypatch.setattr(jobs.Job, "read", classmethod(panicking))
     await mail.send(recipient="panic@a.test", id="hostile")
     await mail.send(recipient="accept@a.test", id="good")
     document = await mail.get("success")
