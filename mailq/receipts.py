@@ -2,15 +2,16 @@
 
 At its first consumption a publication has no mark, and the journal knows it by its content. The journal keeps what came
 of it while the message may come again: until the broker has answered something that was asked behind the
-acknowledgement, and a moment longer, since a broker may end before it has it on its disk. From then on only an equal
-publication can come, which is another job. If an equal one comes before that, the entry is given up at once: to send
-one of two equal jobs twice is less of a harm than to send one of them never. What goes back to the outbox is marked
-after its entry, so that two copies of it are known for one publication.
+acknowledgement, which is noted at once, and a moment longer, since a broker may end before it has it on its disk. From
+then on only an equal publication can come, which is another job. If an equal one comes before that, the entry is given
+up at once: to send one of two equal jobs twice is less of a harm than to send one of them never. What goes back to the
+outbox is marked after its entry, so that two copies of it are known for one publication.
 """
 
 import asyncio
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 
 from mailq.core.journal import PARKED, EntryId, JobKey, JournalError
 from mailq.core.provenance import Provenance
@@ -20,12 +21,16 @@ from mailq.ports import Broker, Journal
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """What was acknowledged over one connection within one look; `asked` is what tells that it arrived."""
+    """What was acknowledged over one connection; `asked` tells when the broker has it, which is `arrived` then.
+
+    It is `old` at the second look after that.
+    """
 
     broker: Broker
     entries: dict[bytes, EntryId] = field(default_factory=dict)
     asked: asyncio.Future[bool] | None = None
     arrived: bool = False
+    old: bool = False
 
 
 class Receipts:
@@ -57,7 +62,29 @@ class Receipts:
         if last is None or last.broker is not broker or last.asked is not None:
             last = _Batch(broker)
             self._batches.append(last)
+            asyncio.get_running_loop().call_soon(self._ask, broker)
         last.entries[key.digest] = entry
+
+    def _ask(self, broker: Broker) -> None:
+        """Ask whether the broker has what was acknowledged since the last question, unless an answer is due."""
+        mine = [batch for batch in self._batches if batch.broker is broker and not batch.arrived]
+        if len(mine) == 1 and mine[0].asked is None:
+            batch = mine[0]
+            batch.asked = broker.acknowledged()
+            batch.asked.add_done_callback(partial(self._answered, batch))
+
+    def _answered(self, batch: _Batch, asked: asyncio.Future[bool]) -> None:
+        """Note at once that the broker has acknowledgements: an equal publication that comes now is another one."""
+        if batch not in self._batches or asked.cancelled() or not asked.result():
+            return
+        self._journal.published(batch.entries.values())
+        batch.arrived = True
+        for other in self._batches:
+            if other is not batch and other.broker is batch.broker and other.arrived and not other.old:
+                other.entries.update(batch.entries)
+                self._batches.remove(batch)
+                break
+        self._ask(batch.broker)
 
     def equal(self, key: JobKey, broker: Broker) -> None:
         """Note that an equal publication came: over the same connection another, over a new one perhaps the same."""
@@ -67,15 +94,11 @@ class Receipts:
                 self._end(entry, arrived=batch.broker is broker)
 
     def look(self) -> None:
-        """Ask for what is not asked for yet, and end what was answered a look ago: to be called once a second."""
+        """End what arrived a look ago or longer, and what was acknowledged in vain: to be called once a second."""
         for batch in list(self._batches):
-            if batch.arrived or not batch.broker.alive:
+            if batch.old or not batch.broker.alive:
                 self._end_batch(batch)
-            elif batch.asked is None:
-                self._journal.published(batch.entries.values())
-                batch.asked = batch.broker.acknowledged()
-            else:
-                batch.arrived = batch.asked.done() and batch.asked.result()
+            batch.old = batch.arrived
 
     async def last(self, seconds: float) -> None:
         """Wait for all answers, so many seconds at most, and end everything: no more is going to be acknowledged."""
@@ -85,7 +108,7 @@ class Receipts:
         if asked:
             await asyncio.wait(asked, timeout=seconds)
         for batch in list(self._batches):
-            batch.arrived = batch.asked is not None and batch.asked.done() and batch.asked.result()
+            batch.arrived = batch.arrived or (batch.asked is not None and batch.asked.done() and batch.asked.result())
             self._end_batch(batch)
 
     def _end_batch(self, batch: _Batch) -> None:

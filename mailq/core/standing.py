@@ -4,8 +4,9 @@ An entry is open from its intent until it is withdrawn or settled. A claim makes
 claimant's to settle for as long as that lives. What is settled is remembered by key where the publication
 has a mark, whoever settled it and whatever becomes of the file (`core.settled`); of
 equal publications without one, each entry is one publication's and is forgotten with it, so that two of
-them stay two messages. One that is published may have been acknowledged: its job comes again soon, or
-it is another one that comes. Reading the files, and telling who is alive, is for `edges.journal`.
+them stay two messages. One that is published was acknowledged, and the broker had that: whoever comes is another
+publication, unless the broker ended just then, so that it is in doubt. Reading the files, and telling who is alive, is
+for `edges.journal`.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,13 +30,10 @@ from mailq.core.journal import (
 )
 from mailq.core.settled import Settled
 
-ACKNOWLEDGED = 600.0
-"""Seconds after which what was published has been acknowledged, one would think: an equal job is in doubt then."""
-
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """An entry that is not settled; `published` is the moment at which that was read."""
+    """An entry that is not settled; `published` tells that the broker had the acknowledgement."""
 
     writer: bytes
     serial: int
@@ -43,7 +41,7 @@ class _Item:
     marked: bool
     record: bytes | None = None
     released: bool = False
-    published: float | None = None
+    published: bool = False
 
     @property
     def id(self) -> EntryId:
@@ -75,7 +73,6 @@ class Index:
         self._claims: dict[EntryId, set[bytes]] = {}
         self._ended: set[EntryId] = set()
         self._done = Settled()
-        self._now = 0.0
         meanings: dict[int, Callable[[_Writer, bytes], None]] = {
             Mark.INTENT: self._intent,
             Mark.ANSWER: self._answer,
@@ -91,7 +88,6 @@ class Index:
 
     def at(self, now: float) -> None:
         """Note the moment, in seconds on a clock that only goes on: what is settled is not remembered for ever."""
-        self._now = now
         self._done.at(now)
 
     def begin(self, header: Header) -> None:
@@ -141,7 +137,7 @@ class Index:
             records.append(codec.intent(item.serial, JobKey(item.digest, item.marked), writer.last))
             if item.record is not None:
                 records.append(codec.answer(item.serial, item.record))
-            if item.published is not None:
+            if item.published:
                 records.append(codec.published([item.serial]))
             if item.released:
                 records.append(codec.ending(Mark.RELEASED, item.id))
@@ -171,7 +167,7 @@ class Index:
                 underway = True
             elif item.record is None:
                 underway, doubt = underway or alive, doubt if alive else doubt or item
-            elif item.published is not None and item.published < self._now - ACKNOWLEDGED:
+            elif item.published and (item.released or not alive):
                 doubt = doubt or item
             elif key.marked or item.released or not alive:
                 return Entry(Standing.ANSWERED, item.id, item.record)
@@ -236,7 +232,7 @@ class Index:
         for (serial,) in SERIAL.iter_unpack(body[1 : 1 + (len(body) - 1) // SERIAL.size * SERIAL.size]):
             item = writer.items.get(serial)
             if item is not None:
-                item.published = self._now
+                item.published = True
 
     def _settled(self, writer: _Writer, body: bytes) -> None:
         _, name, serial = ENTRY_BODY.unpack(body)
