@@ -23,6 +23,7 @@ from mailq.edges.amqp.frames import HEARTBEAT, MAX_FRAME, PROTOCOL_HEADER, Event
 from mailq.edges.amqp.gathering import Gathering
 from mailq.edges.amqp.methods import ConnectionOpen
 from mailq.edges.amqp.reach import reach
+from mailq.edges.amqp.unreachable import OTHER_PROTOCOL, UnreachableError, again, hung_up, silent, turned_away
 from mailq.ports import BrokerError
 
 CROWD = 24
@@ -84,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._out: list[bytes] = []
         self._gathering = Gathering(self.flush, CROWD, GATHER)
-        self._channel_open = False
+        self._channel_open = self._logged_in = False
         self._answers: tuple[type[Frame], ...] = ()
         self._answer: asyncio.Future[Frame] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -109,7 +110,7 @@ class Connection(asyncio.Protocol):
                 await reach(address, connection, connect_timeout)
                 await connection._log_in()
         except TimeoutError:
-            error = BrokerError(f"no AMQP connection to {address} within {connect_timeout:g} s")
+            error = silent(address, connect_timeout)
             connection.fail(error)
             raise error from None
         except BaseException:
@@ -195,7 +196,8 @@ class Connection(asyncio.Protocol):
         try:
             events = self._reader.feed(data)
         except FrameError as error:
-            self.fail(BrokerError(f"{self._address} does not speak AMQP 0-9-1 as expected: {error}"))
+            seen = f"{self._address} does not speak AMQP 0-9-1 as expected: {error}"
+            self.fail(BrokerError(seen) if self._logged_in else UnreachableError(seen, OTHER_PROTOCOL))
             return
         receiver = self.receiver
         for event in events:
@@ -215,7 +217,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End, if it has not ended already."""
         why = printable(str(exc).encode()) if exc else "closed by the peer"
-        self._end(BrokerError(f"connection to {self._address} lost: {why}"))
+        if self._logged_in:
+            self._end(BrokerError(f"connection to {self._address} lost: {why}"))
+        else:
+            self._end(hung_up(self._address, why))
 
     # Opening.
 
@@ -244,6 +249,7 @@ class Connection(asyncio.Protocol):
         if self._heartbeat:
             self._ticker = self._loop.call_later(self._heartbeat / 2, self._tick)
         await self._exchange(ConnectionOpen(address.vhost), commands.Connection.OpenOk, channel=0)
+        self._logged_in = True
         await self._exchange(commands.Channel.Open(), commands.Channel.OpenOk)
         self._channel_open = True
 
@@ -259,7 +265,7 @@ class Connection(asyncio.Protocol):
     async def _wait(self, *answers: type[Frame]) -> Frame:
         """Return the next method of one of these types."""
         if self.closed.done():
-            raise BrokerError(str(self.closed.result()))
+            raise again(self.closed.result())
         assert self._answer is None, "one call at a time"
         self._answer, self._answers = self._loop.create_future(), answers
         try:
@@ -280,9 +286,10 @@ class Connection(asyncio.Protocol):
         if isinstance(method, commands.Connection.Close):
             self._send_method(commands.Connection.CloseOk(), 0)
             self.flush()
-            where = "" if self._channel_open else f" (user {self._address.user!r}, vhost {self._address.vhost!r})"
+            where = "" if self._logged_in else f" (user {self._address.user!r}, vhost {self._address.vhost!r})"
             reason = f"{method.reply_code} {_safe(method.reply_text)}{where}"
-            self._end(BrokerError(f"RabbitMQ at {self._address} closed the connection: {reason}"))
+            seen = f"RabbitMQ at {self._address} closed the connection: {reason}"
+            self._end(BrokerError(seen) if self._logged_in else turned_away(seen, method.reply_code))
             assert self._transport is not None
             self._transport.close()
         elif isinstance(method, commands.Channel.Close):

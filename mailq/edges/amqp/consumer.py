@@ -22,6 +22,9 @@ from mailq.ports import BrokerError
 _TAG = "mailq"
 """The consumer's name: one per channel, so it may be the same everywhere."""
 
+CANCELS_LATE = (4, 3)
+"""Since this version RabbitMQ ends the consumer that acknowledges too late, and no longer its channel."""
+
 
 class ConsumingEndedError(BrokerError):
     """The broker ended consuming by itself."""
@@ -112,8 +115,7 @@ class Consumer:
         elif isinstance(event, commands.Basic.QosOk):
             self._answer(arrived=True)
         elif isinstance(event, commands.Basic.Cancel):
-            reason = "was deleted, or its leader was lost"
-            self._connection.fail(ConsumingEndedError(f"RabbitMQ ended consuming: queue {self._queue!r} {reason}"))
+            self._connection.fail(ConsumingEndedError(_ended(self._queue, self._connection.server)))
 
     def blocked(self, reason: str | None) -> None:
         """Nothing is published here, so nothing is held up."""
@@ -129,3 +131,15 @@ class Consumer:
         answer = self._asked.popleft() if self._asked else None
         if answer is not None and not answer.done():
             answer.set_result(arrived)
+
+
+def _ended(queue: str, server: str) -> str:
+    """Return why a broker of that version may have ended consuming; the notice itself gives no reason."""
+    version = tuple(int(part) for part in server.split(".")[:2] if part.isdecimal())
+    causes = "was deleted, or its leader was lost"
+    if version >= CANCELS_LATE:
+        causes = (
+            "was deleted, its leader was lost, or a job was not acknowledged within RabbitMQ's consumer_timeout"
+            " (30 min); the broker's log tells which"
+        )
+    return f"RabbitMQ ended consuming: queue {queue!r} {causes}"

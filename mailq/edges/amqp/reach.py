@@ -4,35 +4,32 @@ import asyncio
 import socket
 from typing import Any
 
-from mailq.core.reply import printable
 from mailq.edges.amqp.address import Address
-from mailq.ports import BrokerError
+from mailq.edges.amqp.unreachable import unknown_host, unreachable
 
 
 async def reach(address: Address, protocol: asyncio.Protocol, seconds: float) -> None:
     """Put the protocol on a connection to the first address that answers; each has an equal share of the time left.
 
     Raises:
-        BrokerError: the name has no address, or none of them took the connection.
+        UnreachableError: the name has no address, or none of them took the connection.
     """
     loop = asyncio.get_running_loop()
     ends = loop.time() + seconds
     try:
         found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise BrokerError(f"host name {address.host!r} cannot be resolved: {error.strerror}") from None
-    trouble = "it has no address"
+        raise unknown_host(address.host, error) from None
+    trouble = OSError("it has no address")
     for index, (family, _, _, _, where) in enumerate(found):
         try:
             async with asyncio.timeout((ends - loop.time()) / (len(found) - index)):
                 await _attach(address, protocol, family, where)
-        except TimeoutError:
-            trouble = "no answer in time"
-        except OSError as error:  # ssl.SSLError is one
-            trouble = error.strerror or str(error)
+        except OSError as error:  # TimeoutError and ssl.SSLError are two
+            trouble = error
         else:
             return
-    raise BrokerError(f"cannot connect to RabbitMQ at {address}: {printable(trouble.encode())}")
+    raise unreachable(address, trouble)
 
 
 async def _attach(address: Address, protocol: asyncio.Protocol, family: int, where: tuple[Any, ...]) -> None:
