@@ -66,6 +66,6 @@ def meaning_of(config: Config) -> Meaning:
     """
     try:
         ruleset = ruleset_of(config.classification.rules)
-    except (RulesError, OSError, UnicodeDecodeError) as trouble:
+    except RulesError as trouble:
         raise ConfigError(f"classification.rules: {trouble}") from None
     return Meaning(ruleset, patterns_of(config.patterns))

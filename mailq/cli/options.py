@@ -1,11 +1,11 @@
 """Options that several commands share, and the one way in which a command reads its configuration."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mailq.cli.output import complain
 from mailq.config import Config
 from mailq.config.load import ConfigError
 from mailq.config.load import load as load_config
@@ -19,6 +19,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE",
+        readable=False,  # by `load`: a configuration that cannot be read is status 78, however it is named
         help="Configuration in TOML. Default: the file named by MAILQ_CONFIG, else /etc/mailq/mailq.toml"
         " if it exists, else the built-in defaults. MAILQ_<TABLE>__<KEY> in the environment comes first.",
         show_default=False,
@@ -31,5 +32,6 @@ def load(path: Path | None) -> Config:
     try:
         return load_config(path)
     except ConfigError as trouble:
-        sys.stderr.write(f"mailq: {trouble}\n")
+        for line in str(trouble).splitlines():
+            complain(line)
         raise typer.Exit(EX_CONFIG) from None

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from mailq.config.base import Section
 from mailq.core.classify import Ruleset
+from mailq.core.rules import RulesError
 from mailq.data import bounces
 
 
@@ -22,8 +23,15 @@ def ruleset_of(files: Sequence[Path]) -> Ruleset:
     """Return the rules of these files and the shipped ones behind them.
 
     Raises:
-        RulesError: a file cannot be used.
-        OSError: a file cannot be read.
+        RulesError: a file cannot be read or used.
     """
-    texts = [file.read_text("utf-8") for file in files]
-    return Ruleset.load([*texts, bounces()], [*map(str, files), "bounces.toml"])
+    return Ruleset.load([*map(_text, files), bounces()], [*map(str, files), "bounces.toml"])
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except OSError as trouble:
+        raise RulesError(f"{file}: cannot be read: {trouble.strerror}; name a file that this user may read") from None
+    except UnicodeDecodeError:
+        raise RulesError(f"{file}: is not UTF-8 text; save it as UTF-8") from None

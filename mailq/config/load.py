@@ -8,6 +8,7 @@ there is one, else none: the defaults run as they stand. An environment variable
 
 import json
 import os
+import re
 import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,12 @@ from mailq.config import Config
 SYSTEM_FILE = Path("/etc/mailq/mailq.toml")
 PREFIX = "MAILQ_"
 FILE_VARIABLE = "MAILQ_CONFIG"
+
+_SECRETS = frozenset({"password", "secrets", "headers"})
+"""Keys that hold secrets, in whatever table."""
+
+_PASSWORD = re.compile(r"[a-z]+://[^/@:]*:([^/@]+)@")
+"""A URL with a password; guest is RabbitMQ's own and no secret."""
 
 
 class ConfigError(Exception):
@@ -59,18 +66,43 @@ def find_file(path: Path | None, environ: Mapping[str, str] = os.environ) -> Pat
         return path
     if named := environ.get(FILE_VARIABLE):
         return Path(named)
-    return SYSTEM_FILE if SYSTEM_FILE.exists() else None
+    try:
+        return SYSTEM_FILE if SYSTEM_FILE.exists() else None
+    except PermissionError:  # it may well be there: better told than left out
+        return SYSTEM_FILE
+
+
+def holds_secrets(file: Path) -> bool:
+    """Tell whether a password, key or token stands in a file that was loaded; the environment is another matter."""
+    return _secret(_read(file))
+
+
+def _secret(value: object) -> bool:
+    if isinstance(value, dict):
+        return any((name in _SECRETS and bool(each)) or _secret(each) for name, each in value.items())
+    if isinstance(value, list):
+        return any(map(_secret, value))
+    return isinstance(value, str) and (found := _PASSWORD.match(value)) is not None and found[1] != "guest"
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as trouble:
-        raise ConfigError(f"{file}: cannot be read: {trouble.strerror}") from None
+        raise ConfigError(f"{file}: cannot be read: {trouble.strerror}; {_remedy(file, trouble)}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{file}: is not UTF-8 text") from None
+        raise ConfigError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as trouble:
-        raise ConfigError(f"{file}: is not TOML: {trouble}") from None
+        hint = "texts stand in quotes, tables in [brackets]; `mailq example-config` prints every key"
+        raise ConfigError(f"{file}: is not TOML: {trouble}; {hint}") from None
+
+
+def _remedy(file: Path, trouble: OSError) -> str:
+    if isinstance(trouble, FileNotFoundError):
+        return f"`mailq example-config > {file}` makes one"
+    if isinstance(trouble, PermissionError):
+        return f"let this user read it (for example: chgrp mailq {file}; chmod 640 {file})"
+    return "name a file with --config or MAILQ_CONFIG"
 
 
 def _no_certificates(name: str) -> str | None:

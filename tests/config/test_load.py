@@ -1,9 +1,11 @@
 """What `config.load` takes, in which order, and what it says about mistakes."""
 
+import errno
 import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -213,7 +215,7 @@ def test_a_mistake_in_the_environment_names_the_variable(environ, words):
 def test_a_file_that_is_not_text(tmp_path):
     file = tmp_path / "mailq.toml"
     file.write_bytes(b"\xff\xfe[worker]")
-    assert complaint(file) == f"{file}: is not UTF-8 text"
+    assert complaint(file) == f"{file}: is not UTF-8 text; save it as UTF-8"
     assert "cannot be read: Is a directory" in complaint(tmp_path)
 
 
@@ -235,6 +237,35 @@ def test_no_secret_is_in_the_representation():
     config = load(None, {"MAILQ_RABBITMQ__URL": "amqp://me:hunter2@broker/"})
     assert "hunter2" not in repr(config)
     assert "hunter2" not in config.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "remedy"),
+    [
+        ("none.toml", "No such file", "`mailq example-config > "),
+        ("", "Is a directory", "name a file with --config"),
+        ("no.toml", "is not TOML", "texts stand in quotes"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_the_remedy(tmp_path, name, reason, remedy):
+    (tmp_path / "no.toml").write_text("url = amqp")
+    told = complaint(tmp_path / name)
+    assert told.startswith(f"{tmp_path / name}: ")
+    assert reason in told
+    assert remedy in told
+
+
+def test_a_system_file_that_only_others_may_see_is_not_left_out(monkeypatch):
+    class Hidden(type(Path())):
+        def exists(self):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+        def read_text(self, encoding):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr("mailq.config.load.SYSTEM_FILE", Hidden("/etc/mailq/mailq.toml"))
+    with pytest.raises(ConfigError, match=r"mailq\.toml: cannot be read: Permission denied; let this user read it"):
+        load(None, {})
 
 
 def test_the_program_prints_the_line_and_exits_78(write):
