@@ -189,7 +189,10 @@ class Settlement:
         Raises:
             BrokerError: the message must not be acknowledged.
         """
-        letter = letters.poison(consumed, reason, self._names, state=state, exception=exception, provenance=provenance)
+        now = self._now()
+        letter = letters.poison(
+            consumed, reason, self._names, now, state=state, exception=exception, provenance=provenance
+        )
         await self._publish(publisher, "poison", [letter])
         self._observer.poisoned(reason)
 

@@ -246,6 +246,7 @@ def _messages() -> Object:
     why = {
         "x-mailq-reason": {"type": "string", "description": "Why it cannot be processed."},
         "x-mailq-state": {"type": "string", "description": "Where the attempt stood."},
+        "x-mailq-time": {"type": "string", "description": "When it was put aside, in UTC."},
     }
     lost = {
         hooks.REASON: {"type": "string", "description": "Why it was given up."},

@@ -159,9 +159,19 @@ async def _count(config: RabbitConfig, task: Task) -> int:
 
 
 def _confirm(queue: str, count: int) -> None:
-    """Go on only if that many messages may go."""
-    if count:
-        typer.confirm(f"Drop {_messages(count)} of {queue} for good?", abort=True)
+    """Go on only if that many messages may go; no is status 1, Ctrl-C is 130."""
+    if not count:
+        return
+    try:
+        agreed = typer.confirm(f"Drop {_messages(count)} of {queue} for good?")
+    except typer.Abort as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        complain("nothing was dropped: standard input ended; --yes drops without asking")
+        raise typer.Exit(1) from None
+    if not agreed:
+        complain("nothing was dropped")
+        raise typer.Exit(1)
 
 
 async def _work(config: RabbitConfig, task: Task) -> None:

@@ -17,7 +17,7 @@ from mailq.cli.dead_letter_view import age, death, document_of, identity, text_o
 from mailq.cli.dead_letters import LOOK, MOST, Store, Task, perform, wanted
 from mailq.cli.options import ConfigOption, load
 from mailq.core.publication import Consumed
-from mailq.core.times import format_time
+from mailq.core.times import format_time, parse_time
 from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.poison import revived
 
@@ -39,7 +39,7 @@ _ACTIONS = dict(zip(Action, dead_letters.Action, strict=True))
 def poison(
     action: Annotated[Action, typer.Argument(help="What to do.", show_default=False)],
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Messages, as list names them.", show_default=False)
+        list[str] | None, typer.Argument(metavar="ID", help="Messages, as list names them.", show_default=False)
     ] = None,
     config: ConfigOption = None,
     everything: Annotated[bool, typer.Option("--all", help="Requeue or drop every message there is.")] = False,  # noqa: FBT002
@@ -98,7 +98,7 @@ def summary(message: Consumed) -> dict[str, Any]:
     count = headers.get("x-mailq-delivery-count")
     facts = {
         "id": identity(message),
-        "time": format_time(newest["time"]) if isinstance(newest.get("time"), datetime) else None,
+        "time": _time(headers.get("x-mailq-time")) or _time(newest.get("time")),
         "reason": text_of(headers.get("x-mailq-reason") or newest.get("reason")),
         "state": text_of(headers.get("x-mailq-state")),
         "exception": text_of(headers.get("x-mailq-exception")),
@@ -107,6 +107,16 @@ def summary(message: Consumed) -> dict[str, Any]:
         "recipient": _recipient(message),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _time(value: object) -> str | None:
+    """Return when a message was put aside, as mailq wrote it or the broker: moments of AMQP are datetimes."""
+    if isinstance(value, datetime):
+        return format_time(value)
+    try:
+        return format_time(parse_time(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def _recipient(message: Consumed) -> str | None:

@@ -194,15 +194,23 @@ def park(
 
 
 def poison(
-    consumed: Consumed, reason: str, names: Names, *, state: str, exception: str | None, provenance: Provenance
+    consumed: Consumed,
+    reason: str,
+    names: Names,
+    now: datetime,
+    *,
+    state: str,
+    exception: str | None,
+    provenance: Provenance,
 ) -> Publication:
-    """Return the publication that puts a message aside, bytes untouched, with what is known of the reason."""
+    """Return the publication that puts a message aside, octets untouched, with the time and the reason."""
     headers = {
         **passed_on(consumed.headers),
         **same_rounds(consumed.headers),
         HEADER: provenance,
         "x-mailq-reason": reason[:500],
         "x-mailq-state": str(state),
+        "x-mailq-time": format_time(now),
         "x-mailq-delivery-count": consumed.delivery_count,
     }
     if exception is not None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from datetime import UTC, datetime
 
 import pytest
 from support.broker import Inbox, Remembering
@@ -186,12 +187,24 @@ async def test_who_is_killed_or_interrupted_while_the_broker_takes_nothing_has_l
     assert await settled(rabbit, 2) == ["a", "b"]
 
 
+async def test_ctrl_c_at_the_question_is_status_130_and_drops_nothing(start, queue, rabbit):
+    await queue("a")
+    process = await start("drop", "--all")
+    await asyncio.wait_for(process.stdout.readuntil(b"for good?"), 60)
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, b"Traceback" in err) == (130, False)
+    assert await settled(rabbit, 1) == ["a"]
+
+
 async def test_drop_asks_first(poison, queue, rabbit):
     await queue("a", "b", "c")
     status, out, _ = await poison("drop", "--all", answer=b"n\n")
     assert (status, out[:43]) == (1, f"Drop 3 messages of {POISON} for good? ")
-    status, _, _ = await poison("drop", "a", answer=b"")
-    assert status == 1
+    status, _, err = await poison("drop", "a", answer=b"")
+    assert (status, err.split("\n")[-2]) == (
+        1, "mailq: nothing was dropped: standard input ended; --yes drops without asking",
+    )  # fmt: skip
     await rabbit.wait_for_count(POISON, 3)
     status, out, _ = await poison("drop", "b", answer=b"y\n")
     assert (status, out.splitlines()) == (
@@ -276,8 +289,15 @@ def test_pages_are_bounded_and_hold_no_control_characters():
     assert summary(seen)["id"] == "?"
 
 
+def test_a_list_tells_since_when_a_message_is_there_whoever_put_it_aside():
+    died = datetime(2026, 3, 1, 9, 12, 1, tzinfo=UTC)
+    for headers in ({"x-mailq-time": "2026-03-01 09:12:01"}, {"x-death": [{"time": died}]}):
+        assert summary(message(b"", headers=headers))["time"] == "2026-03-01 09:12:01"
+
+
 @pytest.mark.parametrize(
-    "headers", [{"x-death": 3}, {"x-death": []}, {"x-death": ["a"]}, {"x-mailq-delivery-count": "a"}]
+    "headers",
+    [{"x-death": 3}, {"x-death": []}, {"x-death": ["a"]}, {"x-mailq-delivery-count": "a"}, {"x-mailq-time": "a"}],
 )
 def test_headers_that_make_no_sense_are_not_known(headers):
     assert set(summary(message(b"", headers=headers))) == {"id", "size"}

@@ -240,7 +240,7 @@ def test_what_the_limits_send_away_goes_first_when_it_is_back_and_stays_so():
 def test_poison_keeps_the_bytes_and_says_why():
     headers = {"traceparent": "t", "x-delivery-count": 3, "x-death": []}
     consumed = Consumed(b"\x00nonsense", 1, message_id="m", content_encoding="gzip", headers=headers, redelivered=True)
-    letter = poison(consumed, "body is not JSON", NAMES, state="process", exception=None, provenance=UNKNOWN)
+    letter = poison(consumed, "body is not JSON", NAMES, NOW, state="process", exception=None, provenance=UNKNOWN)
 
     assert letter.body == b"\x00nonsense"
     assert letter.routing_key == "outbox.poison"
@@ -249,6 +249,7 @@ def test_poison_keeps_the_bytes_and_says_why():
         "traceparent": "t",
         "x-mailq-reason": "body is not JSON",
         "x-mailq-state": "process",
+        "x-mailq-time": "2030-01-01 12:00:00",
         "x-mailq-delivery-count": 3,
     }
 
@@ -261,7 +262,9 @@ def test_a_first_delivery_has_no_count_whatever_its_producer_says():
 
 def test_a_mark_stays_through_the_poison_queue_and_back():
     """Octets that nobody reads may come back changed, with the results of attempts that met a bug."""
-    letter = poison(Consumed(b"{}", 1, headers={"mine": 1}), "why", NAMES, state="-", exception=None, provenance=MARKED)
+    letter = poison(
+        Consumed(b"{}", 1, headers={"mine": 1}), "why", NAMES, NOW, state="-", exception=None, provenance=MARKED
+    )
     letter = OUTBOX.signed(letter)
     put_aside = Consumed(letter.body, 1, message_id=letter.message_id, headers=letter.headers | {"x-death": []})
     back = revived(put_aside, OUTBOX)
@@ -275,7 +278,13 @@ def test_a_mark_stays_through_the_poison_queue_and_back():
 
 def test_poison_says_what_the_exception_was_and_is_not_long_about_it():
     letter = poison(
-        Consumed(b"{}", 1), "r" * 1000, NAMES, state="mailfrom", exception="KeyError: " + "x" * 1000, provenance=UNKNOWN
+        Consumed(b"{}", 1),
+        "r" * 1000,
+        NAMES,
+        NOW,
+        state="mailfrom",
+        exception="KeyError: " + "x" * 1000,
+        provenance=UNKNOWN,
     )
 
     assert letter.headers["x-mailq-state"] == "mailfrom"
