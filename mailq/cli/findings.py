@@ -31,10 +31,12 @@ from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection, RefusedError
+from mailq.edges.amqp.unreachable import UnreachableError
 from mailq.edges.hooks import addresses, public
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import exists
 from mailq.ports import BrokerError
+from mailq.stages.dns import override
 
 PATIENCE = 10.0
 """Seconds to wait for a name or a greeting."""
@@ -46,8 +48,13 @@ LIMITING = 4
 DROPPED_AT = 20
 """Since this version RabbitMQ gives quorum queues without a delivery limit of their own this one."""
 
-_UNLIMITED = "An earlier version of mailq declared it: set the policy in the README, or delete it once it is empty."
+_UNLIMITED = (
+    "No client sees policies: all is well if one says delivery-limit -1 (README, Queues). Else set it, or delete the"
+    " queue, which an earlier version of mailq declared, once it is empty."
+)
 _CLASSIC = 'Set rabbitmq.queue_type = "quorum", and delete the classic queues once they are empty.'
+
+_LARGER = "For larger jobs publish with content_encoding gzip (`mailq send --gzip`), or raise max_message_size there."
 
 _PROHIBITED = "If mail is to go there, give the domain an override, or take the network out of dns.prohibited."
 
@@ -57,9 +64,9 @@ _NOT_YET = "not there yet; `mailq run` declares it"
 async def examine(config: Config, file: Path | None, domain: str, host: str | None) -> list[Finding]:
     """Return the findings about everything, in the order in which a delivery needs it."""
     local = local_findings
-    findings = [*local.configuration(config, file), *local.meaning(config), *local.limits(config)]
+    findings = [*local.configuration(file), *local.meaning(config), *local.limits(config)]
     findings.append(local.journal(config))
-    findings += [finding async for finding in broker(config.rabbitmq)]
+    findings += [finding async for finding in broker(config.rabbitmq, config.delivery.max_message_size)]
     findings += [await names(config, domain), *[finding async for finding in sources(config)]]
     if host:
         ips: list[str | None] = [source.ip for source in config.sources]
@@ -69,8 +76,8 @@ async def examine(config: Config, file: Path | None, domain: str, host: str | No
     return findings
 
 
-async def broker(config: RabbitConfig) -> AsyncIterator[Finding]:
-    """Look at the broker, its exchange and its queues."""
+async def broker(config: RabbitConfig, octets: int = 0) -> AsyncIterator[Finding]:
+    """Look at the broker, its exchange and its queues; `octets` is the size of the largest message to be delivered."""
     try:
         connection = await Connection.open(
             Address.of(config),
@@ -79,11 +86,16 @@ async def broker(config: RabbitConfig) -> AsyncIterator[Finding]:
             connect_timeout=config.connect_timeout,
             answer_timeout=config.confirm_timeout,
         )
+    except UnreachableError as trouble:
+        yield Finding(Level.FAIL, "broker", trouble.seen, f"{trouble.remedy[0].upper()}{trouble.remedy[1:]}.")
+        return
     except BrokerError as trouble:
-        yield Finding(Level.FAIL, "broker", str(trouble), "Look at rabbitmq.url; does the broker run?")
+        yield Finding(Level.FAIL, "broker", str(trouble), "Mend rabbitmq.url or rabbitmq.ca_file.")
         return
     try:
         yield Finding(Level.OK, "broker", "connected")
+        if (size := message_size(connection.server, octets)) is not None:
+            yield size
         if config.weakness is not None:
             yield Finding(Level.WARN, "queue type", config.weakness, _CLASSIC)
         yield await _exchange(connection, config)
@@ -100,6 +112,19 @@ async def broker(config: RabbitConfig) -> AsyncIterator[Finding]:
         yield Finding(Level.FAIL, "broker", str(trouble), "The connection was lost while looking; look again.")
     finally:
         await connection.close()
+
+
+def message_size(server: str, octets: int) -> Finding | None:
+    """Tell whether a broker of that version takes jobs with the largest message that is configured; None: it does."""
+    version = int(server.partition(".")[0] or 0)
+    most = 16 if version >= LIMITING else 128
+    if octets <= most * 1024 * 1024:
+        return None
+    seen = (
+        f"RabbitMQ {printable(server.encode())} takes messages of {most} MiB, unless max_message_size in its"
+        f" rabbitmq.conf says otherwise; delivery.max_message_size is {octets // 1024 / 1024:.5g} MiB"
+    )
+    return Finding(Level.OK, "message size", seen, _LARGER)
 
 
 async def _exchange(connection: Connection, config: RabbitConfig) -> Finding:
@@ -131,7 +156,12 @@ async def _queue(connection: Connection, config: RabbitConfig, queue: topology.Q
     if queue.name == config.poison and state.message_count:
         return Finding(Level.WARN, what, seen, "Read the reasons in their headers; delete or mend and republish them.")
     if not asked and int(connection.server.partition(".")[0] or 0) >= LIMITING:
-        return Finding(Level.WARN, what, f"{seen}; drops what was returned {DROPPED_AT} times", _UNLIMITED)
+        return Finding(
+            Level.WARN,
+            what,
+            f"{seen}; drops what was returned {DROPPED_AT} times, unless a policy says delivery-limit -1",
+            _UNLIMITED,
+        )
     return Finding(Level.OK, what, seen)
 
 
@@ -155,10 +185,12 @@ def _refused(what: str, config: RabbitConfig, refused: RefusedError) -> Finding:
 
 async def names(config: Config, domain: str) -> Finding:
     """Look up the MX hosts of a domain, as the worker does."""
-    needed = not (config.smarthost.hostname or "*" in config.dns.overrides)
+    needed = not config.smarthost.hostname or config.smarthost.fallback
     advice = "Look at dns.servers and at the system's resolver." if needed else ""
     try:
         name = ascii_domain(domain)
+        if fixed := override(name, config.dns.overrides):
+            return Finding(Level.OK, "dns", f"{domain}: {', '.join(fixed)}, as dns.overrides has it")
         resolver = DnsResolver(config.dns, config.delivery.ip_family)
         records = await resolver.mx(name)
     except (Failure, ValueError) as trouble:
@@ -227,11 +259,10 @@ async def outbound(host: str, port: int, ip: str | None) -> Finding:
     except (OSError, ValueError, TimeoutError) as trouble:
         advice = "Providers often block outgoing port 25; ask them, or use a smarthost."
         return Finding(Level.FAIL, what, _reason(trouble), advice)
+    said = printable(greeting.rstrip(b"\r\n"))
     if not greeting.startswith(b"220"):
-        return Finding(
-            Level.FAIL, what, f"answers {printable(greeting)!r}", "It refuses this address, or is no mail server."
-        )
-    return Finding(Level.OK, what, printable(greeting))
+        return Finding(Level.FAIL, what, f"answers {said!r}", "It refuses this address, or is no mail server.")
+    return Finding(Level.OK, what, said)
 
 
 async def webhooks(config: Config) -> list[Finding]:

@@ -13,11 +13,14 @@ from pathlib import Path
 from mailq.cli.finding import Finding, Level
 from mailq.config import Config
 from mailq.config.classify import ruleset_of
+from mailq.config.load import holds_secrets
 from mailq.config.patterns import problems as pattern_problems
-from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.classify import problems as rule_problems
 from mailq.core.journal import MAX_RECORD
 from mailq.core.rules import RulesError
+from mailq.edges.journal.shelf import refusal as journal_refusal
+from mailq.edges.shared.file import refusal as limits_refusal
+from mailq.edges.shared.table import SLOTS
 from mailq.edges.sources import exists
 from mailq.supervisor import cores
 
@@ -34,11 +37,11 @@ _FLEETING = frozenset({"ramfs", "tmpfs"})
 _MOUNTS = Path("/proc/self/mounts")
 
 
-def configuration(config: Config, file: Path | None) -> Iterator[Finding]:
+def configuration(file: Path | None) -> Iterator[Finding]:
     """Look at the file; what stands in it was found good when it was loaded."""
     if file is None:
         yield Finding(Level.OK, "configuration", "built-in defaults and environment, no file")
-    elif file.stat().st_mode & stat.S_IROTH and _has_secrets(config):
+    elif file.stat().st_mode & stat.S_IROTH and holds_secrets(file):
         yield Finding(
             Level.WARN, "configuration", f"{file} holds a password and everybody may read it", f"chmod o-r {file}"
         )
@@ -46,22 +49,12 @@ def configuration(config: Config, file: Path | None) -> Iterator[Finding]:
         yield Finding(Level.OK, "configuration", str(file))
 
 
-def _has_secrets(config: Config) -> bool:
-    default = RabbitConfig.model_fields["url"].default
-    endpoints = config.webhooks.endpoints.values()
-    return (
-        bool(config.smarthost.password.get_secret_value())
-        or config.rabbitmq.url != default
-        or any(endpoint.secrets or endpoint.headers for endpoint in endpoints)
-    )
-
-
 def meaning(config: Config) -> Iterator[Finding]:
     """Try the rules of classification and the response patterns on their own examples."""
     files = config.classification.rules
     try:
         ruleset = ruleset_of(files)
-    except (RulesError, OSError, UnicodeDecodeError) as trouble:
+    except RulesError as trouble:
         yield Finding(Level.FAIL, "rules", str(trouble), "Mend the file, or take it out of classification.rules.")
         ruleset = ruleset_of(())
     else:
@@ -122,6 +115,9 @@ def journal(config: Config, mounts: str | None = None) -> Finding:
     if os.statvfs(there).f_flag & os.ST_RDONLY or not os.access(there, os.W_OK | os.X_OK):
         advice = "Make it writable for the user that runs mailq, or set worker.journal_dir elsewhere."
         return Finding(Level.FAIL, what, f"{there} cannot be written", advice)
+    if refused := limits_refusal(directory, SLOTS) or journal_refusal(directory):
+        seen, _, advice = refused.partition("; ")
+        return Finding(Level.FAIL, what, seen, f"{advice[:1].upper()}{advice[1:]}.")
     kind = _kind_of(there.resolve(), _MOUNTS.read_text("utf-8", "replace") if mounts is None else mounts)
     if kind in _REMOTE:
         advice = "Set worker.journal_dir to a local disk: locks and memory maps are not kept there as here."

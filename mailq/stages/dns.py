@@ -86,7 +86,7 @@ async def targets(
         Failure: in state dns; permanent for NXDOMAIN (550 5.1.2), null MX (556 5.1.10) and no address that
             is not prohibited (550 5.4.4), transient (451 4.4.3) for trouble of the DNS or of an override.
     """
-    fixed = overrides.get(domain, overrides.get("*", ()))
+    fixed = override(domain, overrides)
     choice = _Choice(family, max_targets, rng, NO_NETWORKS if fixed else prohibited)
     if fixed:
         return await _configured(f"override for {domain}", fixed, port, resolver, choice)
@@ -109,6 +109,11 @@ async def targets(
     raise Failure(State.DNS, Kind.ERROR, why, code=550, status=UNROUTABLE)
 
 
+def override(domain: str, overrides: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Return the targets that the operator has given a domain; none: as the DNS says."""
+    return overrides.get(domain, overrides.get("*", ()))
+
+
 async def site(
     domain: str, resolver: Resolver, overrides: Mapping[str, Sequence[str]] = NO_OVERRIDES
 ) -> tuple[str, ...]:
@@ -119,7 +124,7 @@ async def site(
     Raises:
         Failure: in state dns, as from `targets`.
     """
-    fixed = overrides.get(domain, overrides.get("*", ()))
+    fixed = override(domain, overrides)
     if fixed:
         return tuple(sorted(fixed))
     literal = _unbracketed(domain)

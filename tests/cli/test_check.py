@@ -4,14 +4,17 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from mailq.cli import local_findings
 from mailq.cli.check import _print
 from mailq.cli.finding import Finding, Level
-from mailq.cli.findings import examine, webhooks
+from mailq.cli.findings import examine, message_size, webhooks
 from mailq.config.dns import DnsConfig
 from mailq.config.load import load
 from mailq.core.retry import STEPS
@@ -171,10 +174,25 @@ async def test_queues_that_lose_messages_on_rabbitmq_4_are_told(check, rabbit, m
     monkeypatch.setattr(Connection, "server", property(lambda _: "4.1.2", lambda *_: None), raising=False)
     status, seen = await check()
     assert status == 0
-    assert seen["queue results"]["seen"] == "0 ready, 0 consumers; drops what was returned 20 times"
-    assert "policy" in seen["queue results"]["advice"]
+    assert seen["queue results"]["seen"] == (
+        "0 ready, 0 consumers; drops what was returned 20 times, unless a policy says delivery-limit -1"
+    )
+    assert "No client sees policies" in seen["queue results"]["advice"]
     _, seen = await check(MAILQ_RABBITMQ__DECLARE="false")
     assert seen["queue results"]["level"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("server", "mebi", "most"), [("3.10.8", 50, None), ("3.13.7", 200, 128), ("4.0.5", 16, None), ("4.3.6", 50, 16)]
+)
+def test_the_largest_message_is_held_against_what_the_broker_takes(server, mebi, most):
+    found = message_size(server, mebi * 1024 * 1024)
+    assert (found is None) is (most is None)
+    if found is not None:
+        assert (found.level, found.what) == (Level.OK, "message size")
+        assert f"takes messages of {most} MiB" in found.seen
+        assert f"delivery.max_message_size is {mebi} MiB" in found.seen
+        assert "--gzip" in found.advice
 
 
 async def test_classic_queues_are_a_warning_that_names_the_remedy(check):
@@ -265,6 +283,15 @@ async def test_prohibited_addresses_are_told_with_the_remedy(check, domain, seen
     assert found["dns"]["level"] == "ok"
 
 
+async def test_a_domain_that_has_an_override_is_well(check):
+    for overrides in ('{"gone.test": ["127.0.0.1:2525"]}', '{"*": ["127.0.0.1:2525"]}'):
+        status, seen = await check(domain="Gone.test", MAILQ_DNS__OVERRIDES=overrides)
+        assert (status, seen["dns"]["level"]) == (0, "ok")
+        assert seen["dns"]["seen"] == "Gone.test: 127.0.0.1:2525, as dns.overrides has it"
+    status, _ = await check(domain="gone.test", MAILQ_DNS__OVERRIDES='{"a.test": ["127.0.0.1:2525"]}')
+    assert status == 1
+
+
 async def test_dns_trouble_is_a_warning_where_no_delivery_needs_it(check):
     _, seen = await check(domain="gone.test", MAILQ_SMARTHOST__HOSTNAME="gone.test")
     assert (seen["dns"]["level"], seen["smarthost gone.test:25"]["level"]) == ("warn", "fail")
@@ -306,6 +333,7 @@ async def test_outbound(check, greeting, level, words):
     assert peer == "127.0.0.2"
     assert (status, finding["level"]) == (0 if level == "ok" else 1, level)
     assert words in finding["seen"]
+    assert "??" not in finding["seen"]
     assert ("advice" in finding) is (level == "fail")
 
 
@@ -326,6 +354,24 @@ async def test_a_password_that_everybody_may_read(command, write):
     assert json.loads(out)[0]["level"] == "warn"
     assert json.loads(out)[0]["advice"] == f"chmod o-r {file}"
     assert "hunter2" not in out
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("", False),
+        ('[rabbitmq]\nurl = "amqp://guest:guest@mq.test/"', False),
+        ('[rabbitmq]\nurl = "amqp://joe:hunter2@mq.test/"', True),
+        ('[webhooks.endpoints.crm]\nurl = "https://crm.test/"\nsecrets = ["0123456789abcdef"]', True),
+    ],
+)
+def test_a_password_of_the_environment_is_not_one_of_the_file(tmp_path, monkeypatch, text, secret):
+    monkeypatch.setenv("MAILQ_RABBITMQ__URL", "amqp://joe:hunter2@127.0.0.1/")
+    file = tmp_path / "open.toml"
+    file.write_text(text)
+    file.chmod(0o644)
+    (finding,) = local_findings.configuration(file)
+    assert (finding.level is Level.WARN) is secret
 
 
 def test_the_table_shows_what_and_advice_as_they_are(capsys):
@@ -531,7 +577,7 @@ def test_secrets_of_webhooks_are_for_nobody_else(tmp_path):
     for more, level in (("", "ok"), ('secrets = ["0123456789abcdef"]', "warn"), ('headers = {X = "y"}', "warn")):
         file.write_text(endpoint + more)
         file.chmod(0o644)
-        (found,) = local_findings.configuration(load(file, {}), file)
+        (found,) = local_findings.configuration(file)
         assert found.level == level
 
 
@@ -542,6 +588,43 @@ def test_a_journal_that_can_be_kept_and_nothing_is_made(local, tmp_path):
     found = local("[journal]\nsize = 262144\n[worker]\nsessions = 3\nprocesses = 1", DISK)["journal"]
     assert found == {"level": "ok", "what": "journal", "seen": f"{tmp_path}/new/journal: 0 MiB a file"}
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def place():
+    """Return a directory that every user of the machine may write, as a journal's directory may be."""
+    with tempfile.TemporaryDirectory(prefix="mailq-test-") as directory:
+        Path(directory).chmod(0o777)
+        yield Path(directory)
+
+
+AS_A_USER = """
+import os, sys
+from mailq.cli.local_findings import journal
+from mailq.config import Config
+from mailq.edges.journal import FileJournal
+from mailq.edges.shared import SharedTable
+os.getuid() or os.setuid(65534)
+config = Config.model_validate({"worker": {"journal_dir": sys.argv[1], "processes": 1}, "journal": {"size": 262144}})
+found = journal(config, "/dev/sda1 / ext4 rw 0 0")
+worker = SharedTable(sys.argv[1]).trouble() or FileJournal(sys.argv[1], config.journal, 0).trouble() or ""
+print(found.level, found.seen, found.advice, worker, sep="|")
+"""
+
+
+@pytest.mark.parametrize("name", ["limits", "1-2.journal", ""])
+def test_a_journal_whose_files_are_another_users_is_refused_as_the_worker_does(place, name):
+    if name:
+        (place / name).touch(0o000)
+    command = [sys.executable, "-c", AS_A_USER, str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    level, seen, advice, worker = done.stdout.rstrip("\n").split("|")
+    if not name:
+        assert (level, worker) == ("warn", "")  # of its size
+        return
+    assert level == "fail"
+    assert str(place / name) in seen
+    assert worker.lower() == f"{seen}; {advice}".rstrip(".").lower()
 
 
 def test_no_journal_at_all(local):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mailq.core.journal import HEADER_SIZE, MAX_RECORD, Header, Tail, decode, decode_header, tail
 from mailq.core.standing import Index
-from mailq.edges.journal.volume import DRAFT, ENDING, leave
+from mailq.edges.journal.volume import DRAFT, ENDING, leave, unreadable
 
 LOOK = 4096
 """Octets read to see whether there is something new."""
@@ -284,6 +284,20 @@ class Shelf:
             if reader.header and reader.header.writer not in left and self.index.knows(reader.header.writer):
                 self.index.forget(reader.header.writer)
                 self._seen.pop(reader.header.writer, None)
+
+
+def refusal(directory: Path) -> str | None:
+    """Return why a process could not look jobs up in the journals of a directory; None too where it is missing."""
+    shelf = Shelf(directory)
+    try:
+        shelf.refresh(read=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return unreadable(error, directory)
+    finally:
+        shelf.close()
+    return None
 
 
 def _trim(reader: _Reader, *, remove: bool) -> None:

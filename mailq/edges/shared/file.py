@@ -137,6 +137,24 @@ def worded(error: OSError, directory: Path) -> str:
     return f"table of limits {directory / NAME} {_REMEDIES.get(error.errno or 0, other)}"
 
 
+def refusal(directory: Path, slots: int) -> str | None:
+    """Return why a process could not share the file that a directory has; None too where none is there. Makes none."""
+    try:
+        home = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        return None if isinstance(error, FileNotFoundError) else worded(error, directory)
+    try:
+        fcntl.flock(home, fcntl.LOCK_EX)
+        descriptor = _found(home, slots)
+    except OSError as error:
+        return worded(error, directory)
+    finally:
+        os.close(home)
+    if descriptor is not None:
+        os.close(descriptor)
+    return None
+
+
 def _found(home: int, slots: int) -> int | None:
     """Open the file of a directory; None if there is none that a living process has."""
     try:
