@@ -1,7 +1,8 @@
 """Jobs in a file: one JSON object, an array of them, or one after another (JSON lines).
 
 Cuts the text into documents and says in which line each begins; the producer's own octets are kept, nothing
-is written anew. Whether a document is a job is decided by `core.job`.
+is written anew. Whether a document is a job is decided by `core.job`; a job without a message is a job whose one
+result is known beforehand, and here a flaw.
 """
 
 import json
@@ -52,9 +53,12 @@ def _entry(line: int, body: bytes, limit: int) -> Entry | Flaw:
     if len(body) > limit:
         return Flaw(line, f"is larger than {limit} octets")
     try:
-        return Entry(line, body, Job.parse(body, limit=limit))
+        job = Job.parse(body, limit=limit)
     except InvalidJobError as error:
         return Flaw(line, error.reason, error.pointer)
+    if not job.mime:
+        return Flaw(line, "there is no message to send; the worker would fail the job with storage/error", "/mime")
+    return Entry(line, body, job)
 
 
 def _cut(text: str) -> Iterator[tuple[int, bytes] | Flaw]:

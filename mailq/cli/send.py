@@ -23,6 +23,7 @@ from mailq.cli.options import ConfigOption, load
 from mailq.cli.output import complain
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.publication import Publication
+from mailq.edges.amqp.ceiling import oversized
 from mailq.edges.amqp.publisher import Publisher
 from mailq.ports import BrokerError
 
@@ -57,8 +58,11 @@ def send(
     AMQP message id is the job's id, or a new one; AMQP priority its
     priority.
 
+    RabbitMQ 4 takes messages of 16 MiB unless its max_message_size says
+    otherwise; --gzip makes most jobs much smaller.
+
     Exit status 65: something is wrong in the file; 66: it cannot be
-    read; 69: no broker, or it lacks the outbox.
+    read; 69: no broker, it lacks the outbox, or refuses a job.
 
     [dim]mailq send -c mailq.toml job.json
     generate-jobs | mailq send -c mailq.toml --gzip -[/dim]
@@ -78,7 +82,7 @@ def _content(file: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        complain(f"{file}: {error.strerror}")
+        complain(f"{file}: cannot be read: {error.strerror}; name a file that this user may read, or - for input")
         raise typer.Exit(EX_NOINPUT) from None
 
 
@@ -115,10 +119,19 @@ async def _send(config: RabbitConfig, entries: Sequence[Entry], *, compress: boo
                 try:
                     await publisher.publish([_publication(config.outbox, entry, compress=compress) for entry in batch])
                 except BrokerError as trouble:
-                    raise BrokerError(f"{trouble}; {sent} of {len(entries)} jobs were confirmed before") from None
+                    raise BrokerError(_told(trouble, sent, len(entries), compress=compress)) from None
                 sent += len(batch)
                 if progress and task is not None:
                     progress.advance(task, len(batch))
+
+
+def _told(trouble: BrokerError, sent: int, count: int, *, compress: bool) -> str:
+    """Return what went wrong, the remedy where there is one, and how much was done."""
+    remedy = ""
+    if oversized(trouble):
+        zipped = "" if compress else "send it with --gzip, or "
+        remedy = f"; {zipped}raise max_message_size in the broker's rabbitmq.conf"
+    return f"{trouble}{remedy}; {sent} of {count} jobs were confirmed before"
 
 
 def _publication(outbox: str, entry: Entry, *, compress: bool) -> Publication:

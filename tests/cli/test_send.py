@@ -10,6 +10,8 @@ import uuid
 import pytest
 
 from mailq.cli.jobfile import Entry, Flaw, read
+from mailq.cli.send import _told
+from mailq.ports import BrokerError
 
 JOB = '{"recipient": "a@b.test", "mime": "x"}'
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")}
@@ -92,7 +94,7 @@ async def test_a_broker_without_outbox_is_one_clear_line(send, rabbit):
 async def test_no_broker_is_one_clear_line_without_the_password(send):
     status, _, err = await send(JOB, MAILQ_RABBITMQ__URL="amqp://joe:secret@127.0.0.1:1/")
     assert status == 69
-    assert err.startswith("mailq: cannot connect to RabbitMQ at 127.0.0.1:1")
+    assert err.startswith("mailq: cannot connect to RabbitMQ at 127.0.0.1:1: connection refused; start RabbitMQ")
     assert err.count("\n") == 1
     assert "secret" not in err
 
@@ -104,17 +106,24 @@ async def test_a_full_queue_is_an_error_that_says_what_was_confirmed(send, rabbi
     assert err == "mailq: RabbitMQ refused a publication to queue 'outbox'; 0 of 3 jobs were confirmed before\n"
 
 
+def test_a_job_that_is_too_large_for_the_broker_is_told_with_the_remedy():
+    refusal = BrokerError("406 PRECONDITION_FAILED - message size 20 is larger than configured max size 16")
+    told = _told(refusal, 1, 3, compress=False)
+    assert told.startswith(str(refusal))
+    assert "--gzip, or raise max_message_size" in told
+    assert told.endswith("; 1 of 3 jobs were confirmed before")
+    assert "--gzip" not in _told(refusal, 1, 3, compress=True)
+    assert "max_message_size" not in _told(BrokerError("lost"), 1, 3, compress=False)
+
+
 @pytest.mark.parametrize("content", ["", "[]", " \n"])
 async def test_a_file_without_a_job_is_an_error(send, content):
     assert await send(content) == (65, "", "mailq: -: there is no valid job in it\n")
 
 
 async def test_a_file_that_is_not_there(send):
-    assert await send("", file="/nonexistent/jobs") == (
-        66,
-        "",
-        "mailq: /nonexistent/jobs: No such file or directory\n",
-    )
+    reason = "cannot be read: No such file or directory; name a file that this user may read, or - for input"
+    assert await send("", file="/nonexistent/jobs") == (66, "", f"mailq: /nonexistent/jobs: {reason}\n")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,8 @@ async def test_a_file_that_is_not_there(send):
         (f"[{JOB}]\n{JOB}", [(1, JOB), "2: is not JSON: something comes after the array"]),
         ("[", ["1: is not JSON: the array ends early"]),
         ("3", ["1: body is JSON but not an object"]),
+        ('{"recipient": "a@b.test"}', ["1: /mime: there is no message to send; the worker would fail the job"]),
+        ('{"recipient": "a@b.test", "mime": ""}', ["1: /mime: there is no message to send; the worker would fail"]),
         (f"x\n{JOB}", ["1: is not JSON: Expecting value", (2, JOB)]),
         ('{"recipient": "a@b.test", "priority": NaN}', ["1: body is not JSON"]),
         ("[" * 100_000, ["1: is not JSON: nested too deeply"]),

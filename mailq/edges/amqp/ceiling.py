@@ -16,6 +16,11 @@ KNOWN_SECONDS = 600.0
 _REFUSAL = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
 
 
+def oversized(error: BrokerError) -> bool:
+    """Tell whether the broker refused a message because of its size."""
+    return _REFUSAL.search(str(error)) is not None
+
+
 class Ceiling:
     """What is known of it."""
 
