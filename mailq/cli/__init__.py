@@ -1,31 +1,51 @@
 """The command `mailq`: one file per command, one table here that names them in the order of --help.
 
 Only the module of the command that was asked for is imported, so that `mailq run` does not wait
-for what `mailq demo` needs; --help imports them all.
+for what `mailq demo` needs; `mailq --help` imports none of them.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NamedTuple
 
 import typer
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("mailq.cli.run", "run"),
-    "send": ("mailq.cli.send", "send"),
-    "watch": ("mailq.cli.watch", "watch"),
-    "poison": ("mailq.cli.poison", "poison"),
-    "check": ("mailq.cli.check", "check"),
-    "classify": ("mailq.cli.classify", "classify"),
-    "webhooks": ("mailq.cli.webhooks", "group"),
-    "sink": ("mailq.cli.sink", "sink"),
-    "demo": ("mailq.cli.demo", "demo"),
-    "torture": ("mailq.cli.torture", "torture"),
-    "schemas": ("mailq.cli.contracts", "schemas"),
-    "example-config": ("mailq.cli.contracts", "example_config"),
-    "version": ("mailq.cli.contracts", "version"),
+from mailq.cli.plain_help import PlainCommand, PlainGroup
+from mailq.cli.streams import OutputError, discard, prepare
+
+
+class Command(NamedTuple):
+    """Where a command is, as a function or a group of commands, and its line in `mailq --help`."""
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command("run", "run", "Deliver jobs from the outbox until SIGTERM."),
+    "send": Command("send", "send", "Put jobs on the outbox."),
+    "watch": Command("watch", "watch", "See results arrive, one line each."),
+    "poison": Command("poison", "poison", "See what could not be processed; put it back, or drop it."),
+    "check": Command(
+        "check", "check", "Look at configuration, rules, journal, broker, queues, DNS, sources and webhooks."
+    ),
+    "classify": Command("classify", "classify", "Tell what a server's reply is taken for, and which rule says so."),
+    "webhooks": Command("webhooks", "group", "Post events about results to HTTP endpoints until SIGTERM."),
+    "sink": Command("sink", "sink", "Receive mail, and misbehave on demand."),
+    "demo": Command("demo", "demo", "See it work: broker, receiving server and worker, four jobs and their results."),
+    "torture": Command("torture", "torture", "Torture mailq: no mail may be lost, whatever happens."),
+    "schemas": Command(
+        "contracts",
+        "schemas",
+        "Print or write the JSON Schemas of jobs, results and events, and the AsyncAPI document of queues.",
+    ),
+    "example-config": Command(
+        "contracts", "example_config", "Print a configuration with every key, explained and at its default."
+    ),
+    "version": Command("contracts", "version", "Print the versions of mailq and of Python."),
 }
-"""Name of each command: its module, and its function or group of commands."""
 
 HELP = """\
 Deliver e-mail from a RabbitMQ queue: JSON in, SMTP out, one result per attempt.
@@ -45,8 +65,48 @@ Deliver e-mail from a RabbitMQ queue: JSON in, SMTP out, one result per attempt.
 
 def build(names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
     """Return the application with these commands."""
+    app = _application()
+    for name in names:
+        module, function, _ = COMMANDS[name]
+        found = getattr(import_module(f"mailq.cli.{module}"), function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name, cls=PlainCommand)(found)
+    return app
+
+
+def overview() -> typer.Typer:
+    """Return the application with the summaries of all commands, none of which is imported before it is called."""
+    app = _application()
+    for name, command in COMMANDS.items():
+        app.command(name, cls=PlainCommand, help=command.summary)(_later(name))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name, and exit with its status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    prepare()
+    app = build(words[:1]) if words and words[0] in COMMANDS else overview()
+    try:
+        try:
+            app(args=words, prog_name="mailq")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        discard()
+        sys.exit(1)
+    except OutputError as trouble:
+        discard()
+        sys.stderr.write(f"mailq: cannot write to standard output: {trouble}\n")
+        sys.exit(1)
+
+
+def _application() -> typer.Typer:
     app = typer.Typer(
         name="mailq",
+        cls=PlainGroup,
         help=HELP,
         no_args_is_help=True,
         add_completion=False,
@@ -54,21 +114,11 @@ def build(names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
         pretty_exceptions_enable=False,  # they may show local variables, and those may be secret
     )
     app.callback()(_root)
-    for name in names:
-        module, function = COMMANDS[name]
-        found = getattr(import_module(module), function)
-        if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
-        else:
-            app.command(name)(found)
     return app
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name, and exit with its status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    asked = words[:1] if words and words[0] in COMMANDS else tuple(COMMANDS)
-    build(asked)(args=words, prog_name="mailq")
+def _later(name: str) -> Callable[[], None]:
+    return lambda: main([name])
 
 
 def _root() -> None:

@@ -9,6 +9,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,23 +21,31 @@ from mailq.cli.output import cell, complain, write_json
 from mailq.config.classify import ruleset_of
 from mailq.core.classify import Classification, Ruleset, tie
 from mailq.core.reply import MAX_LINE, Reply, printable
-from mailq.core.rules import CLASSES, Rule, RulesError, read_reply
+from mailq.core.rules import CLASSES, Rule, read_reply
 from mailq.core.states import WIRE_STATES, Kind, State
+
+Answering = StrEnum("Answering", {state.name: state.value for state in State if state in WIRE_STATES})  # type: ignore[misc]
+"""The states in which a server answers."""
+
+_RCPTTO = Answering("rcptto")
 
 
 def classify(
     reply: Annotated[
-        str | None, typer.Argument(metavar="[REPLY]", help="The reply, code first; - reads it from standard input.")
+        str | None, typer.Argument(metavar="REPLY", help="The reply, code first; - reads it from standard input.")
     ] = None,
     host: Annotated[
         list[str] | None, typer.Option(metavar="HOST", help="The MX host that sent it, for rules of one receiver.")
     ] = None,
-    state: Annotated[State, typer.Option(help="What it answered.")] = State.RCPTTO,
+    state: Annotated[Answering, typer.Option(help="What it answered.")] = _RCPTTO,
     rules: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Your own rules, before the shipped ones.")
+        list[Path] | None, typer.Option(metavar="FILE", readable=False, help="Your own rules, before the shipped ones.")
     ] = None,
     corpus: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Classify all replies of this file and count the right ones.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", readable=False, help="Classify all replies of this file and count the right ones."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,  # noqa: FBT002
 ) -> None:
@@ -47,16 +56,19 @@ def classify(
     [dim]mailq classify '550 5.1.1 No such user' --host mx.example.net
     mailq classify --corpus replies.toml --rules own.toml[/dim]
     """
-    if (reply is None) == (corpus is None) or state not in WIRE_STATES:
-        raise typer.BadParameter("give a reply or --corpus, and a state in which servers answer")
+    if (reply is None) == (corpus is None):
+        raise typer.BadParameter("give a reply or --corpus")
     try:
         ruleset = ruleset_of(rules or [])
         if corpus is not None:
             report = measure(ruleset, corpus)
             write_json(report.as_json(), indent=True) if json else report.show(Console())
             raise typer.Exit(1 if report.wrong else 0)
-        answer = explain(ruleset, sys.stdin.read() if reply == "-" else reply or "", state, host or [])
-    except (RulesError, OSError, ValueError) as trouble:
+        answer = explain(ruleset, sys.stdin.read() if reply == "-" else reply or "", State(state.value), host or [])
+    except OSError as trouble:
+        complain(f"{trouble.filename}: cannot be read: {trouble.strerror}; name a file that this user may read")
+        raise typer.Exit(2) from None
+    except ValueError as trouble:
         complain(str(trouble))
         raise typer.Exit(2) from None
     write_json(answer, indent=True) if json else _show(answer)

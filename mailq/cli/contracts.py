@@ -29,19 +29,22 @@ def documents() -> dict[str, str]:
 
 def schemas(
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write one file for each into this folder.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", readable=False, help="Write one file for each into this folder."),
     ] = None,
 ) -> None:
-    """Print or write the JSON Schemas of jobs, results and events, and the AsyncAPI document of exchange and queues.
+    """Print or write the JSON Schemas of jobs, results and events, and the AsyncAPI document of queues.
 
     [dim]mailq schemas --out schemas[/dim]
     """
-    if out is not None:
+    if out is None:
+        sys.stdout.writelines(documents().values())
+        return
+    from mailq.cli.directories import writing  # noqa: PLC0415 - see above
+
+    with writing(out, "--out"):
         out.mkdir(parents=True, exist_ok=True)
-    for name, text in documents().items():
-        if out is None:
-            sys.stdout.write(text)
-        else:
+        for name, text in documents().items():
             (out / f"{name}.json").write_text(text, "utf-8")
 
 

@@ -9,7 +9,6 @@ import asyncio
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from rich.json import JSON
 from rich.table import Table
 from rich.text import Text
 
+from mailq.cli.directories import new_directory
 from mailq.cli.output import complain
 from mailq.cli.stage import DemoError, Documents, Play
 from mailq.config import Config
@@ -41,7 +41,9 @@ def demo(
             help="Use this broker, with queues of the demo's own. Default: start a private one.",
         ),
     ] = None,
-    directory: Annotated[Path, typer.Option("--dir", help="Where files of the demo go.")] = Path(".run/demo"),
+    directory: Annotated[Path, typer.Option("--dir", readable=False, help="Where files of the demo go.")] = Path(
+        ".run/demo"
+    ),
     keep: Annotated[bool, typer.Option("--keep", help="Leave files and queues for a look at them.")] = False,  # noqa: FBT002
     json: Annotated[bool, typer.Option("--json", help="Print everything that arrived as one JSON object.")] = False,  # noqa: FBT002
 ) -> None:
@@ -59,8 +61,7 @@ def demo(
     # shell's background jobs begin with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
-    directory.mkdir(parents=True, exist_ok=True)
-    home = Path(tempfile.mkdtemp(dir=directory.resolve()))
+    home = new_directory(directory, "--dir")
     say = _Teller(quiet=json)
     try:
         config, documents = _run(home, url, say, keep=keep)

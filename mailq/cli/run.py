@@ -1,15 +1,20 @@
 """`mailq run`: worker processes under a supervisor, or one alone, until SIGTERM or SIGINT."""
 
-import sys
 from functools import partial
+from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 import uvloop
 
+from mailq import __version__
 from mailq.cli.options import EX_CONFIG, ConfigOption, load
+from mailq.cli.output import complain
+from mailq.config import Config
 from mailq.config.load import ConfigError
 from mailq.config.load import load as load_config
+from mailq.edges.log import configure
 
 
 def run(
@@ -48,7 +53,8 @@ def run(
     if child is not None:
         raise typer.Exit(_run_child(child))
     settings = load(config)
-    # Imported here: a wrong configuration is told at once.
+    announce(settings)
+    # Imported here: a wrong configuration is told at once, and the log begins before the slow imports.
     from mailq import supervisor, wiring  # noqa: PLC0415
     from mailq.edges.http import ListenError  # noqa: PLC0415
 
@@ -58,8 +64,28 @@ def run(
     try:
         raise typer.Exit(uvloop.run(work))
     except (ListenError, ConfigError) as trouble:
-        sys.stderr.write(f"mailq: {trouble}\n")
+        complain(str(trouble))
         raise typer.Exit(1 if isinstance(trouble, ListenError) else EX_CONFIG) from None
+
+
+def announce(config: Config) -> None:
+    """Write the log's first line: which version starts, for which broker, and where the journals and limits are."""
+    table = config.worker.journal_dir
+    with configure(config.log) as log:
+        log.logger.info(
+            "starting",
+            version=__version__,
+            broker=_place(config.rabbitmq.url.get_secret_value()),
+            outbox=config.rabbitmq.outbox,
+            journal=str(Path(table).absolute()) if table else "none is kept",
+            http=f"{config.http.host}:{config.http.port}" if config.http.enabled else "off",
+        )
+
+
+def _place(url: str) -> str:
+    """Return host, port and virtual host of an AMQP URL, without the login."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _run_child(text: str) -> int:

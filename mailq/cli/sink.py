@@ -1,6 +1,7 @@
 """`mailq sink`: run the receiving server of the lab in the foreground."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -36,6 +37,13 @@ mailq sink --tls --auth user:secret --require-auth --count 1[/dim]
 """
 
 
+_ADDRESS = "choose an address of this host with --host"
+_REMEDIES = {
+    errno.EADDRINUSE: "choose another port with --port, or 0 for a free one",
+    errno.EACCES: "ports below 1024 are not for normal users; choose another with --port",
+}
+
+
 def sink(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 2525,
@@ -60,7 +68,8 @@ def sink(
         list[str] | None, typer.Option(metavar="EXTENSION", help="Do not offer it, for example PIPELINING; repeatable.")
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="Write each message here too: an .eml and a .json file.")
+        Path | None,
+        typer.Option("--dir", readable=False, help="Write each message here too: an .eml and a .json file."),
     ] = None,
     max_size: Annotated[int, typer.Option(min=1, help="Largest message in octets.")] = 50 * 1024 * 1024,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
@@ -88,13 +97,13 @@ def sink(
             complain(str(trouble))
             raise typer.Exit(2) from None
         except OSError as trouble:
-            complain(f"{directory}: {trouble.strerror}")
+            complain(f"{directory}: cannot be made: {trouble.strerror}; name another place with --dir")
             raise typer.Exit(1) from None
         try:
             uvloop.run(_serve(server, authority, count))
         except OSError as trouble:
             reason = trouble.strerror if isinstance(trouble, socket.gaierror) else os.strerror(trouble.errno or 0)
-            complain(f"cannot listen on {host}:{port}: {reason}")
+            complain(f"cannot listen on {host}:{port}: {reason}; {_REMEDIES.get(trouble.errno or 0, _ADDRESS)}")
             raise typer.Exit(1) from None
 
 

@@ -12,6 +12,7 @@ import orjson
 import typer
 import uvloop
 
+from mailq.cli.directories import new_directory
 from mailq.cli.output import complain
 from mailq.lab.rabbitmq import LabError
 from mailq.lab.torture import TortureError, report
@@ -54,7 +55,10 @@ def torture(
     limit: Annotated[float, typer.Option("--limit", min=1, help="Seconds after which it ends with an error.")] = 7200,
     json: Annotated[bool, typer.Option("--json", help="End with the figures as one line of JSON.")] = False,  # noqa: FBT002
     keep: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Put all files (logs, what was accepted) here and leave them.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", readable=False, help="Put all files (logs, what was accepted) here and leave them."
+        ),
     ] = None,
 ) -> None:
     """Torture mailq; the whole text of --help is `_HELP`."""
@@ -101,9 +105,8 @@ def _chosen(kinds: str | None) -> tuple[str, ...]:
 def _home(keep: Path | None) -> Path:
     """Return the empty directory for all files, an absolute path."""
     if keep is None:
-        return Path(tempfile.mkdtemp(prefix="mailq-torture-"))
-    keep.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="run-", dir=keep.resolve()))
+        return new_directory(Path(tempfile.gettempdir()), "TMPDIR", "mailq-torture-")
+    return new_directory(keep, "--keep", "run-")
 
 
 def _print(text: str) -> None:

@@ -35,7 +35,7 @@ TAKE = 200
 def watch(
     queues: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[QUEUE]...", help="Queues to watch. Default: the configured result queues."),
+        typer.Argument(metavar="QUEUE", help="Queues to watch. Default: the configured result queues."),
     ] = None,
     config: ConfigOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print the messages, one a line, escaped.")] = False,  # noqa: FBT002

@@ -18,6 +18,7 @@ import uvloop
 
 from mailq.cli.options import EX_CONFIG, ConfigOption, load
 from mailq.cli.output import complain, write
+from mailq.cli.plain_help import PlainCommand, PlainGroup
 from mailq.cli.webhooks_dead import dead
 from mailq.config import Config
 from mailq.config.operations import HttpConfig
@@ -33,8 +34,10 @@ from mailq.edges.log import configure
 from mailq.webhook_line import Line, Observer, Post, Rules
 from mailq.webhooks import Bounds, Intake, Webhooks
 
-group = typer.Typer(invoke_without_command=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
-group.command("dead")(dead)
+group = typer.Typer(
+    cls=PlainGroup, invoke_without_command=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
+group.command("dead", cls=PlainCommand)(dead)
 
 TestOption = Annotated[
     str | None, typer.Option("--test", metavar="ENDPOINT", help="Send this endpoint one signed sample and end.")
@@ -43,10 +46,10 @@ TestOption = Annotated[
 
 @group.callback()
 def webhooks(context: typer.Context, config: ConfigOption = None, test: TestOption = None) -> None:
-    """Post events about results to HTTP endpoints until SIGTERM.
+    r"""Post events about results to HTTP endpoints until SIGTERM.
 
     messageSent, messageDeliveryError and messageFailed, to the tables
-    [webhooks.endpoints.NAME] of the configuration. SIGTERM and SIGINT
+    \[webhooks.endpoints.NAME] of the configuration. SIGTERM and SIGINT
     let requests under way end and exit with status 0; SIGHUP changes
     nothing, a new configuration needs a restart. Several processes stand
     by for each other. Needs neither `mailq run` nor its host. Without
@@ -63,7 +66,7 @@ def webhooks(context: typer.Context, config: ConfigOption = None, test: TestOpti
         tell(config, test)
 
 
-@group.command("run")
+@group.command("run", cls=PlainCommand)
 def run_command(context: typer.Context, config: ConfigOption = None, test: TestOption = None) -> None:
     """Post events until SIGTERM, as `mailq webhooks` does without a command."""
     tell(config or context.obj, test)

@@ -41,7 +41,7 @@ def dead(
     context: typer.Context,
     action: Annotated[Action, typer.Argument(help="What to do.", show_default=False)],
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Messages, as list names them.", show_default=False)
+        list[str] | None, typer.Argument(metavar="ID", help="Messages, as list names them.", show_default=False)
     ] = None,
     config: ConfigOption = None,
     everything: Annotated[bool, typer.Option("--all", help="Replay or drop every message there is.")] = False,  # noqa: FBT002

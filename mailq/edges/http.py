@@ -140,4 +140,5 @@ def _explain(config: HttpConfig, trouble: OSError) -> str:
         case errno.EACCES:
             return f"http.port: {where}: ports below 1024 are not for normal users; choose another"
         case _:
-            return f"http.host: {where}: {trouble.strerror or trouble}"
+            reason = trouble.strerror or trouble
+            return f"http.host: {where}: {reason}; choose an address of this host, or set http.enabled = false"

@@ -56,6 +56,21 @@ def test_the_state_tells_what_a_reply_without_words_is_about():
     assert {answer["rule"] for answer in answers} == {"unknown"}
 
 
+def test_states_in_which_no_server_answers_are_not_offered():
+    assert "<intro|ehlo|" in run("--help").stdout
+    done = run("--state", "dns", "550 no")
+    assert done.returncode == 2
+    assert "'intro'" in done.stderr
+
+
+def test_files_that_cannot_be_read_are_told_with_the_remedy():
+    for option in ("--rules", "--corpus"):
+        done = run(option, "/none.toml", *(["550 no"] if option == "--rules" else []))
+        assert (done.returncode, done.stderr) == (
+            2, "mailq: /none.toml: cannot be read: No such file or directory; name a file that this user may read\n",
+        )  # fmt: skip
+
+
 def test_a_reply_of_several_lines_on_standard_input():
     done = run("--json", "-", input="554-mx.example.com\n554 Relay access denied\n")
 
@@ -102,7 +117,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path):
         (["no reply"], "does not begin with a reply code"),
         (["250 ok"], "250 does not fail an attempt"),
         ([], "give a reply or --corpus"),
-        (["--state", "dns", "550 x"], "a state in which servers answer"),
+        (["--state", "dns", "550 x"], "is not one of 'intro'"),
     ]
     for arguments, words in wrong:
         done = run(*arguments)

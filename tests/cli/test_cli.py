@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -104,6 +105,70 @@ def test_the_limits_of_the_readme_are_a_configuration():
     assert (elsewhere.connections, elsewhere.message_rate) == (10, None)
 
 
+AS_A_USER = """
+import os, sys
+from mailq.cli import COMMANDS, build, main
+build()
+os.getuid() or os.setuid(65534)
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("words", ["run", "send -", "watch", "poison list", "check", "webhooks", "webhooks dead list"])
+def test_a_configuration_that_this_user_may_not_read_is_status_78(words):
+    with tempfile.TemporaryDirectory(prefix="mailq-test-") as directory:
+        Path(directory).chmod(0o755)
+        file = Path(directory, "mailq.toml")
+        file.touch(0o000)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_A_USER, *words.split(), "-c", str(file)],
+            capture_output=True, text=True, env=ENVIRON, timeout=60, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(f"mailq: {file}: cannot be read: Permission denied; let this user read it")
+
+
+def test_run_begins_its_log_before_the_slow_imports(tmp_path):
+    environ = ENVIRON | {
+        "MAILQ_RABBITMQ__URL": "amqp://joe:secret@127.0.0.1:1/mail",
+        "MAILQ_WORKER__JOURNAL_DIR": "kept",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "mailq", "run", "-p", "1"],
+        stderr=subprocess.PIPE, text=True, env=environ, cwd=tmp_path,
+    )  # fmt: skip
+    with process:
+        imported = []
+        for line in process.stderr:
+            if line.startswith("{"):
+                break
+            imported.append(line.rpartition("|")[2].strip())
+        process.kill()
+    starting = json.loads(line)
+    assert starting.items() >= {
+        "event": "starting", "version": mailq.__version__, "broker": "amqp://127.0.0.1:1/mail", "outbox": "outbox",
+        "journal": str(tmp_path / "kept"), "http": "127.0.0.1:9125",
+    }.items()  # fmt: skip
+    for slow in ("aiohttp", "dns", "cryptography", "aiosmtplib", "mailq.wiring", "mailq.supervisor"):
+        assert slow not in imported
+
+
+@pytest.mark.parametrize("words", ["demo --dir", "schemas --out", "torture --keep", "sink --port 0 --dir"])
+def test_a_directory_that_cannot_be_made_is_one_line_with_the_option(words):
+    done = run(*words.split(), "/proc/none/here")
+    assert done.returncode == 1
+    assert done.stderr.startswith("mailq: /proc/none")
+    assert done.stderr.count("\n") == 1
+    assert f"with {words.split()[-1]}" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_by_the_sink_with_the_remedy():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("sink", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert done.stderr.endswith("choose another port with --port, or 0 for a free one\n")
+
+
 def test_run_says_that_its_port_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -111,7 +176,8 @@ def test_run_says_that_its_port_is_taken(tmp_path):
         file.write_text(f"[http]\nport = {port}\n")
         done = run("run", "-c", str(file))
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    starting, line = done.stderr.splitlines()
+    assert json.loads(starting)["event"] == "starting"
     assert line.startswith("mailq: ")
     assert "http.port" in line
     assert str(port) in line
