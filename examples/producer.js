@@ -1,4 +1,4 @@
-// Publish one job for each recipient: AMQP_URL=amqp://... node producer.js jo@example.org ann@example.org
+// Publish one job for each recipient: AMQP_URL=amqp://... node producer.js jo@example.test ann@example.test
 import { randomUUID } from "node:crypto";
 import amqp from "amqplib";
 

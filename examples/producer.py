@@ -1,4 +1,4 @@
-"""Publish a job for each recipient; `AMQP_URL=amqp://... python producer.py jo@example.org ann@example.org`."""
+"""Publish a job for each recipient; `AMQP_URL=amqp://... python producer.py jo@example.test ann@example.test`."""
 
 import asyncio
 import json

@@ -91,3 +91,20 @@ def test_who_stops_a_worker_lets_it_drain():
     worker = compose[compose.index("\n  worker:") : compose.index("\n  webhooks:")]
     (grace,) = re.findall(r"stop_grace_period: (\d+)s", worker)
     assert longest < int(unit) == int(grace)
+
+
+ADDRESS = re.compile(r"[A-Za-z0-9._+-]+@([A-Za-z0-9.-]+\.[a-z]+)")
+RESERVED = re.compile(r"(?:.*\.)?(?:test|example|invalid|localhost|example\.(?:com|net|org))")
+"""Domains that nobody has (RFC 2606, RFC 6761)."""
+
+
+def test_no_example_reaches_a_stranger():
+    files = [*PAGES, *(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("*.js")]
+    for page in files:
+        text = page.read_text("utf-8")
+        assert [domain for domain in ADDRESS.findall(text) if not RESERVED.fullmatch(domain)] == [], page
+    start = section("## Quick start", "## Jobs")
+    recipients = re.findall(r'"recipient": "([^"]+)"', start)
+    assert recipients
+    assert all(each.endswith(".test") for each in recipients)
+    assert "mailq sink" in start[: start.index('"recipient"')]

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 import typer
+from typer.main import get_command
 
 from mailq.cli.plain_help import PlainCommand, PlainGroup
 from mailq.cli.streams import OutputError, discard, prepare
@@ -88,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name, and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     prepare()
-    app = build(words[:1]) if words and words[0] in COMMANDS else overview()
+    command = get_command(build(words[:1]) if words and words[0] in COMMANDS else overview())
     try:
         try:
-            app(args=words, prog_name="mailq")
+            command(args=words, prog_name="mailq")
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

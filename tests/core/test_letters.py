@@ -302,7 +302,7 @@ def everything_published(headers, application=APPLICATION):
     parsed, consumed = job(queues={"failure": "mine"})
     consumed = consumed._replace(headers=headers, application=application)
     at = NOW + timedelta(seconds=30)
-    put_aside = poison(consumed, "r", NAMES, state="process", exception=None, provenance=MARKED)
+    put_aside = poison(consumed, "r", NAMES, NOW, state="process", exception=None, provenance=MARKED)
     return [
         *settle(parsed, refused(), Verdict(Outcome.FAILURE), NAMES, consumed, NOW, MARKED),
         *settle(parsed, refused(), Verdict(Outcome.RETRY, at), NAMES, consumed, NOW, MARKED),
