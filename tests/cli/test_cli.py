@@ -162,13 +162,6 @@ def test_a_directory_that_cannot_be_made_is_one_line_with_the_option(words):
     assert f"with {words.split()[-1]}" in done.stderr
 
 
-def test_a_port_that_is_taken_is_told_by_the_sink_with_the_remedy():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run("sink", "--port", str(taken.getsockname()[1]))
-    assert done.returncode == 1
-    assert done.stderr.endswith("choose another port with --port, or 0 for a free one\n")
-
-
 def test_run_says_that_its_port_is_taken(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -112,7 +112,8 @@ async def test_a_port_in_use_is_one_clear_line(start):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process, _ = await start("--port", str(port))
-        assert await _end(process) == (1, "", f"mailq: cannot listen on 127.0.0.1:{port}: Address already in use\n")
+        reason = "Address already in use; choose another port with --port, or 0 for a free one"
+        assert await _end(process) == (1, "", f"mailq: cannot listen on 127.0.0.1:{port}: {reason}\n")
 
 
 async def test_help_has_the_table_of_behaviours(start):
