@@ -86,6 +86,8 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop` is called, through every loss of the broker."""
+        # First of all: without a journal the broker is not connected to, and the log names the cause first.
+        self._observer.journal(self._journal.trouble(), (), self._journal.stats())
         watch = asyncio.create_task(self._watch())
         pause = self._bounds.reconnect_delay
         try:

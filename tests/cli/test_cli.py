@@ -153,6 +153,19 @@ def test_run_begins_its_log_before_the_slow_imports(tmp_path):
         assert slow not in imported
 
 
+def test_a_journal_that_cannot_be_written_is_told_before_the_broker(tmp_path):
+    environ = ENVIRON | {"MAILQ_RABBITMQ__URL": "amqp://127.0.0.1:1/", "MAILQ_HTTP__ENABLED": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mailq", "run", "-p", "1"],
+        stderr=subprocess.PIPE, text=True, env=environ | {"MAILQ_WORKER__JOURNAL_DIR": "/proc/mailq"},
+    )  # fmt: skip
+    with process:
+        lines = [json.loads(process.stderr.readline()) for _ in range(3)]
+        process.kill()
+    assert [each["event"] for each in lines] == ["starting", "journal", "broker"]
+    assert "set worker.journal_dir elsewhere" in lines[1]["detail"] or "/proc/mailq" in lines[1]["detail"]
+
+
 @pytest.mark.parametrize("words", ["demo --dir", "schemas --out", "torture --keep", "sink --port 0 --dir"])
 def test_a_directory_that_cannot_be_made_is_one_line_with_the_option(words):
     done = run(*words.split(), "/proc/none/here")

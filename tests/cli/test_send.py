@@ -64,10 +64,10 @@ async def test_many_jobs_are_all_confirmed(send, rabbit):
 
 async def test_one_wrong_job_and_nothing_is_sent(send, rabbit):
     await rabbit.declare("outbox")
-    status, out, err = await send(f'{JOB}\n{{"recipient": "a@b.test", "dsn": {{"ret": "ALL"}}}}\n{JOB}\n{{"x"\n')
+    status, out, err = await send(f'{JOB}\n{{"recipient": "a@b.test", "priority": 300}}\n{JOB}\n{{"x"\n')
     assert (status, out) == (65, "")
     assert err.splitlines() == [
-        "mailq: -:2: /dsn/ret: Input should be 'FULL' or 'HDRS'",
+        "mailq: -:2: /priority: Input should be less than or equal to 255",
         "mailq: -:5: is not JSON: Expecting ':' delimiter",
         "mailq: nothing was sent; --skip-invalid leaves these out",
     ]
