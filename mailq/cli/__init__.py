@@ -30,7 +30,7 @@ COMMANDS: dict[str, Command] = {
     "watch": Command("watch", "watch", "See results arrive, one line each."),
     "poison": Command("poison", "poison", "See what could not be processed; put it back, or drop it."),
     "check": Command(
-        "check", "check", "Look at configuration, rules, journal, broker, queues, DNS, sources and webhooks."
+        "check", "check", "Look at configuration, rules, journal, broker, queues, DNS, sources, smarthost and webhooks."
     ),
     "classify": Command("classify", "classify", "Tell what a server's reply is taken for, and which rule says so."),
     "webhooks": Command("webhooks", "group", "Post events about results to HTTP endpoints until SIGTERM."),
