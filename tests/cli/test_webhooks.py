@@ -7,7 +7,8 @@ import sys
 
 import orjson
 import pytest
-from support.hooks import SECRET, Receiver, document, get, ready, until
+from support import pages
+from support.hooks import SECRET, Receiver, document, ready, until
 
 from mailq.cli import main
 from mailq.core.publication import Publication
@@ -80,7 +81,7 @@ async def test_killed_in_the_middle_it_loses_nothing_and_sigterm_ends_it(start, 
     second = await start(**settings)
     await until(lambda: {job for job, _ in crm.jobs()} == {f"job-{number}" for number in range(200)}, 20)
     assert len(crm.taken) <= 200 + 4, "only what was under way is sent twice"
-    page = await asyncio.to_thread(get, f"http://127.0.0.1:{port}/metrics")
+    page = await asyncio.to_thread(pages.text, f"http://127.0.0.1:{port}/metrics")
     assert 'mailq_webhook_requests_total{answer="done",endpoint="crm"}' in page
     second.send_signal(signal.SIGTERM)
     _, log = await asyncio.wait_for(second.communicate(), 20)

@@ -6,12 +6,12 @@ import gzip
 import os
 import signal
 import sys
-import urllib.request
 from collections import Counter
 from random import Random
 
 import orjson
 import pytest
+from support import pages
 from support.system import MIME, until
 
 from mailq.lab.ports import free_port
@@ -130,8 +130,7 @@ async def worker_process(rabbit, knot, tmp_path):
 
 
 def page(port, path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-        return answer.read().decode()
+    return pages.text(f"http://127.0.0.1:{port}{path}")
 
 
 async def until_ready(port):

@@ -5,13 +5,12 @@ import contextlib
 import os
 import signal
 import sys
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 import pytest
+from support import pages
 from support.system import MIME
 
 from mailq.lab.ports import free_port
@@ -46,7 +45,7 @@ class Run:
         async with asyncio.timeout(DEADLINE):
             while True:
                 with contextlib.suppress(OSError):
-                    answer = await asyncio.to_thread(_page, f"http://127.0.0.1:{self.port}{path}")
+                    answer = await asyncio.to_thread(pages.fetch, f"http://127.0.0.1:{self.port}{path}")
                     if want is None or answer[0] == want:
                         return answer
                 assert self.process.returncode is None, self.log.read_text()
@@ -60,15 +59,6 @@ class Run:
     async def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), DEADLINE)
-
-
-def _page(url):
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return refused.code, refused.read().decode()
 
 
 def alive(pid):

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from mailq.core.hooks import Meaning
 from mailq.core.publication import Publication
 from mailq.edges.amqp.broker import Broker
 from mailq.lab.ports import free_port
+from support import pages
 
 SECRET = "a secret of good length"
 DEADLINE = 12.0
@@ -24,18 +24,12 @@ async def until(condition, deadline=DEADLINE):
             await asyncio.sleep(0.01)
 
 
-def get(url):
-    """Return what a page says."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return answer.read().decode()
-
-
 async def ready(port):
     """Wait until `mailq webhooks` is ready."""
     async with asyncio.timeout(30):
         while True:
             with suppress(OSError):
-                return await asyncio.to_thread(get, f"http://127.0.0.1:{port}/readyz")
+                return await asyncio.to_thread(pages.text, f"http://127.0.0.1:{port}/readyz")
             await asyncio.sleep(0.05)
 
 

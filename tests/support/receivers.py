@@ -76,6 +76,7 @@ smtpd_sasl_auth_enable = yes
 smtpd_tls_auth_only = yes
 smtpd_sasl_type = cyrus
 smtpd_sasl_path = smtpd
+cyrus_sasl_config_path = {home}/etc/sasl
 smtpd_sasl_local_domain = postfix.test
 smtpd_sasl_security_options = noanonymous
 """

@@ -66,12 +66,14 @@ async def test_nothing_is_lost_and_nothing_doubled_without_a_word(start, tmp_pat
     process = await start("-n", str(len(SHORT)), "--seed", "12", "--kinds", ",".join(SHORT))
     status, figures, text = await finished(process)
     assert status == 0, text
-    assert (figures["disasters"], figures["seed"]) == (len(SHORT), 12)
-    assert figures["jobs"] > 5 * len(SHORT)  # some are published several times, some are hostile
+    # Root in a container or chroot may be allowed to mount nothing, and so has no disk to fill.
+    played = [name for name in SHORT if not (KINDS[name].fills and f"{name} is left out" in text)]
+    assert (figures["disasters"], figures["seed"]) == (len(played), 12)
+    assert figures["jobs"] > 5 * len(played)  # some are published several times, some are hostile
     assert figures["lost"] == figures["results_missing"] == figures["poisoned"] == 0
     assert figures["doubled_unmarked"] == figures["doubled_undue"] == 0
     kinds = figures["kinds"]
-    assert kinds.keys() == set(SHORT)
+    assert kinds.keys() == set(played)
     # The worker died, or the receiver crashed or fell silent, after the final dot: that has been seen, and told.
     for kind in ("kill-before-answer", "receiver-crash", "smtp-silence"):
         assert kinds[kind]["in_doubt"] >= kinds[kind]["doubled"] >= 1
