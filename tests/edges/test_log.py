@@ -392,7 +392,7 @@ def test_processes_that_share_a_slow_pipe_do_not_tear_each_others_lines():
         own = [line for line in lines if line["process"] == process]
         assert [line.get("number") for line in own] == [number if number % 100 else None for number in range(2000)]
         assert {line["event"] for line in own} == {"line", "bug"}
-    assert sum(one["process"] != other["process"] for one, other in itertools.pairwise(lines)) > 10  # they did meet
+    assert sum(one["process"] != other["process"] for one, other in itertools.pairwise(lines)) > 2  # they did meet
 
 
 @pytest.mark.parametrize("format_", ["json", "console"])
