@@ -1,9 +1,10 @@
 """The command `mailq`: one file per command, one table here that names them in the order of --help.
 
 Only the module of the command that was asked for is imported, so that `mailq run` does not wait
-for what `mailq demo` needs; `mailq --help` imports none of them.
+for what `mailq demo` needs; `mailq --help` imports none of them, nor does a shell that completes a command's name.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import typer
 from typer.main import get_command
 
+from mailq.cli import naming
 from mailq.cli.plain_help import PlainCommand, PlainGroup
 from mailq.cli.streams import OutputError, discard, prepare
 
@@ -89,10 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name, and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     prepare()
-    command = get_command(build(words[:1]) if words and words[0] in COMMANDS else overview())
+    first = (words or _completed())[:1]
+    command = get_command(build(first) if first and first[0] in COMMANDS else overview())
+    name = naming.called(sys.argv[0])
+    naming.rename(command, name, COMMANDS)
     try:
         try:
-            command(args=words, prog_name="mailq")
+            command(args=words, prog_name=name)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -110,7 +115,6 @@ def _application() -> typer.Typer:
         cls=PlainGroup,
         help=HELP,
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,  # they may show local variables, and those may be secret
     )
@@ -120,6 +124,12 @@ def _application() -> typer.Typer:
 
 def _later(name: str) -> Callable[[], None]:
     return lambda: main([name])
+
+
+def _completed() -> list[str]:
+    """Return the words after the name of the program in a command line that a shell wants to be completed."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
+    return line.split()[1:]
 
 
 def _root() -> None:
