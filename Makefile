@@ -2,6 +2,9 @@
 
 PY := .venv/bin/python
 ARGS ?=
+# RABBITMQ=4.0 or 4.3: that one, unpacked in .run, instead of the one that is installed.
+RABBITMQ ?=
+broker = $(if $(RABBITMQ),MAILQ_RABBITMQ_BIN="$$(scripts/unpack-rabbitmq $(RABBITMQ))")
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check bench torture fuzz schemas clean
@@ -12,15 +15,15 @@ help:  ## Show what can be made
 
 demo:  ## See it work: private broker, receiving server, worker; ends by itself
 	@scripts/setup demo
-	@$(PY) -m mailq demo $(ARGS)
+	@$(broker) $(PY) -m mailq demo $(ARGS)
 
 run:  ## Deliver in the foreground (ARGS='--config mailq.toml -p 1')
 	@scripts/setup
 	@exec $(PY) -m mailq run $(ARGS)
 
-test:  ## Run every test, with the real servers they need (ARGS='tests/core -x')
+test:  ## Run every test, with the real servers they need (ARGS='tests/core -x', RABBITMQ=4.3)
 	@scripts/setup test
-	@$(PY) -m pytest $(ARGS)
+	@$(broker) $(PY) -m pytest $(ARGS)
 
 check:  ## Format, lint, types, layers
 	@scripts/setup
@@ -35,7 +38,7 @@ bench:  ## Measure it, also against Postfix (ARGS='--vs postfix', see bench/READ
 
 torture:  ## Kill, cut and stall it while it delivers, then count (ARGS='--disasters 200 --seed 7')
 	@scripts/setup test
-	@$(PY) -m mailq torture $(ARGS)
+	@$(broker) $(PY) -m mailq torture $(ARGS)
 
 fuzz:  ## Fuzz a parser, led by coverage (ARGS='reply -max_total_time=180', see fuzz/README.md)
 	@scripts/setup test

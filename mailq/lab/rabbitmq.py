@@ -26,6 +26,9 @@ STOP_SECONDS = 30.0
 _BIN = Path("/usr/lib/rabbitmq/bin")
 """Debian's scripts proper; those in /usr/sbin change the user and insist on /var/lib/rabbitmq."""
 
+BIN_VARIABLE = "MAILQ_RABBITMQ_BIN"
+"""Environment variable that names another directory with `rabbitmq-server`, `rabbitmqctl` and `epmd`."""
+
 _NODE = "mailq@localhost"
 """May be the same everywhere: names are unique per epmd, and each broker has its own."""
 
@@ -193,8 +196,9 @@ class PrivateRabbit:
         """Return the server's whole environment: nothing of the machine's own RabbitMQ gets in."""
         here = str(self.directory)
         loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
+        other, path = os.environ.get(BIN_VARIABLE), os.environ.get("PATH", os.defpath)
         return {
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": f"{other}:{path}" if other else path,
             "LANG": "C.UTF-8",
             "HOME": here,
             "ERL_EPMD_PORT": str(self._epmd_port),
@@ -234,7 +238,16 @@ class PrivateRabbit:
 
 
 def _executable(name: str) -> str:
-    """Return the path of one of RabbitMQ's programs or of epmd."""
+    """Return the path of one of RabbitMQ's programs or of epmd.
+
+    Raises:
+        LabError: it is not there.
+    """
+    if (other := os.environ.get(BIN_VARIABLE)) is not None:
+        found = shutil.which(name, path=other)
+        if found is None:
+            raise LabError(f"{BIN_VARIABLE} names {other}, where there is no {name}")
+        return found
     debian = _BIN / name
     found = str(debian) if debian.exists() else shutil.which(name)
     if found is None:
