@@ -141,6 +141,9 @@ class Broker:
     def requeue(self, _tag: int) -> None:
         """Is not asked for."""
 
+    def reject(self, _tag: int) -> None:
+        """Is not asked for."""
+
     async def publish(self, publications: Sequence[Publication]) -> None:
         """Confirm."""
         self.delivered += sum(each.routing_key == "success" for each in publications)

@@ -376,8 +376,9 @@ class Handling:
     async def _stumble(self, case: Case, error: BaseException) -> End:
         """Give a message back on which the code outside the attempt stumbled, or put it aside at last."""
         if case.consumed.delivery_count + 1 < self._bounds.poison_after:
-            # A little later: where deliveries are not counted, on classic queues, it would come round and round.
-            asyncio.get_running_loop().call_later(STUMBLED, case.broker.requeue, case.consumed.tag)
+            # The broker counts a rejected message, so that the bound is reached. Classic queues count nothing: the
+            # pause keeps the message from coming round without a break.
+            asyncio.get_running_loop().call_later(STUMBLED, case.broker.reject, case.consumed.tag)
             return End.RETURNED
         exception = f"{type(error).__name__}: {error}"
         reason = "mailq met a bug while it handled the message"

@@ -169,7 +169,10 @@ class Broker(Publisher, Protocol):
         """Return what tells when the broker has all acknowledgements made so far; False: it was lost before."""
 
     def requeue(self, tag: int) -> None:
-        """Give a message back to the outbox."""
+        """Give a message back to the outbox, undamaged: the broker need not count a delivery."""
+
+    def reject(self, tag: int) -> None:
+        """Give a message back to the outbox after mailq failed on it: the broker counts a delivery."""
 
     @property
     def alive(self) -> bool:

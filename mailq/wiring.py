@@ -337,6 +337,7 @@ def names_of(config: Config) -> Names:
         rabbitmq.retry,
         config.webhooks.prefix,
         rabbitmq.job_queues,
+        rabbitmq.priorities,
     )
 
 

@@ -52,7 +52,7 @@ _WHAT = {
 _STANDARD = {
     "message_id": "Identity of the job; of a result: that of its job. Optional.",
     "delivery_mode": "2, persistent.",
-    "priority": "Of the job, kept on its results. Optional.",
+    "priority": "Of the job, kept on its results where `rabbitmq.priorities` is true. Optional.",
     **dict.fromkeys(
         ("correlation_id", "reply_to", "type", "app_id"),
         "The producer's, kept on its results; mailq reads none. Optional.",

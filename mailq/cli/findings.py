@@ -44,7 +44,7 @@ PATIENCE = 10.0
 SHOWN = 3
 """MX hosts of a domain that are told of."""
 
-LIMITING = 4
+LIMITING = (4, 0)
 DROPPED_AT = 20
 """Since this version RabbitMQ gives quorum queues without a delivery limit of their own this one."""
 
@@ -117,7 +117,7 @@ async def broker(config: RabbitConfig, octets: int = 0) -> AsyncIterator[Finding
 def message_size(server: str, octets: int) -> Finding | None:
     """Tell whether a broker of that version takes jobs with the largest message that is configured; None: it does."""
     version = int(server.partition(".")[0] or 0)
-    most = 16 if version >= LIMITING else 128
+    most = 16 if version >= LIMITING[0] else 128
     if octets <= most * 1024 * 1024:
         return None
     seen = (
@@ -155,7 +155,7 @@ async def _queue(connection: Connection, config: RabbitConfig, queue: topology.Q
         return Finding(Level.WARN, what, seen, "Jobs wait and no worker consumes them: start `mailq run`.")
     if queue.name == config.poison and state.message_count:
         return Finding(Level.WARN, what, seen, "Read the reasons in their headers; delete or mend and republish them.")
-    if not asked and int(connection.server.partition(".")[0] or 0) >= LIMITING:
+    if not asked and connection.version >= LIMITING:
         return Finding(
             Level.WARN,
             what,

@@ -35,6 +35,12 @@ class RabbitConfig(Section):
     failures: str = Field("failures", description="Queue for the results of jobs given up.")
     retry: str = Field("retry", description="Queue for a copy of each result that is not final.")
     delivery_limit: int = Field(20, ge=1, description="Redeliveries after which the broker moves a job to poison.")
+    priorities: bool = Field(
+        False,
+        description="Write the AMQP priority of a job on its retries, delays and results. Off, so that no class of jobs"
+        " starves another: RabbitMQ 4.3 gives out a lower priority only when no higher one waits, and 4.0 to 4.2 return"
+        " delayed jobs too late where priorities are mixed.",
+    )
     heartbeat: int = Field(30, ge=0, le=3600, description="Seconds between AMQP heartbeats; 0 turns them off.")
     connect_timeout: float = Field(10, gt=0, description="Seconds to connect and log in.")
     confirm_timeout: float = Field(

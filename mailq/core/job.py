@@ -200,7 +200,12 @@ class Job(_Asked):
     queues: Queues | None = Field(None, description="Result queues of this job alone.")
     smarthost: Smarthost | None = Field(None, description="Deliver through this server.")
     tags: list[str] = Field(default_factory=list, fail_fast=True, max_length=MAX_TAGS, description="Free labels.")
-    priority: int | None = Field(None, ge=0, le=255, description="AMQP priority when republished.")
+    priority: int | None = Field(
+        None,
+        ge=0,
+        le=255,
+        description="AMQP priority on the way back to the outbox; used where `rabbitmq.priorities` is true.",
+    )
     id: Identity | None = Field(None, description="The producer's identity of the job.")
     on_doubt: Literal["retry", "fail"] | None = Field(
         None,

@@ -9,7 +9,7 @@ import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
@@ -33,6 +33,7 @@ class Names:
     """The broker's names that publications need; an empty queue name means: no such queue.
 
     `webhooks` is the prefix of the queues of webhooks, `job_queues` has those that the queues of jobs are held to.
+    `priorities` tells whether jobs on their way back, and results, carry the AMQP priority.
     """
 
     exchange: str = "mailq"
@@ -44,6 +45,7 @@ class Names:
     retry: str = "retry"
     webhooks: str = "webhooks"
     job_queues: tuple[str, ...] = ()
+    priorities: bool = False
 
     def queues_of(self, outcome: Outcome) -> dict[str, str]:
         """Return the configured queues of an outcome, by the property of `queues` that overrides each."""
@@ -136,10 +138,12 @@ def report(
     queues = names.queues_of(verdict.outcome)
     final = verdict.outcome is not Outcome.RETRY
     body = orjson.dumps(public(document, extracted))
+    priority = consumed.priority if names.priorities else None
+    letter = partial(_letter, body, message_id, consumed, final=final, priority=priority)
     own = {name: getattr(override, name) for name in queues if name in override.model_fields_set} if override else None
     if not own:
         mandatory = any(queues.values())
-        yield _letter(names.exchange, verdict.routing_key, body, message_id, consumed, final=final, mandatory=mandatory)
+        yield letter(names.exchange, verdict.routing_key, mandatory=mandatory)
         return
     others = [queue for name, queue in queues.items() if queue and name not in own]
     exchange = Fallback(names.exchange, verdict.routing_key, any(queues.values()))
@@ -148,10 +152,10 @@ def report(
         if queue and queue not in others:
             # Beside a configured queue that has the result, the exchange would tell it there twice.
             fallback = Fallback("", queues[name], mandatory=True) if others and queues[name] else exchange
-            letters[queue] = _letter("", queue, body, message_id, consumed, final=final)._replace(fallback=fallback)
+            letters[queue] = letter("", queue)._replace(fallback=fallback)
     yield from letters.values()
     for queue in dict.fromkeys(others):
-        yield _letter("", queue, body, message_id, consumed, final=final)
+        yield letter("", queue)
 
 
 def postpone(
@@ -187,7 +191,7 @@ def park(
         gzip.compress(body, 1) if zipped else body,
         message_id=job.identity,
         content_encoding="gzip" if zipped else None,
-        priority=consumed.priority if job.priority is None else job.priority,
+        priority=(consumed.priority if job.priority is None else job.priority) if names.priorities else None,
         application=application(consumed),
         headers={**passed_on(consumed.headers), **same_rounds(consumed.headers), HEADER: provenance},
     )
@@ -255,13 +259,14 @@ def _without_keys(dkim: object) -> object:
 
 
 def _letter(
-    exchange: str,
-    key: str,
     body: bytes,
     message_id: str | None,
     consumed: Consumed,
+    exchange: str,
+    key: str,
     *,
     final: bool,
+    priority: int | None,
     mandatory: bool = True,
 ) -> Publication:
     return Publication(
@@ -269,7 +274,7 @@ def _letter(
         key,
         body,
         message_id=message_id,
-        priority=consumed.priority,
+        priority=priority,
         headers=result_headers(consumed.headers, final=final),
         mandatory=mandatory,
         application=application(consumed),

@@ -19,6 +19,7 @@ from mailq.edges.amqp.frames import (
     FrameReader,
     Returned,
     publish_frames,
+    reject_frame,
     settle_frame,
 )
 
@@ -339,3 +340,6 @@ def test_pamqp_reads_what_is_settled(tag, multiple):
     nack = frame.unmarshal(settle_frame(tag, ack=False, multiple=multiple))[2]
     assert isinstance(nack, commands.Basic.Nack)
     assert (nack.delivery_tag % (1 << 64), nack.multiple, nack.requeue) == (tag, multiple, True)
+    reject = frame.unmarshal(reject_frame(tag))[2]
+    assert isinstance(reject, commands.Basic.Reject)
+    assert (reject.delivery_tag % (1 << 64), reject.requeue) == (tag, True)

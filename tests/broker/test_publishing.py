@@ -18,7 +18,12 @@ from mailq.edges.amqp.publisher import NackedError
 from mailq.ports import BrokerError, OversizedError, UnencodableError, UnroutableError
 
 BROKERS_OWN = {"x-delivery-count": 0}
-"""Added by quorum queues to what basic.get returns."""
+"""Added by quorum queues before RabbitMQ 4.0 to what basic.get returns for the first time."""
+
+
+def published(message):
+    """Return the headers of a message without the broker's own."""
+    return {name: value for name, value in message.headers.items() if (name, value) not in BROKERS_OWN.items()}
 
 
 def to_queue(name, body=b"{}", **properties):
@@ -53,7 +58,7 @@ async def test_every_property_arrives(open_broker, rabbit):
             "job-1", "application/json", "gzip",
         )  # fmt: skip
         assert (message.priority, message.delivery_mode, message.routing_key) == (7, 2, "failure.hard.unknown-user")
-        assert dict(message.headers) == headers | BROKERS_OWN
+        assert published(message) == headers
     assert [await rabbit.count(name) for name in ("success", "retry")] == [0, 0]
 
 
@@ -62,7 +67,7 @@ async def test_an_empty_body_and_no_properties(open_broker, rabbit):
     await broker.publish([to_queue("retry", b"", content_type=None)])
     message = await rabbit.get("retry")
     assert (message.body, message.content_type, message.message_id) == (b"", None, None)
-    assert dict(message.headers) == BROKERS_OWN
+    assert published(message) == {}
 
 
 async def test_a_large_body_is_split_into_frames(open_broker, rabbit):
@@ -220,7 +225,7 @@ async def test_headers_that_amqp_cannot_carry_are_left_out_and_named(
     await broker.publish([to_queue("results", headers=headers)])
     message = await rabbit.get("results")
     named = named or ", ".join(f"n{number}" for number in range(14, 24)) + " and 1 more"
-    assert dict(message.headers) == {name: headers[name] for name in kept} | {DROPPED: named} | BROKERS_OWN
+    assert published(message) == {name: headers[name] for name in kept} | {DROPPED: named}
     assert [event for event, _ in observer.events] == ["dropped"]
     assert "'results' goes without these headers: " in observer.events[0][1]
     assert broker.alive

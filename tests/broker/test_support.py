@@ -34,9 +34,16 @@ async def test_the_virtual_host_of_another_test_is_not_seen(rabbit: Rabbit):
 
 
 def test_missing_rabbitmq_is_one_clear_sentence(tmp_path, monkeypatch):
+    monkeypatch.delenv(lab.BIN_VARIABLE, raising=False)
     monkeypatch.setattr(lab, "_BIN", tmp_path / "nowhere")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LabError, match=r"rabbitmq-server is not installed; .* apt-get install rabbitmq-server"):
+        PrivateRabbit(tmp_path).start()
+
+
+def test_a_directory_without_rabbitmq_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv(lab.BIN_VARIABLE, str(tmp_path))
+    with pytest.raises(LabError, match=rf"MAILQ_RABBITMQ_BIN names {tmp_path}, where there is no rabbitmq-server"):
         PrivateRabbit(tmp_path).start()
 
 

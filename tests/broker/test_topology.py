@@ -83,11 +83,12 @@ async def test_a_queue_with_other_arguments_is_explained(open_broker, rabbit):
     await rabbit.declare("results")
     with pytest.raises(BrokerError) as caught:
         await open_broker()
-    assert str(caught.value) == (
-        "queue 'results' exists with another x-queue-type: wanted the value 'quorum' of type 'longstr',"
-        " it has none; make the configuration match, or delete the queue once it is empty,"
-        " or set rabbitmq.declare = false to use it as it is"
-    )
+    before, after = "wanted the value 'quorum' of type 'longstr', it has none", "wanted 'quorum', it has 'classic'"
+    assert str(caught.value) in {  # as brokers before 4.0 and since then say what differs
+        f"queue 'results' exists with another x-queue-type: {values}; make the configuration match,"
+        " or delete the queue once it is empty, or set rabbitmq.declare = false to use it as it is"
+        for values in (before, after)
+    }
 
 
 async def test_a_changed_delivery_limit_is_explained(open_broker):

@@ -45,8 +45,8 @@ def refused(code=450):
     return failed(Trail(), failure, time=NOW, attempt=1)
 
 
-def published(job_and_consumed, result, verdict):
-    letters = settle(*(job_and_consumed[0], result, verdict, NAMES, job_and_consumed[1], NOW))
+def published(job_and_consumed, result, verdict, names=NAMES):
+    letters = settle(*(job_and_consumed[0], result, verdict, names, job_and_consumed[1], NOW))
     return {(letter.exchange, letter.routing_key): letter for letter in letters}
 
 
@@ -140,13 +140,12 @@ def test_an_expired_result_says_so():
 def test_gzip_stays_gzip_on_the_way_back_and_headers_of_brokers_do_not_travel():
     parsed, _ = job()
     body, headers = gzip.compress(b"{}"), {"traceparent": "t", "x-death": []}
-    consumed = Consumed(body, 1, content_encoding="x-gzip", priority=7, headers=headers)
+    consumed = Consumed(body, 1, content_encoding="x-gzip", headers=headers)
 
     letter = park(parsed, {"a": 1}, NOW + timedelta(seconds=30), NAMES, consumed, NOW, MARKED)
 
     assert orjson.loads(gzip.decompress(letter.body)) == {"a": 1}
     assert letter.content_encoding == "gzip"
-    assert letter.priority == 7
     assert letter.headers == {"traceparent": "t", HEADER: MARKED}
     assert letter.message_id == parsed.identity
 
@@ -157,10 +156,9 @@ def test_every_result_has_the_identity_of_its_job_from_the_first_on(outcome, que
     body = orjson.dumps({"recipient": "b@b.test", "mime": "x", "queues": queues})
     parsed = Job.parse(body, limit=10_000)
     at = NOW + timedelta(seconds=30) if outcome is Outcome.RETRY else None
-    first = published((parsed, Consumed(body, 1, priority=3)), refused(), Verdict(outcome, at))
+    first = published((parsed, Consumed(body, 1)), refused(), Verdict(outcome, at))
 
     assert {letter.message_id for letter in first.values()} == {parsed.identity}
-    assert {letter.priority for letter in first.values()} == {3}
     if outcome is Outcome.RETRY:
         letter = first["", "outbox.delay.30s"]
         again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id)
@@ -178,14 +176,28 @@ def test_an_id_of_the_producer_is_the_message_id_of_its_results():
 
 def test_of_a_gzipped_job_the_result_is_plain_and_the_job_on_its_way_back_gzipped():
     parsed, consumed = job()
-    zipped = consumed._replace(body=gzip.compress(consumed.body), content_encoding="GZIP:utf-8", priority=7)
+    zipped = consumed._replace(body=gzip.compress(consumed.body), content_encoding="GZIP:utf-8")
     letters = published((parsed, zipped), refused(), Verdict(Outcome.RETRY, NOW + timedelta(seconds=30)))
 
     told, back = letters["mailq", "retry"], letters["", "outbox.delay.30s"]
     assert (told.content_encoding, back.content_encoding) == (None, "gzip")
     assert orjson.loads(told.body)["results"] == orjson.loads(gzip.decompress(back.body))["results"]
     assert (told.headers, back.headers) == ({"traceparent": "t", ROUNDS: 4}, {"traceparent": "t", HEADER: UNKNOWN})
-    assert (told.priority, back.priority) == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "consumed", "own", "told", "back"),
+    [(False, 7, 5, None, None), (True, 7, None, 7, 7), (True, 7, 5, 7, 5), (True, None, 5, None, 5)],
+)
+@pytest.mark.parametrize("queues", [{}, {"queues": {"retry": "mine"}}])
+def test_a_priority_is_written_only_where_the_operator_wants_it(wanted, consumed, own, told, back, queues):
+    names = Names(priorities=wanted)
+    parsed, message = job(**queues, **({} if own is None else {"priority": own}))
+    message = message._replace(priority=consumed)
+    later = NOW + timedelta(seconds=30)
+    result, job_again = published((parsed, message), refused(), Verdict(Outcome.RETRY, later), names).values()
+    delayed = postpone(parsed, later, names, message, NOW, UNKNOWN)
+    assert (result.priority, job_again.priority, delayed.priority) == (told, back, back)
 
 
 KNOWN = Classification(30, "Generic Bounce: No RCPT", Category.HARD, About.RECIPIENT, "g1")

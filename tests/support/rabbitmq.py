@@ -205,6 +205,18 @@ async def max_message_size(rabbit: Rabbit, octets: int) -> AsyncIterator[None]:
         await asyncio.to_thread(rabbit.server.ctl, "eval", eval_term.format(134_217_728))
 
 
+@asynccontextmanager
+async def short_consumer_timeout(rabbit: Rabbit) -> AsyncIterator[None]:
+    """Let the server wait for the acknowledgements of new channels and queues for a second, and look each second."""
+    pairs = "{{consumer_timeout, {}}}, {{channel_tick_interval, {}}}"
+    term = f"[application:set_env(rabbit, Key, Value) || {{{{Key, Value}}}} <- [{pairs}]]."
+    await asyncio.to_thread(rabbit.server.ctl, "eval", term.format(1_000, 1_000))
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(rabbit.server.ctl, "eval", term.format(1_800_000, 60_000))
+
+
 @pytest.fixture(scope="session")
 def rabbit_tls(tmp_path_factory: pytest.TempPathFactory) -> RabbitTls:
     directory = tmp_path_factory.mktemp("rabbit-tls")

@@ -151,9 +151,14 @@ class Broker:
         return none
 
     def requeue(self, tag: int) -> None:
-        """Give a message back to the outbox; as `ack`, once only."""
+        """Give a message back to the outbox; as `ack`, once only. The broker need not count a delivery."""
         if self._consumer is not None:
             self._consumer.requeue(tag)
+
+    def reject(self, tag: int) -> None:
+        """Give a message back to the outbox; as `ack`, once only. The broker counts a delivery."""
+        if self._consumer is not None:
+            self._consumer.reject(tag)
 
     async def publish(self, publications: Sequence[Publication]) -> None:
         """Publish all and return when the broker has confirmed every one; waits while it does not take one.

@@ -8,6 +8,7 @@ handed to the `receiver`, a consumer or a publisher.
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -42,6 +43,9 @@ _CAPABILITIES: FieldTable = {
     "consumer_cancel_notify": True,
     "publisher_confirms": True,
 }
+
+
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 
 
 class RefusedError(BrokerError):
@@ -117,6 +121,12 @@ class Connection(asyncio.Protocol):
             connection.fail(BrokerError("given up while connecting"))
             raise
         return connection
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Return the broker's major and minor version; zeros while it is not known."""
+        numbers = _VERSION.match(self.server)
+        return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
     @property
     def silent(self) -> bool:

@@ -15,7 +15,7 @@ from pamqp import frame as codec
 
 from mailq.core.publication import Consumed
 from mailq.edges.amqp.connection import Connection
-from mailq.edges.amqp.frames import Event, settle_frame
+from mailq.edges.amqp.frames import Event, reject_frame, settle_frame
 from mailq.edges.amqp.methods import BasicConsume
 from mailq.ports import BrokerError
 
@@ -24,6 +24,10 @@ _TAG = "mailq"
 
 CANCELS_LATE = (4, 3)
 """Since this version RabbitMQ ends the consumer that acknowledges too late, and no longer its channel."""
+
+
+_COUNTS_APART = (4, 3)
+"""Since this version RabbitMQ counts how often a message was given out and how often that failed, in two headers."""
 
 
 class ConsumingEndedError(BrokerError):
@@ -42,6 +46,7 @@ class Consumer:
         self._acked: set[int] = set()
         self._asked: deque[asyncio.Future[bool]] = deque()
         self._loop = asyncio.get_running_loop()
+        self._counts_apart = connection.version >= _COUNTS_APART
         connection.receiver = self
 
     async def start(self) -> None:
@@ -81,10 +86,17 @@ class Consumer:
         return answer
 
     def requeue(self, tag: int) -> None:
-        """Give a message back to the queue."""
+        """Give a message back to the queue; since RabbitMQ 4.3 basic.nack does not count as a delivery."""
+        self._return(tag, settle_frame(tag, ack=False))
+
+    def reject(self, tag: int) -> None:
+        """Give a message back to the queue; every version counts basic.reject as a delivery."""
+        self._return(tag, reject_frame(tag))
+
+    def _return(self, tag: int, frame: bytes) -> None:
         if tag in self._open and tag not in self._acked:
             del self._open[tag]
-            self._connection.send(settle_frame(tag, ack=False))
+            self._connection.send(frame)
 
     def flush(self) -> None:
         """Send the acknowledgements that were made."""
@@ -111,7 +123,7 @@ class Consumer:
         """Hand on a delivery; a consumer that the broker ends is the end of the connection."""
         if isinstance(event, Consumed):
             self._open[event.tag] = None
-            self._deliver(event)
+            self._deliver(_genuine(event) if event.redelivered and self._counts_apart else event)
         elif isinstance(event, commands.Basic.QosOk):
             self._answer(arrived=True)
         elif isinstance(event, commands.Basic.Cancel):
@@ -143,3 +155,15 @@ def _ended(queue: str, server: str) -> str:
             " (30 min); the broker's log tells which"
         )
     return f"RabbitMQ ended consuming: queue {queue!r} {causes}"
+
+
+def _genuine(consumed: Consumed) -> Consumed:
+    """Return a message that came again with a delivery count that the broker can mean.
+
+    RabbitMQ 4.3 writes `x-delivery-count` only after a delivery failed. Until then a producer's stands in its place.
+    """
+    acquired, count = consumed.headers.get("x-acquired-count"), consumed.headers.get("x-delivery-count")
+    most = acquired if isinstance(acquired, int) else 0
+    if not isinstance(count, int) or count <= most:
+        return consumed
+    return consumed._replace(headers={**consumed.headers, "x-delivery-count": most})

@@ -36,7 +36,7 @@ MAX_BODY = 512 * 1024 * 1024
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _END = 0xCE
 _OVERHEAD = 8
-_DELIVER, _RETURN, _ACK, _NACK = 0x003C003C, 0x003C0032, 0x003C0050, 0x003C0078
+_DELIVER, _RETURN, _ACK, _NACK, _REJECT = 0x003C003C, 0x003C0032, 0x003C0050, 0x003C0078, 0x003C005A
 
 _FRAME = struct.Struct(">BHI")
 _KEY = struct.Struct(">I")
@@ -275,6 +275,11 @@ def settle_frame(tag: int, *, ack: bool, multiple: bool = False) -> bytes:
     """Return basic.ack, or basic.nack with requeue, on channel 1."""
     bits = int(multiple) if ack else int(multiple) | 2
     return _SETTLE.pack(_METHOD, 1, 13, _ACK if ack else _NACK, tag, bits, _END)
+
+
+def reject_frame(tag: int) -> bytes:
+    """Return basic.reject with requeue on channel 1."""
+    return _SETTLE.pack(_METHOD, 1, 13, _REJECT, tag, 1, _END)
 
 
 @lru_cache(maxsize=512)
