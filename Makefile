@@ -2,9 +2,9 @@
 
 PY := .venv/bin/python
 ARGS ?=
-# RABBITMQ=4.0 or 4.3: that one, unpacked in .run, instead of the one that is installed.
+# RABBITMQ=4.0 or 4.3: that one, unpacked in .run, instead of the one that is installed; of the tests those marked `broker`.
 RABBITMQ ?=
-broker = $(if $(RABBITMQ),MAILQ_RABBITMQ_BIN="$$(scripts/unpack-rabbitmq $(RABBITMQ))")
+broker = $(if $(RABBITMQ),bin="$$(scripts/unpack-rabbitmq $(RABBITMQ))" && MAILQ_RABBITMQ_BIN="$$bin")
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check bench torture fuzz schemas clean
@@ -23,7 +23,7 @@ run:  ## Deliver in the foreground (ARGS='--config mailq.toml -p 1')
 
 test:  ## Run every test, with the real servers they need (ARGS='tests/core -x', RABBITMQ=4.3)
 	@scripts/setup test
-	@$(broker) $(PY) -m pytest $(ARGS)
+	@$(broker) $(PY) -m pytest $(if $(RABBITMQ),-m broker) $(ARGS)
 
 check:  ## Format, lint, types, layers
 	@scripts/setup

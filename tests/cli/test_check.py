@@ -168,10 +168,14 @@ async def test_what_exists_differently_is_a_failure(check, rabbit):
 
 
 async def test_queues_that_lose_messages_on_rabbitmq_4_are_told(check, rabbit, monkeypatch):
+    def pretend(version):
+        monkeypatch.setattr(Connection, "server", property(lambda _: version, lambda *_: None), raising=False)
+
     await rabbit.declare("results", arguments={"x-queue-type": "quorum"})
+    pretend("3.13.7")
     _, seen = await check()
     assert seen["queue results"] == {"level": "ok", "what": "queue results", "seen": "0 ready, 0 consumers"}
-    monkeypatch.setattr(Connection, "server", property(lambda _: "4.1.2", lambda *_: None), raising=False)
+    pretend("4.1.2")
     status, seen = await check()
     assert status == 0
     assert seen["queue results"]["seen"] == (

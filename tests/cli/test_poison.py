@@ -128,7 +128,7 @@ async def test_requeue_moves_what_was_asked_for_and_nothing_else(poison, queue, 
     messages = await rabbit.get_many("outbox", 2)
     assert [each.message_id for each in messages] == ["b", "d"]
     assert json.loads(messages[0].body) == {"recipient": "b@a.test"}
-    assert messages[0].headers.keys() == {"traceparent", "x-delivery-count", HEADER}
+    assert messages[0].headers.keys() - {"x-delivery-count"} == {"traceparent", HEADER}
     assert messages[0].headers[HEADER].startswith(";requeued;")
 
 
@@ -230,7 +230,7 @@ async def test_show_of_what_the_broker_dead_lettered(poison, rabbit):
     await broker.consume(inbox)
     for number in range(2):
         await inbox.wait(number + 1)
-        broker.requeue(inbox.messages[-1].tag)
+        broker.reject(inbox.messages[-1].tag)
     await rabbit.wait_for_count(POISON, 1)
     await broker.close()
     status, out, err = await poison("show", "4711")
@@ -244,7 +244,7 @@ async def test_show_of_what_the_broker_dead_lettered(poison, rabbit):
     assert out.splitlines()[1].split()[1].endswith("s")
     assert (await poison("requeue", "4711"))[0] == 0
     message = await rabbit.get("outbox")
-    assert (message.body, message.headers.keys()) == (json.dumps(body).encode(), {"x-delivery-count", HEADER})
+    assert (message.body, message.headers.keys() - {"x-delivery-count"}) == (json.dumps(body).encode(), {HEADER})
 
 
 @pytest.mark.parametrize("words", ["requeue", "drop a --all", "show", "show a b", "list a", "list --all", "eat"])
