@@ -56,10 +56,11 @@ STUMBLED = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much a worker does at once and how long it waits; times in seconds, sizes in octets."""
+    """How much a worker takes and does at once and how long it waits; times in seconds, sizes in octets."""
 
     body: int = 100 * 1024 * 1024
     values: int = MAX_VALUES
+    strict: bool = False
     in_memory: int = 256 * 1024 * 1024
     drain_timeout: float = 30
     stalled_after: float = 60
@@ -112,7 +113,7 @@ class Handling:
         self._duplicates = duplicates
         self._observer = observer
         self._bounds = bounds
-        self._reading = Reading(bounds.body, bounds.values)
+        self._reading = Reading(bounds.body, bounds.values, strict=bounds.strict)
         self._room = Room(bounds.in_memory)
         self.standstill = Standstill(bounds.standstill)
         self._flights = Flights(journal, delivery, settlement, self.standstill)

@@ -15,9 +15,10 @@ from mailq.offload import LARGE, offloaded
 
 
 class Reading:
-    """Reads messages of at most `limit` octets and about `values` values."""
+    """Reads messages of at most `limit` octets and about `values` values; `strict` is for `Job.read`."""
 
-    def __init__(self, limit: int, values: int) -> None:
+    def __init__(self, limit: int, values: int, *, strict: bool = False) -> None:
+        self._strict = strict
         self._limit = limit
         self._values = values
 
@@ -41,7 +42,7 @@ class Reading:
         Raises:
             InvalidJobError: it is none.
         """
-        work = partial(Job.read, unpacked, consumed.body, message_id=consumed.message_id)
+        work = partial(Job.read, unpacked, consumed.body, message_id=consumed.message_id, strict=self._strict)
         return await offloaded(unpacked.weight, work)
 
 

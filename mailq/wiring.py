@@ -214,6 +214,7 @@ def build(
     bounds = Bounds(
         body=BODY_FACTOR * config.delivery.max_message_size,
         values=config.worker.max_values,
+        strict=config.delivery.strict,
         in_memory=config.worker.max_bytes,
         drain_timeout=config.worker.drain_timeout,
         stalled_after=config.worker.stalled_after,

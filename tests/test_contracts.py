@@ -160,7 +160,7 @@ def test_dsn_notify(notify, taken):
     document = job(dsn={"notify": notify})
     assert jsonschema.Draft202012Validator(made("job")).is_valid(document) is taken
     try:
-        Job.parse(json.dumps(document).encode(), limit=1000)
+        Job.parse(json.dumps(document).encode(), limit=1000, strict=True)
     except ValueError:
         assert not taken
     else:

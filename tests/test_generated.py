@@ -225,7 +225,7 @@ def test_the_schema_of_a_job_agrees_with_what_is_taken(validators, change, valid
         Job.parse(json.dumps(document).encode(), limit=1000)
     else:
         with pytest.raises(InvalidJobError):
-            Job.parse(json.dumps(document).encode(), limit=1000)
+            Job.parse(json.dumps(document).encode(), limit=1000, strict=True)
 
 
 def test_schemas_are_the_same_each_time():

@@ -38,22 +38,25 @@ class Flaw:
         return f"{self.line}: {self.pointer}: {self.reason}" if self.pointer else f"{self.line}: {self.reason}"
 
 
-def read(content: bytes, limit: int) -> Iterator[Entry | Flaw]:
-    """Yield the jobs in a file and what is wrong between them; documents of more than `limit` octets are wrong."""
+def read(content: bytes, limit: int, *, strict: bool = False) -> Iterator[Entry | Flaw]:
+    """Yield the jobs in a file and what is wrong between them; documents of more than `limit` octets are wrong.
+
+    `strict` is for `Job.parse`.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         yield Flaw(content.count(b"\n", 0, error.start) + 1, "is not UTF-8")
         return
     for piece in _cut(text):
-        yield piece if isinstance(piece, Flaw) else _entry(*piece, limit)
+        yield piece if isinstance(piece, Flaw) else _entry(*piece, limit, strict=strict)
 
 
-def _entry(line: int, body: bytes, limit: int) -> Entry | Flaw:
+def _entry(line: int, body: bytes, limit: int, *, strict: bool) -> Entry | Flaw:
     if len(body) > limit:
         return Flaw(line, f"is larger than {limit} octets")
     try:
-        job = Job.parse(body, limit=limit)
+        job = Job.parse(body, limit=limit, strict=strict)
     except InvalidJobError as error:
         return Flaw(line, error.reason, error.pointer)
     if not job.mime:

@@ -8,7 +8,7 @@ import asyncio
 import gzip
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +69,8 @@ def send(
     """
     settings = load(config)
     # The worker's bound: JSON escapes and properties may double what is in `mime`.
-    entries = _entries(file, _content(file), 2 * settings.delivery.max_message_size, skip_invalid=skip_invalid)
+    found = read(_content(file), 2 * settings.delivery.max_message_size, strict=settings.delivery.strict)
+    entries = _entries(file, found, skip_invalid=skip_invalid)
     try:
         asyncio.run(_send(settings.rabbitmq, entries, compress=compress))
     except BrokerError as trouble:
@@ -86,12 +87,12 @@ def _content(file: str) -> bytes:
         raise typer.Exit(EX_NOINPUT) from None
 
 
-def _entries(file: str, content: bytes, limit: int, *, skip_invalid: bool) -> list[Entry]:
+def _entries(file: str, pieces: Iterable[Entry | Flaw], *, skip_invalid: bool) -> list[Entry]:
     """Return the jobs, or end with what is wrong."""
     entries: list[Entry] = []
     flaws: list[Flaw] = []
-    for found in read(content, limit):
-        (entries if isinstance(found, Entry) else flaws).append(found)  # type: ignore[arg-type]  # by the test
+    for piece in pieces:
+        (entries if isinstance(piece, Entry) else flaws).append(piece)  # type: ignore[arg-type]  # by the test
     for flaw in flaws[:SHOWN]:
         complain(f"{file}:{flaw}")
     if len(flaws) > SHOWN:

@@ -30,6 +30,11 @@ class DeliveryConfig(Section):
     max_message_size: int = Field(
         50 * 1024 * 1024, ge=1024, description="Largest message in octets that is accepted from a producer."
     )
+    strict: bool = Field(
+        False,
+        description="Refuse jobs with a property out of form; false: what has a plain meaning is taken, as a number in"
+        " text, and `warnings` of the result tell it.",
+    )
     retries: tuple[Seconds, ...] = Field(
         (600, 600, 1800, 1800, 3600, 3600, 7200),
         min_length=1,

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from mailq.core.content_encoding import GZIP, EncodingError, TooLargeError, foreign, inflate
-from mailq.core.json_text import count_marks, count_values, mend_surrogates
+from mailq.core.json_text import count_marks, count_values, holds_large, mend_surrogates, parse_exactly
 
-_CONTAINERS = (dict, list)
 _BOM = b"\xef\xbb\xbf"
 
 MAX_DEPTH = 200
@@ -145,41 +144,53 @@ def load(unpacked: Unpacked) -> tuple[dict[str, Any], tuple[str, ...]]:
     """
     objection = unpacked.objection
     try:
-        document, mended = _parse(unpacked.text)
+        document, text = _parse(unpacked.text)
     except InvalidJobError:
         if objection is not None:
             raise InvalidJobError(objection) from None
         raise
-    nested = {
-        name: value for name, value in document.items() if isinstance(value, _CONTAINERS) and _holds_others(value)
-    }
+    nested, floats = _looked_at(document)
+    if (nested or floats) and holds_large(document):
+        document = _exact(text, document)
+        nested, _ = _looked_at(document)
     if nested and unpacked.text.count(b"[") + unpacked.text.count(b"{") > MAX_DEPTH:
         _check_depth(document, nested)
     if unpacked.excess and unpacked.excess > _values_of_results(document):
         raise InvalidJobError(_TOO_MANY, document=document)
     if objection is not None:  # the octets may mean other characters than those that were read
         raise InvalidJobError(objection, document=document)
-    return document, (HALF,) if mended else ()
+    return document, (HALF,) if text is not unpacked.text else ()
 
 
-def _parse(text: bytes) -> tuple[dict[str, Any], bool]:
-    """Return the object in a text, and whether it had to be mended."""
-    mended = False
+def _exact(text: bytes, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document of a text with every integer as it is written there."""
+    try:
+        exact: dict[str, Any] = parse_exactly(text)
+    except RecursionError:  # too deep to be given back, so it is refused
+        return document
+    return exact
+
+
+def _parse(text: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the object in a text, and the text, another one if it had to be mended."""
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as trouble:
-        document, mended = _parse_mended(text, trouble), True
+        document, text = _parse_mended(text, trouble)
     if not isinstance(document, dict):
         raise InvalidJobError(f"body is JSON but not an object; {_REMEDY}, not a list or text that holds it")
-    return document, mended
+    return document, text
 
 
-def _parse_mended(text: bytes, trouble: orjson.JSONDecodeError) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """Return what JSON holds whose only fault is half a surrogate pair: JavaScript writes it for half an emoji."""
+def _parse_mended(text: bytes, trouble: orjson.JSONDecodeError) -> tuple[Any, bytes]:
+    """Return what a text holds whose only fault is half a surrogate pair, and the mended text.
+
+    JavaScript writes it for half an emoji.
+    """
     mended = mend_surrogates(text)
     try:
         if mended is not None:
-            return orjson.loads(mended)
+            return orjson.loads(mended), mended
     except orjson.JSONDecodeError as another:
         trouble = another
     raise InvalidJobError(f"body is not JSON: {trouble}{_hint(text)}; {_REMEDY}")
@@ -194,12 +205,26 @@ def _hint(text: bytes) -> str:
     return ""
 
 
-def _holds_others(container: dict[str, Any] | list[Any]) -> bool:
-    """Tell whether an object or array holds another one: few do, and only in these things can be nested deeply."""
-    for value in container.values() if isinstance(container, dict) else container:
-        if isinstance(value, _CONTAINERS):
-            return True
-    return False
+def _looked_at(document: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return the properties that hold objects or arrays in another one, and whether any other holds a float.
+
+    Only in the former can something be nested deeply, and only floats may have been integers of more than 64 bits.
+    """
+    nested: dict[str, Any] = {}
+    floats = False
+    for name, value in document.items():
+        kind = type(value)
+        if kind is dict:
+            kinds = set(map(type, value.values()))
+        elif kind is list:
+            kinds = set(map(type, value))
+        else:
+            floats = floats or kind is float
+            continue
+        floats = floats or float in kinds
+        if dict in kinds or list in kinds:
+            nested[name] = value
+    return nested, floats
 
 
 def _check_depth(document: dict[str, Any], nested: dict[str, Any]) -> None:

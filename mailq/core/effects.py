@@ -16,6 +16,7 @@ from mailq.core.document import InvalidJobError
 from mailq.core.hints import Flags
 from mailq.core.job import Job
 from mailq.core.records import ResultRecord
+from mailq.core.tolerance import mend
 
 Document = dict[str, Any]
 Path = tuple[str, ...]
@@ -163,6 +164,8 @@ def apply_to_document(document: Document, effects: Effects, sources: Sequence[st
     """
     if not effects.patterns:
         return document
+    if effects.tags != Edit() or effects.ips != Edit():
+        document = {**document, **_lists(document)}
     for path, value in effects.message:
         document = _set(document, path, value)
     if effects.tags != Edit():
@@ -173,6 +176,12 @@ def apply_to_document(document: Document, effects: Effects, sources: Sequence[st
         if ips and (usual is not None or effects.ips.set or sources):
             document = {**document, "ips": ips}
     return document
+
+
+def _lists(document: Document) -> Document:
+    """Return `tags` and `ips` of a document as lists, whatever form of theirs was taken."""
+    given: Document = {name: document[name] for name in ("tags", "ips") if name in document}
+    return mend(given, given)[0]
 
 
 def apply_to_result(record: Document, effects: Effects) -> Document:
@@ -230,7 +239,7 @@ def message_trouble(path: Path, value: object) -> str | None:
     if len(path) > 1:
         return f'is inside a property that mailq reads; set "/{name}" as a whole'
     try:
-        Job.parse(orjson.dumps({"recipient": "postmaster@example.com", name: value}), limit=2 * MAX_VALUE)
+        Job.parse(orjson.dumps({"recipient": "postmaster@example.com", name: value}), limit=2 * MAX_VALUE, strict=True)
     except InvalidJobError as trouble:
         return f"would make the job invalid: {trouble.pointer} {trouble.reason}"
     return None

@@ -20,6 +20,7 @@ from mailq.core.job import Job, Smarthost
 from mailq.core.records import MessageRecord
 from mailq.core.states import AUTH_STATES, ORDER, Kind, State
 from mailq.core.times import parse_time
+from mailq.core.tolerance import mend
 
 SENT = "messageSent"
 DELIVERY_ERROR = "messageDeliveryError"
@@ -27,6 +28,9 @@ FAILED = "messageFailed"
 EVENTS = (SENT, DELIVERY_ERROR, FAILED)
 
 Json = dict[str, Any]
+
+_READ = ("id", "ips", "maxattempts", "smarthost", "tags")
+"""Properties of a job that events are made of, whatever form of theirs was taken."""
 
 _TLS_STATES = frozenset({State.HANDSHAKE, State.STARTTLS})
 _ADDRESS_STATES = frozenset({State.MAILFROM, State.RCPTTO})
@@ -108,6 +112,7 @@ def event_of(document: object, message_id: str | None, context: Context, now: da
         state, kind = State(str(record.get("state"))), Kind(str(record.get("result")))
     except ValueError:
         return None
+    document, _ = mend(document, _READ)
     queue_id = identity(document, message_id)
     again = _again(document)
     if (state, kind) == (State.MESSAGE, Kind.ACCEPTED):

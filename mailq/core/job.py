@@ -24,6 +24,7 @@ from pydantic import (
 from mailq.core.address import Address, AddressError, host_name, read_address
 from mailq.core.document import InvalidJobError, Unpacked, load, unpack
 from mailq.core.times import parse_time
+from mailq.core.tolerance import mend
 
 NOT_BUILT = ("data", "key", "dkim", "inlinecss", "headers", "security")
 """Properties that are understood but not acted on yet: a job that asks for one is refused."""
@@ -42,6 +43,8 @@ MAX_NOTIFY = 100
 MAX_QUEUES = 20
 """Properties of `queues` that are looked at one by one."""
 
+
+_NO_POOL = "The property pool was not looked at, since ips names the addresses."
 
 _NULL_SENDER = ("", "<>")
 
@@ -86,6 +89,7 @@ def _host(value: str) -> str:
 
 
 _TIME_SCHEMA = {"type": "string", "examples": ["2030-01-31 12:00:00"]}
+NotBuilt = Annotated[Any, WithJsonSchema({"enum": [None, False, "", []]})]
 Recipient = Annotated[Address, PlainValidator(_address), WithJsonSchema({"type": "string"})]
 Sender = Annotated[Address | None, PlainValidator(_sender), WithJsonSchema({"type": "string"})]
 Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema(_TIME_SCHEMA)]
@@ -180,7 +184,9 @@ class Job(_Asked):
 
     recipient: Recipient = Field(description="The one RCPT TO address.")
     envelope: Sender = Field(None, description="The MAIL FROM address; absent or empty: `MAIL FROM:<>`.")
-    mime: str | dict[str, Any] | None = Field(None, description="The message, header and body (RFC 5322).")
+    mime: Annotated[str | dict[str, Any] | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})] = (
+        Field(None, description="The message, header and body (RFC 5322).")
+    )
     keepmime: bool = Field(False, description="Leave `mime` in the final result.")
     ips: list[str] | None = Field(
         None, fail_fast=True, max_length=MAX_IPS, description="Local IP addresses it may be sent from."
@@ -190,7 +196,7 @@ class Job(_Asked):
     delayed: Moment | None = Field(None, description="Older name of `nextattempt.time`.")
     maxdelivertime: Moment | None = Field(None, description="Give up after this moment.")
     useful_until: Moment | None = Field(None, description="No use after this moment: the last attempt is before it.")
-    maxattempts: int | None = Field(None, ge=0, description="Give up after so many attempts; 0: no limit.")
+    maxattempts: int | None = Field(None, ge=0, lt=2**53, description="Give up after so many attempts; 0: no limit.")
     retries: list[Annotated[int, Field(ge=1, le=31_536_000)]] | None = Field(
         None, min_length=1, max_length=100, description="Seconds between attempts; the last repeats."
     )
@@ -217,12 +223,14 @@ class Job(_Asked):
         default_factory=list, fail_fast=True, description="Earlier attempts, oldest first."
     )
 
-    data: Any = Field(None, description="Template variables. Not built yet: refused.")
-    key: Any = Field(None, description="Key of the message in a store. Not built yet: refused.")
-    dkim: Any = Field(None, description="DKIM keys to sign with. Not built yet: refused.")
-    inlinecss: bool = Field(False, description="Move CSS into attributes. Not built yet: refused when true.")
-    headers: Any = Field(None, description="Edits of the header. Not built yet: refused.")
-    security: Any = Field(None, description="TLS policy of this job. Not built yet: refused.")
+    data: NotBuilt = Field(None, description="Template variables. Not built yet: refused.")
+    key: NotBuilt = Field(None, description="Key of the message in a store. Not built yet: refused.")
+    dkim: NotBuilt = Field(None, description="DKIM keys to sign with. Not built yet: refused.")
+    inlinecss: Annotated[bool, WithJsonSchema({"enum": [False, None]})] = Field(
+        False, description="Move CSS into attributes. Not built yet: refused when true."
+    )
+    headers: NotBuilt = Field(None, description="Edits of the header. Not built yet: refused.")
+    security: NotBuilt = Field(None, description="TLS policy of this job. Not built yet: refused.")
 
     if TYPE_CHECKING:
         # Set by `parse` in the instance's dictionary: pydantic's private attributes cost ten times as much to read.
@@ -257,45 +265,78 @@ class Job(_Asked):
         encoding: str | None = None,
         message_id: str | None = None,
         limit: int,
+        strict: bool = False,
     ) -> Self:
         """Return the job in an AMQP body of at most `limit` octets (after gzip is undone).
 
         Raises:
             InvalidJobError: it is not a job; names the place and the remedy.
         """
-        return cls.read(unpack(body, encoding, limit), body, message_id=message_id)
+        return cls.read(unpack(body, encoding, limit), body, message_id=message_id, strict=strict)
 
     @classmethod
-    def read(cls, unpacked: Unpacked, body: bytes, *, message_id: str | None = None) -> Self:
-        """Return the job in an AMQP body that was unpacked.
+    def read(cls, unpacked: Unpacked, body: bytes, *, message_id: str | None = None, strict: bool = False) -> Self:
+        """Return the job in an AMQP body that was unpacked; unless `strict`, forms of a plain meaning are taken.
 
         Raises:
             InvalidJobError: it is not a job; names the place and the remedy.
         """
         document, warnings = load(unpacked)
+        given = _without_nulls(document)
+        if not strict and (unclear := _unclear(given)):
+            given, mended = mend(given, unclear)
+            warnings = (*warnings, *mended)
         try:
-            job = cls.model_validate(_without_nulls(document))
+            job = cls.model_validate(given)
         except ValidationError as trouble:
-            error = trouble.errors(include_url=False, include_input=False)[0]
-            reason = error["msg"].removeprefix("Value error, ")
-            pointer = _pointer(document, error["loc"])
-            code, status = _told(document, pointer[1:])
-            raise InvalidJobError(reason, pointer, document, code=code, status=status) from None
+            job, given, mended = cls._tolerated(given, document, trouble, strict=strict)
+            warnings = (*warnings, *mended)
         identity = message_id or job.id or hashlib.blake2b(body, digest_size=16).hexdigest()
         warnings = (*warnings, *_mended(job))
         vars(job).update(document=document, identity=identity, warnings=warnings)
-        job._refuse_not_built()
+        job._refuse_not_built(given)
         return job
 
-    def _refuse_not_built(self) -> None:
-        if not isinstance(self.mime, dict) and _NOT_BUILT.isdisjoint(self.document):
+    @classmethod
+    def _tolerated(
+        cls, given: dict[str, Any], document: dict[str, Any], trouble: ValidationError, *, strict: bool
+    ) -> tuple[Self, dict[str, Any], tuple[str, ...]]:
+        """Return the job, what was read as it, and what was mended, where the model refuses what was given."""
+        wrong = {str(error["loc"][0]) for error in trouble.errors(include_url=False, include_input=False)}
+        read, mended = mend(given, wrong, strict=strict)
+        if mended:
+            try:
+                return cls.model_validate(read), read, mended
+            except ValidationError as another:
+                trouble = another
+        raise _refusal(document, trouble)
+
+    def _refuse_not_built(self, given: dict[str, Any]) -> None:
+        if not isinstance(self.mime, dict) and _NOT_BUILT.isdisjoint(given):
             return
-        asked = [name for name in NOT_BUILT if name in self.document and _asks(self.document[name])]
+        asked = [name for name in NOT_BUILT if name in given and _asks(given[name])]
         if isinstance(self.mime, dict):
             asked.append("mime")
         if asked:
             reason = f"asks for something mailq does not do yet: {', '.join(asked)}; remove it"
             raise InvalidJobError(reason, f"/{asked[0]}", self.document)
+
+
+def _unclear(given: dict[str, Any]) -> list[str]:
+    """Return the properties that the model takes, though their plain meaning may be another one."""
+    unclear = [] if _NOT_BUILT.isdisjoint(given) else [name for name in NOT_BUILT if given.get(name) == {}]
+    if "queues" in given and isinstance(given["queues"], dict) and "null" in given["queues"].values():
+        unclear.append("queues")
+    return unclear
+
+
+def _refusal(document: dict[str, Any], trouble: ValidationError) -> InvalidJobError:
+    """Return the refusal of a document, for the first thing that is wrong in it."""
+    error = trouble.errors(include_url=False, include_input=False)[0]
+    reason = error["msg"].removeprefix("Value error, ")
+    pointer = _pointer(document, error["loc"])
+    code, status = _told(document, pointer[1:])
+    return InvalidJobError(reason, pointer, document, code=code, status=status)
 
 
 def _told(document: dict[str, Any], name: str) -> tuple[int | None, str | None]:
@@ -304,7 +345,13 @@ def _told(document: dict[str, Any], name: str) -> tuple[int | None, str | None]:
 
 
 def _mended(job: Job) -> tuple[str, ...]:
-    """Return what was mended in the addresses, a sentence each."""
+    """Return what was mended in the addresses, and that a pool counts for nothing, a sentence each."""
+    if job.pool is not None and job.ips is not None:
+        return (*_addresses(job), _NO_POOL)
+    return _addresses(job)
+
+
+def _addresses(job: Job) -> tuple[str, ...]:
     if not job.recipient.mended and (job.envelope is None or not job.envelope.mended):
         return ()
     sender = job.envelope.mended if job.envelope else ()

@@ -1,10 +1,14 @@
-"""JSON text before it is parsed: how many values it holds, and half surrogate pairs made whole. Pure.
+"""JSON text: how many values it holds, half surrogate pairs made whole, integers of any size. Pure.
 
 A parsed value takes many times the octets of its text (`{}` takes 64), so values are counted first. The work is done
 slice by slice: in a thread, the event loop gets its turn between two slices.
 """
 
+import json
 import re
+from typing import Any
+
+import orjson
 
 SLICE = 256 * 1024
 """Octets that are looked at in one go: some milliseconds."""
@@ -68,3 +72,39 @@ def mend_surrogates(text: bytes) -> bytes | None:
                 whole[place : place + _ESCAPE] = rb"\ufffd"
                 halves += 1
     return bytes(whole).replace(b"\0\0", b"\\\\") if halves else None
+
+
+_LEAST, _MOST = -(2**63), 2**64 - 1
+_SURE = len("-999999999999999999")
+"""Characters that every integer of 64 bits may have, whichever it is."""
+
+
+def holds_large(document: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
+    """Tell whether a parsed document holds a number that orjson may have read as another one: an integer of 65 bits."""
+    nodes = [document]
+    while nodes:
+        node = nodes.pop()
+        for value in node.values() if isinstance(node, dict) else node:
+            kind = type(value)
+            if kind is dict or kind is list:
+                nodes.append(value)
+            elif kind is float and not _LEAST < value < -_LEAST:
+                return True
+    return False
+
+
+def parse_exactly(text: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return what a valid JSON text holds; an integer of more than 64 bits is kept as its digits, to be written again.
+
+    Raises:
+        RecursionError: its objects and arrays are nested too deeply.
+    """
+    return json.loads(text, parse_int=_integer)
+
+
+def _integer(text: str) -> int | orjson.Fragment:
+    if len(text) <= _SURE:
+        return int(text)
+    if len(text) <= _SURE + 2 and _LEAST <= (number := int(text)) <= _MOST:
+        return number
+    return orjson.Fragment(text)

@@ -23,6 +23,7 @@ from mailq.core.publication import Consumed, Fallback, Publication
 from mailq.core.result import Certificates, Result
 from mailq.core.retry import delay_step
 from mailq.core.times import format_time
+from mailq.core.tolerance import means_true
 from mailq.core.verdict import Outcome, Verdict
 
 Document = dict[str, Any]
@@ -94,7 +95,7 @@ def with_result(
 ) -> Document:
     """Return a copy of the document with the result appended and the next attempt's time set."""
     record = result.as_json(certificates)
-    if document.get("dryrun") is True:
+    if means_true(document.get("dryrun", False)):
         record["dryrun"] = True
     if verdict.classification is not None:
         record |= _classified(verdict.classification) | {"ruleset": verdict.ruleset}
@@ -234,7 +235,7 @@ def poison(
 def public(document: Document, extracted: Document | None) -> Document:
     """Return the document as result consumers get it: no message unless asked for, no secret ever."""
     copy = dict(document)
-    if copy.get("keepmime") is not True:
+    if not means_true(copy.get("keepmime", False)):
         copy.pop("mime", None)
     if "smarthost" in copy:
         copy["smarthost"] = _without_password(copy["smarthost"])
@@ -249,7 +250,7 @@ def _without_password(smarthost: object) -> object:
     """Return a smarthost to be shown; one out of form may hold a password anywhere."""
     if isinstance(smarthost, dict):
         return {name: value for name, value in smarthost.items() if name != "password"}
-    return None
+    return smarthost if smarthost in ("", [], None) else None
 
 
 def _without_keys(dkim: object) -> object:

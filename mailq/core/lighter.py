@@ -5,10 +5,10 @@ job, its message first. What cannot become lighter stays as it is.
 """
 
 import gzip
-from typing import Any
 
 import orjson
 
+from mailq.core.document import read_document
 from mailq.core.letters import Names
 from mailq.core.publication import Publication
 
@@ -29,7 +29,7 @@ def lighter(publication: Publication, names: Names, most: int) -> Publication:
 
 def _shortened(body: bytes, most: int) -> bytes:
     """Return a result without the largest properties of its job, and if need be without its earlier results."""
-    document: dict[str, Any] = orjson.loads(body)
+    document = read_document(body, None, len(body))
     sizes = {name: len(orjson.dumps({name: value})) for name, value in document.items() if name not in _KEPT}
     excess = len(body) - most
     for name in sorted(sizes, key=lambda name: -sizes[name]):

@@ -5,7 +5,7 @@ may rely on, generate `schemas/*.json`, and tests hold real results against them
 known: no property of a result is ever null.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -204,8 +204,35 @@ def _text(name: str, model: type[BaseModel], generator: type[GenerateJsonSchema]
 class _Given(GenerateJsonSchema):
     """For what a producer writes, where null may stand; without a title for each property."""
 
+    def generate(
+        self, schema: core_schema.CoreSchema, mode: Literal["validation", "serialization"] = "validation"
+    ) -> JsonSchemaValue:
+        made = super().generate(schema, mode)
+        for name, each in made["properties"].items():
+            if name not in made["required"] and not _takes_null(each):
+                made["properties"][name] = _nullable(each)
+        return made
+
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ANN401, ARG002 - pydantic's signature
         return False
+
+
+_BESIDE = ("default", "description", "examples")
+
+
+def _takes_null(schema: JsonSchemaValue) -> bool:
+    return (
+        None in schema.get("enum", ())
+        or "null" in schema.get("type", ())
+        or {"type": "null"} in schema.get("anyOf", ())
+    )
+
+
+def _nullable(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Return the schema of a property that may be null as well, as pydantic writes it."""
+    inner = {name: value for name, value in schema.items() if name not in _BESIDE}
+    beside = {name: schema[name] for name in _BESIDE if name in schema}
+    return {"anyOf": [inner, {"type": "null"}]} | beside
 
 
 class _Published(GenerateJsonSchema):

@@ -13,7 +13,7 @@ from mailq.ports import Sources
 
 
 def sources(job: Job, policy: RetryPolicy, usable: Sources, now: datetime) -> Sequence[Source]:
-    """Return the sources that the job may leave from.
+    """Return the sources that the job may leave from: its `ips`, else those of its `pool`, as with MailerQ.
 
     Raises:
         Failure: the job expired while it waited, names an address that is none, or no address of
@@ -24,13 +24,14 @@ def sources(job: Job, policy: RetryPolicy, usable: Sources, now: datetime) -> Se
     for place, ip in enumerate(job.ips or ()):
         if not _is_address(ip):
             raise Failure(State.PROCESS, Kind.INVALID, "is not an IP address", pointer=f"/ips/{place}")
-    if job.pool is not None and job.pool not in usable.pools:
+    pool = job.pool if job.ips is None else None
+    if pool is not None and pool not in usable.pools:
         known = ", ".join(sorted(usable.pools)) or "none"
-        text = f"pool {job.pool!r} is not configured (pools of this worker: {known})"
+        text = f"pool {pool!r} is not configured (pools of this worker: {known})"
         raise Failure(State.PROCESS, Kind.INVALID, text, pointer="/pool")
-    found = usable.usable(job.ips, job.pool)
+    found = usable.usable(job.ips, pool)
     if not found:
-        pointer = "/ips" if job.ips is not None else "/pool" if job.pool is not None else None
+        pointer = "/ips" if job.ips is not None else "/pool" if pool is not None else None
         raise Failure(State.PROCESS, Kind.ERROR, "none of the source addresses exists on this host", pointer=pointer)
     return found
 

@@ -163,7 +163,8 @@ def test_whatever_is_read_can_be_written_and_read_again_to_the_same(document, zi
         found = read_document(gzip.compress(text) if zipped else text, None, LIMIT)
     except InvalidJobError as trouble:
         found = trouble.document or {}
-    assert orjson.loads(orjson.dumps(found)) == read_document(orjson.dumps(found), None, LIMIT) == found
+    text = orjson.dumps(found)
+    assert orjson.dumps(read_document(text, None, LIMIT)) == text
 
 
 def nested(depth):

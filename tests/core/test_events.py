@@ -214,7 +214,7 @@ def test_where_a_refused_connection_was_to_leave_from_is_told_if_the_job_leaves_
         "description": "Connection refused",
     }
     assert routing(**refused, ips=["192.168.1.100"]) == {"localAddress": "192.168.1.100"}
-    for ips in ([], ["192.168.1.100", "192.168.1.101"], [7], "192.168.1.100", None):
+    for ips in ([], ["192.168.1.100", "192.168.1.101"], [True], {}, None):
         assert routing(**refused, ips=ips) is None
     for state in ("process", "dns", "bind"):
         assert routing(**refused | {"state": state}, ips=["192.168.1.100"]) is None
@@ -343,7 +343,7 @@ def test_the_producers_properties_come_along_and_nothing_else():
     }  # fmt: skip
     body = event_of(found, "x", CONTEXT, NOW).body
     assert body["x-mailq"]["properties"] == {"order": 42}
-    assert body["x-mailq"]["tags"] == ["a"]
+    assert body["x-mailq"]["tags"] == ["a", "7"]
     assert "secret" not in json.dumps(body)
 
 

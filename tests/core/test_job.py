@@ -17,9 +17,9 @@ TIME = "2030-01-31 12:00:00"
 
 
 def parse(document=None, /, *, encoding=None, message_id=None, limit=LIMIT, **properties):
-    """Return the job in a body, or in a document of a recipient and the given properties."""
+    """Return the job in a body, or in a document of a recipient and the given properties; only in form it is one."""
     body = document if isinstance(document, bytes) else orjson.dumps({"recipient": "to@example.org", **properties})
-    return Job.parse(body, encoding=encoding, message_id=message_id, limit=limit)
+    return Job.parse(body, encoding=encoding, message_id=message_id, limit=limit, strict=True)
 
 
 def refusal(*args, **properties):
@@ -370,7 +370,7 @@ def test_the_limit_holds_for_plain_bodies_too():
 )
 def test_an_address_that_is_none_has_codes_of_its_own(name, value, code, status):
     with pytest.raises(InvalidJobError) as trouble:
-        Job.parse(orjson.dumps({"recipient": "a@b.test", name: value}), limit=10_000)
+        Job.parse(orjson.dumps({"recipient": "a@b.test", name: value}), limit=10_000, strict=True)
     assert (trouble.value.pointer, trouble.value.code, trouble.value.status) == (f"/{name}", code, status)
 
 
