@@ -206,7 +206,7 @@ def _hint(text: bytes) -> str:
 
 
 def _looked_at(document: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Return the properties that hold objects or arrays in another one, and whether any other holds a float.
+    """Return the properties that hold objects or arrays in another one, and whether a float was met.
 
     Only in the former can something be nested deeply, and only floats may have been integers of more than 64 bits.
     """
@@ -214,16 +214,15 @@ def _looked_at(document: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     floats = False
     for name, value in document.items():
         kind = type(value)
-        if kind is dict:
-            kinds = set(map(type, value.values()))
-        elif kind is list:
-            kinds = set(map(type, value))
-        else:
-            floats = floats or kind is float
-            continue
-        floats = floats or float in kinds
-        if dict in kinds or list in kinds:
-            nested[name] = value
+        if kind is dict or kind is list:
+            for inner in value.values() if kind is dict else value:
+                inside = type(inner)
+                if inside is dict or inside is list:
+                    nested[name] = value
+                    break
+                floats = floats or inside is float
+        elif kind is float:
+            floats = True
     return nested, floats
 
 

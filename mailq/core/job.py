@@ -283,7 +283,8 @@ class Job(_Asked):
         """
         document, warnings = load(unpacked)
         given = _without_nulls(document)
-        if not strict and (unclear := _unclear(given)):
+        plain = _NOT_BUILT.isdisjoint(given)
+        if not strict and (not plain or "queues" in given) and (unclear := _unclear(given, plain=plain)):
             given, mended = mend(given, unclear)
             warnings = (*warnings, *mended)
         try:
@@ -294,7 +295,8 @@ class Job(_Asked):
         identity = message_id or job.id or hashlib.blake2b(body, digest_size=16).hexdigest()
         warnings = (*warnings, *_mended(job))
         vars(job).update(document=document, identity=identity, warnings=warnings)
-        job._refuse_not_built(given)
+        if not plain or isinstance(job.mime, dict):
+            job._refuse_not_built(given)
         return job
 
     @classmethod
@@ -312,8 +314,6 @@ class Job(_Asked):
         raise _refusal(document, trouble)
 
     def _refuse_not_built(self, given: dict[str, Any]) -> None:
-        if not isinstance(self.mime, dict) and _NOT_BUILT.isdisjoint(given):
-            return
         asked = [name for name in NOT_BUILT if name in given and _asks(given[name])]
         if isinstance(self.mime, dict):
             asked.append("mime")
@@ -322,10 +322,11 @@ class Job(_Asked):
             raise InvalidJobError(reason, f"/{asked[0]}", self.document)
 
 
-def _unclear(given: dict[str, Any]) -> list[str]:
+def _unclear(given: dict[str, Any], *, plain: bool) -> list[str]:
     """Return the properties that the model takes, though their plain meaning may be another one."""
-    unclear = [] if _NOT_BUILT.isdisjoint(given) else [name for name in NOT_BUILT if given.get(name) == {}]
-    if "queues" in given and isinstance(given["queues"], dict) and "null" in given["queues"].values():
+    unclear = [] if plain else [name for name in NOT_BUILT if name in given and given[name] == {}]
+    queues = given.get("queues")
+    if isinstance(queues, dict) and "null" in queues.values():
         unclear.append("queues")
     return unclear
 

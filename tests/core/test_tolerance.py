@@ -10,7 +10,7 @@ from pathlib import Path
 import jsonschema
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailq.core import letters
@@ -344,6 +344,7 @@ def odd_times(document):
     return any(isinstance(time, str) and time in LOOSE for time in times)
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries({}, optional=PROPERTIES))
 def test_schema_strict_and_tolerant_reading_agree(properties):
     document = {"recipient": "to@example.org", **properties}
@@ -391,6 +392,7 @@ def test_an_integer_comes_back_as_it_came(number, place):
     assert orjson.dumps(Job.parse(body, limit=LIMIT).document) == body
 
 
+@settings(deadline=None)
 @given(st.integers() | st.integers(2**63 - 9, 2**63 + 9) | st.integers(2**64 - 9, 2**64 + 9))
 def test_any_integer_comes_back(number):
     body = b'{"recipient":"a@b.test","n":%d}' % number
