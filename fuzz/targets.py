@@ -235,7 +235,7 @@ def message(data: bytes) -> None:
         orjson.dumps(document), 1, message_id=text[:300] or None, headers=decode_table(table), application=properties
     )
     parsed = Job.parse(consumed.body, message_id=consumed.message_id, limit=LIMIT)
-    aside = letters.poison(consumed, "any reason", Names(), state="process", exception=text, provenance=UNKNOWN)
+    aside = letters.poison(consumed, "why", Names(), NOW, state="process", exception=text, provenance=UNKNOWN)
     for publication in (*sent(parsed, consumed), aside):
         carried(OUTBOX.signed(publication))
 

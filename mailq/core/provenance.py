@@ -1,10 +1,11 @@
 """What mailq knows of a message on the outbox beyond its document, and believes only where mailq wrote it. Pure.
 
-A message that a producer publishes is known by its content: virtual host, outbox, message id and the whole body. A
-message that mailq sends back to the outbox, as a retry or a delay, carries one header, `x-mailq-publication`: the mark
-of its publication, flags, and an authentication code over both and the content. The journal knows such a message by
-mark and attempt. A header that does not verify counts as absent. A header that somebody copies to another
-message does not verify there; on an exact copy of its own message, it makes both one publication.
+A message that a producer publishes is known by its content: virtual host, outbox, message id, the whole body, the
+producer's headers and properties for applications. A message that mailq sends back to the outbox, as a retry or a
+delay, carries one header, `x-mailq-publication`: the mark of its publication, flags, and an authentication code over
+these, message id and body. The journal knows such a message by mark and attempt. A header that does not verify counts
+as absent. A header that somebody copies to another message does not verify there; on an exact copy of its own message,
+it makes both one publication.
 """
 
 from hashlib import blake2b, sha256
@@ -12,6 +13,7 @@ from hmac import compare_digest
 from typing import NamedTuple
 
 from mailq.core.journal import JobKey
+from mailq.core.passing_on import passed_on
 from mailq.core.publication import Consumed, Publication
 
 HEADER = "x-mailq-publication"
@@ -48,9 +50,14 @@ class Outbox:
     def read(self, consumed: Consumed) -> Provenance:
         """Return where a message comes from."""
         content = self._content(consumed.message_id, consumed.body)
-        if HEADER not in consumed.headers:
-            return Provenance(content)
-        return self._verified(content, consumed.headers[HEADER])
+        headers = consumed.headers
+        found = self._verified(content, headers[HEADER]) if HEADER in headers else Provenance(content)
+        # Brokers add headers at each delivery, whose names begin with `x-`; the others are the producer's.
+        own = sorted(passed_on(headers).items())
+        if not own and consumed.application is None:
+            return found
+        told = repr((own, consumed.application))
+        return found._replace(content=sha256(content + told.encode("utf-8", "surrogatepass")).digest())
 
     def key(self, provenance: Provenance, attempt: int) -> JobKey:
         """Return what the journal knows an attempt by."""

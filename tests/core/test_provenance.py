@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.core.provenance import HEADER, Outbox, Provenance
-from mailq.core.publication import Consumed, Publication
+from mailq.core.publication import Application, Consumed, Publication
 
 OUTBOX = Outbox("/", "outbox", "secret")
 BODY = b'{"recipient": "b@b.test", "mime": "' + b"x" * 5000 + b'"}'
@@ -79,4 +79,29 @@ VALID = back(Provenance(mark="m", returned=True))
 )
 def test_a_header_that_mailq_did_not_write_for_this_very_message_is_none(forged):
     assert OUTBOX.read(forged)[1:] == ("", False, False)
-    assert key(forged) == key(forged._replace(headers={}))
+    own = {name: value for name, value in forged.headers.items() if name != HEADER}
+    assert key(forged) == key(forged._replace(headers=own))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"headers": {"traceparent": "2"}},
+        {"headers": {}},
+        {"application": Application(correlation_id="c")},
+        {"message_id": "other"},
+        {"body": b"other"},
+    ],
+)
+def test_publications_that_differ_in_anything_of_the_producers_have_keys_of_their_own(other):
+    outbox = Outbox("/", "outbox", "secret")
+    first = Consumed(b"body", 1, message_id="id", headers={"traceparent": "1"})
+    assert outbox.key(outbox.read(first), 1) != outbox.key(outbox.read(first._replace(**other)), 1)
+
+
+@pytest.mark.parametrize("own", [{}, {"traceparent": "1"}])
+def test_headers_that_the_broker_adds_change_no_key(own):
+    outbox = Outbox("/", "outbox", "secret")
+    first = Consumed(b"body", 1, headers=own)
+    again = first._replace(tag=2, redelivered=True, headers=own | {"x-delivery-count": 1})
+    assert outbox.key(outbox.read(first), 1) == outbox.key(outbox.read(again), 1)

