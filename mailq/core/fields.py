@@ -10,6 +10,7 @@ import re
 from urllib.parse import quote
 
 from mailq.core.address import AddressError, ascii_domain
+from mailq.core.escape import replaced
 from mailq.core.mime import decode
 
 MAX_LINE = 998
@@ -20,7 +21,10 @@ _WORD = 45
 
 
 class ConversionError(ValueError):
-    """The message cannot be converted without a loss; the text says why, in one clause."""
+    """The message cannot be converted without a loss; the text says why, in one clause fit to be told."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(replaced(text))
 
 
 def folded(field: bytes) -> bytes:

@@ -145,3 +145,10 @@ def test_a_large_body_is_encoded_in_pieces(text):
     assert b"quoted-printable" in header
     assert quopri.decodestring(body) == normalize(mime).split(b"\r\n\r\n", 1)[1]
     assert max(map(len, body.split(b"\r\n"))) <= 77
+
+
+def test_why_a_message_cannot_be_encoded_is_told_without_its_control_characters():
+    content = Content(prepare("\x1b[2J\x85\n\n", MENDED)[0])
+    with pytest.raises(Failure) as caught:
+        fitted(content, MENDED, eight_bit=False, utf8=False)
+    assert caught.value.text.isprintable()
