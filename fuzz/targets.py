@@ -241,7 +241,7 @@ def message(data: bytes) -> None:
 
 
 def carried(publication: Publication) -> None:
-    """What is published steers no broker, and its header fits into one frame, whatever the producer's was."""
+    """A publication steers no broker, and its header fits into one frame, whatever the producer's was."""
     assert not [name for name in publication.headers or {} if name.lower() in ("cc", "bcc", "x-match", "x-death")]
     for frame_max in (4096, 131_072):
         frames = publish_frames(fitted_headers(publication, frame_max)[0], frame_max)

@@ -233,7 +233,7 @@ class Handling:
             self.receipts.equal(key, broker)
         again = consumed.redelivered or key.marked or case.provenance.requeued
         flight = self._flights.adopt(key, broker, case.begun) if consumed.redelivered else None
-        # What is known is told, if not on the queue that was asked for, since that is gone.
+        # A known result is told, if not on the queue that was asked for, since that is gone.
         told = job if barred is None and missing is None else job.model_copy(update={"queues": None})
         if flight is None and again and (entry := self._journal.take(key)).standing is not Standing.UNKNOWN:
             return await self._repeat(case, told, key, entry)

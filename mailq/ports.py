@@ -24,7 +24,7 @@ Now = Callable[[], datetime]
 """Returns the current moment in UTC."""
 
 STOPS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What ends work on purpose. Every other BaseException is a bug: a panic of a library in Rust is no `Exception`."""
+"""The exceptions that end work on purpose. Every other BaseException is a bug: a Rust library's panic is one."""
 
 
 class Wire(Protocol):
@@ -339,7 +339,7 @@ class Journal(Protocol):
 
 
 class DuplicatesError(Exception):
-    """Nobody can tell whether an id was consumed before; the text says why and what helps."""
+    """The memory of ids cannot be read or written; the text says why and what helps."""
 
 
 class Duplicates(Protocol):

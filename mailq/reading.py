@@ -1,6 +1,6 @@
 """From a consumed message to its job: large ones beside the event loop, heavy ones when memory has room for them.
 
-What makes a message heavy is the number of its values: `{}` is 2 octets of JSON and 64 of memory. `core.document` tells
+The number of its values makes a message heavy: `{}` is 2 octets of JSON and 64 of memory. `core.document` tells
 the weight before anything is parsed; here the message waits until what was read before leaves room.
 """
 

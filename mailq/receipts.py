@@ -21,7 +21,7 @@ from mailq.ports import Broker, Journal
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """What was acknowledged over one connection; `asked` tells when the broker has it, which is `arrived` then.
+    """Acknowledgements over one connection; `asked` tells when the broker has them, and they are `arrived` then.
 
     It is `old` at the second look after that.
     """

@@ -1,4 +1,4 @@
-"""What people see of a message that was put aside: its identity, headers and body, bounded and without secrets.
+"""The view of a message that was put aside: its identity, headers and body, bounded and without secrets.
 
 A message is a stranger's: what is shown of it has no control characters (`core.escape`), and passwords, tokens and
 private keys are masked. Poison and the dead queue of webhooks are shown alike.

@@ -36,7 +36,7 @@ MOST = 65_535
 
 
 class Action(Enum):
-    """What is to be done."""
+    """The action that was asked for."""
 
     LIST = auto()
     SHOW = auto()
@@ -59,14 +59,14 @@ class Store:
     summary: Callable[[Consumed], dict[str, Any]]
     moved: Callable[[Consumed], Publication | str]
     done: str
-    """What was done with a moved message, such as "put back on outbox"."""
+    """The words for a moved message, such as "put back on outbox"."""
     all_move: bool = True
     """Whether `moved` finds a place for each message."""
 
 
 @dataclass(slots=True)
 class Task:
-    """What is asked for, and how far it has come; `wanted` None: all that are `chosen`; `limit` None: all."""
+    """A request and how far it has come; `wanted` None: all that are `chosen`; `limit` None: all."""
 
     store: Store
     action: Action

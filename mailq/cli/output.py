@@ -1,6 +1,6 @@
-"""What commands write for people and programs: the one door through which texts of strangers reach a terminal.
+"""The output of commands, for people and programs: the one door through which texts of strangers reach a terminal.
 
-Whatever is written here is escaped (`core.escape`), in a line for people, in JSON, in a cell of a table and in
+All output is escaped (`core.escape`), in a line for people, in JSON, in a cell of a table and in
 a complaint. Tables take texts as they are: square brackets of strangers are no markup of rich's.
 """
 

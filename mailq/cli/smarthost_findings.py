@@ -1,4 +1,4 @@
-"""What `mailq check` sees of the configured smarthost: it connects, encrypts, verifies and logs in as the worker does.
+"""The findings of `mailq check` about the smarthost: it connects, encrypts, verifies and logs in as the worker does.
 
 No mail is sent. What a certificate and a login have to be is decided where the worker decides it.
 """

@@ -26,7 +26,7 @@ _HEADINGS = ("NO", "ID", "AGE", "ENDPOINT", "EVENT", "REASON", "SIZE", "RECIPIEN
 
 
 class Action(StrEnum):
-    """What is to be done."""
+    """The action that was asked for."""
 
     LIST = "list"
     SHOW = "show"

@@ -1,4 +1,4 @@
-"""What of a message may not go out as it is: found, and mended, sent or refused as configured. Pure.
+"""The parts of a message that may not go out as they are: found, and mended, sent or refused as configured. Pure.
 
 `prepare` sees to what no server need take: a byte order mark before the header, NUL octets (RFC 5321 section 2.3.7,
 RFC 5322 section 4), lines over 998 octets (RFC 5322 section 2.1.1). `fitted` sees to what one server does not take:

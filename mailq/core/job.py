@@ -239,7 +239,7 @@ class Job(_Asked):
         identity: str
         """AMQP message id, else the job's `id`, else a digest of the body."""
         warnings: tuple[str, ...]
-        """What `parse` mended in the job, a short plain sentence each; every result of the job tells it."""
+        """The mends that `parse` made, a short plain sentence each; every result of the job tells it."""
 
     @property
     def attempt(self) -> int:

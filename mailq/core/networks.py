@@ -18,7 +18,7 @@ _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _TEREDO = IPv6Network("2001::/32")
 _SIX_TO_FOUR = IPv6Network("2002::/16")
 _ISATAP = (0x00005EFE, 0x02005EFE)
-"""What the interface identifier of ISATAP begins with (RFC 5214 section 6.1)."""
+"""The beginning of the interface identifier of ISATAP (RFC 5214 section 6.1)."""
 
 _OWN = 2
 """`::` and `::1` are what they are, and carry nothing (RFC 4291 section 2.5)."""

@@ -1,4 +1,4 @@
-"""What of a producer's AMQP headers and properties goes on to what mailq publishes. Pure.
+"""The headers and properties of a producer that go on to what mailq publishes. Pure.
 
 A header or property that steers the broker stays behind: RabbitMQ takes each value of the headers `CC` and `BCC` for a
 routing key, plug-ins read `x-…`. The rest belongs to applications and comes back. The page

@@ -1,4 +1,4 @@
-"""What mailq knows of a message on the outbox beyond its document, and believes only where mailq wrote it. Pure.
+"""The facts that mailq knows of a message beyond its document, and believes only where mailq wrote them. Pure.
 
 A message that a producer publishes is known by its content: virtual host, outbox, message id, the whole body, the
 producer's headers and properties for applications. A message that mailq sends back to the outbox, as a retry or a

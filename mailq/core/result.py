@@ -44,7 +44,7 @@ class Trail:
     said: list[Said] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
-    """What must not be told of all that was heard; the longest first."""
+    """The secrets that no result may tell; the longest first."""
 
     def warn(self, sentence: str, *, here: bool = False) -> None:
         """Note in one short plain sentence what was mended: in the job, or `here`, for this connection alone."""

@@ -51,7 +51,7 @@ def about_session(state: State, reply: Reply) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SessionLimit:
-    """What is known of one receiver; moments in seconds on a monotonic clock.
+    """The knowledge about one receiver; moments in seconds on a monotonic clock.
 
     `messages` is the limit believed until `until`, None if there is none; `guess` is the number of messages before the
     last refusal that did not name its reason: the second one of the same number is believed.

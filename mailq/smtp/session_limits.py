@@ -8,7 +8,7 @@ from mailq.core.session_limit import SessionLimit
 
 
 class SessionLimits:
-    """What receivers were found to take in one session (`core.session_limit`)."""
+    """The numbers of messages that receivers take in one session (`core.session_limit`)."""
 
     def __init__(self) -> None:
         self._known: Recent[str, SessionLimit] = Recent()

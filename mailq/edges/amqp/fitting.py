@@ -15,7 +15,7 @@ from mailq.edges.amqp.fields import encode_table
 from mailq.edges.amqp.frames import bare_size, properties_room
 
 UNENCODABLE = (ValueError, TypeError, OverflowError, RecursionError, struct.error)
-"""What encoding raises; UnicodeEncodeError, of half a surrogate pair, is a ValueError."""
+"""The exceptions of encoding; UnicodeEncodeError, of half a surrogate pair, is a ValueError."""
 
 _NAMED = 10
 _NOTE = len(DROPPED) + 8 + 4 * MOST_DROPPED

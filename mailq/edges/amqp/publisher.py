@@ -38,7 +38,7 @@ class UnconfirmedError(BrokerError):
 
 
 class _Batch:
-    """What one caller waits for: so many confirms; what the broker refused, and what it returned."""
+    """The publications of one caller: confirms that are due, and publications that the broker refused or returned."""
 
     __slots__ = ("done", "missing", "refused", "returned", "since", "text")
 

@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a producer publishes: body and AMQP properties."""
+    """A message of a producer: body and AMQP properties."""
 
     body: bytes
     message_id: str | None = None
