@@ -91,7 +91,9 @@ class Outbox:
         return Provenance(content, mark, returned="returned" in given, requeued="requeued" in given)
 
     def _content(self, message_id: str | None, body: bytes) -> bytes:
-        return sha256(b"".join((self._place, _sized(message_id or ""), body))).digest()
+        digest = sha256(self._place + _sized(message_id or ""))
+        digest.update(body)  # not joined to the rest: that would copy it
+        return digest.digest()
 
     def _code(self, told: str, content: bytes) -> str:
         return blake2b(told.encode("utf-8", "surrogatepass") + content, key=self._key, digest_size=_CODE).hexdigest()
