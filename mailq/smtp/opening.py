@@ -113,6 +113,7 @@ class Opening:
         trail.said.append(f"connected from {wire.local}")
         if route.source.ip is not None and not same_address(route.source.ip, wire.local):
             trail.state = State.BIND
+            self.retire()  # not even QUIT may go out from there
             text = f"the connection would leave from {wire.local} instead of {route.source.ip}; nothing was sent"
             raise Failure(State.BIND, Kind.ERROR, text)
         self._learn(trail, {"from": wire.local, "from_port": wire.local_port, "to": route.target.ip})
