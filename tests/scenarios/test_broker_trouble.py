@@ -138,7 +138,8 @@ async def test_a_closed_channel_costs_no_message(system, sink, rabbit):
     await until(lambda: len(receiver.messages) > 10)
     mail.worker._broker._consuming.send(settle_frame(1_000_000, ack=True))
     await until(lambda: happened(mail, "refused", "lost", "connected"))
-    await all_told(rabbit, receiver, recipients)
+    await all_told_marked(rabbit, recipients)
+    assert Counter(each.recipients[0].address for each in receiver.messages) == Counter(recipients)
 
 
 async def test_deleted_result_queues_are_there_again_for_the_result(system, sink, rabbit):

@@ -226,8 +226,8 @@ async def test_a_whole_worker_takes_them_all_and_goes_on(system, sink, tmp_path)
 
     found = [await mail.get("results") for _ in range(len(BODIES) - 3 + len(SOUND))]
     endings = sorted((each["results"][0]["state"], each["results"][0]["result"]) for each in found)
-    assert endings == [("message", "accepted")] * 2 + [("process", "invalid")] * 6
-    assert await mail.rabbit.count("success") == len(receiver.messages) == 2
+    assert endings == [("message", "accepted")] * 3 + [("process", "invalid")] * 5
+    assert await mail.rabbit.count("success") == len(receiver.messages) == 3
     await until(lambda: len(mail.seen.poison) == 3)
     for each in found:
         description = each["results"][0]["description"]

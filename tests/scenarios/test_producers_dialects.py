@@ -42,7 +42,7 @@ POISON = [("deflate", zlib.compress(job(0))), (None, "é".encode("latin-1")), (N
 
 async def test_what_can_be_read_is_delivered_and_what_can_be_told_is_told(system, sink):
     receiver = await sink()
-    mail = await system(receiver, delivery={"retries": [1], "greylist_retry": 0})
+    mail = await system(receiver, delivery={"retries": [1], "greylist_retry": 0, "strict": True})
 
     for number, (encoding, made) in enumerate(READ):
         await mail.rabbit.publish("outbox", made(number), content_encoding=encoding)
