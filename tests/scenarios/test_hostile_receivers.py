@@ -272,7 +272,9 @@ async def endless_chain(peer):
     ],
 )
 async def test_a_handshake_that_is_none(attack, kind):
-    async with Hostile(offering(attack)) as server, mailer(server.address, REQUIRED) as client:
+    # Only a server that drips is to meet the clock: to read 400 certificates takes a busy machine a while.
+    tables = REQUIRED if kind is Kind.TIMEOUT else REQUIRED | {"timeouts": {"starttls": 10}}
+    async with Hostile(offering(attack)) as server, mailer(server.address, tables) as client:
         result = await client.send()
 
     assert (result.state, result.kind) == (State.STARTTLS, kind)
