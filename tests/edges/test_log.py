@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -370,6 +371,7 @@ with configure(LogConfig(), process=number) as log:
             log.logger.info("line", number=line, text="x" * (line * 7919 % 1500))
         else:
             log.bug("somewhere", ValueError("v" * 20_000))
+    print("handed over", flush=True)
 """
 
 
@@ -378,14 +380,26 @@ def test_processes_that_share_a_slow_pipe_do_not_tear_each_others_lines():
     fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, 4096)
     with os.fdopen(readable, "rb") as reader, os.fdopen(writable, "wb") as stream:
         writers = [
-            subprocess.Popen([sys.executable, "-c", _WRITER, str(number)], stdin=subprocess.PIPE, stderr=stream)
+            subprocess.Popen(
+                [sys.executable, "-c", _WRITER, str(number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+            )
             for number in range(2)
         ]
         stream.close()
         assert [wait_for_line(reader)["event"] for _ in writers] == ["ready", "ready"]
         for writer in writers:
             writer.stdin.close()
-        lines = [json.loads(line) for line in reader]
+        for writer in writers:  # 1.5 MB of each wait in memory from now on, and the pipe takes 4 KB
+            assert writer.stdout.readline() == b"handed over\n"
+            writer.stdout.close()
+        lines = []
+        while len({line["process"] for line in lines}) < 2:  # a page at a time until both write
+            lines.append(json.loads(reader.readline()))
+            time.sleep(0.002)
+        lines += [json.loads(line) for line in reader]
     assert [writer.wait(20) for writer in writers] == [0, 0]
 
     for process in range(2):
