@@ -37,11 +37,11 @@ class Wire(Protocol):
 
     @property
     def local(self) -> str | None:
-        """Local IP address, once connected."""
+        """Local IP address, once a connection was tried."""
 
     @property
     def local_port(self) -> int | None:
-        """Local port, once connected."""
+        """Local port, once a connection was tried; 0 if there was none."""
 
     @property
     def sent(self) -> int:

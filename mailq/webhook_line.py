@@ -225,7 +225,7 @@ class Line:
         for step in self._rules.steps:
             for consumed in await self._lane.peek(f"{self.queue}.delay.{step}"):
                 if (item := Item.of(consumed)) is not None:
-                    waits.add(item.job, item.id, Wait(item.attempt, step, now + STEPS[step] + GRACE))
+                    waits.add(item.job, item.id, Wait(item.place, step, now + STEPS[step] + GRACE))
         for item in self._hand.values():
             waits.remove(item.job, item.id)
         return waits
@@ -263,7 +263,7 @@ class Line:
 
     def _before(self, item: Item) -> Wait | None:
         assert self._waits is not None, "looked up when the first event came"
-        return self._waits.before(item.job, item.attempt, time())
+        return self._waits.before(item.job, item.place, time())
 
     def _start(self, work: Callable[[], Coroutine[None, None, None]], jobs: Collection[str]) -> None:
         """Work on events of these jobs, of which no other is touched meanwhile."""
@@ -358,7 +358,7 @@ class Line:
     async def _delay(self, item: Item, step: str, tries: int) -> None:
         assert self._waits is not None, "looked up when the first event came"
         # Noted first: it may be back before the broker's confirm is.
-        self._waits.add(item.job, item.id, Wait(item.attempt, step, time() + STEPS[step] + GRACE))
+        self._waits.add(item.job, item.id, Wait(item.place, step, time() + STEPS[step] + GRACE))
         await self._lane.publish([item.publication(f"{self.queue}.delay.{step}", tries=tries)])
         self._lane.ack(item.tag)
 

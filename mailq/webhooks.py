@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from mailq.core.document import InvalidJobError, read_document
-from mailq.core.events import Context, event_of, is_dry_run
+from mailq.core.event_facts import Context
+from mailq.core.events import events_of, is_dry_run
 from mailq.core.hooks import Item, give_up
 from mailq.core.publication import Consumed, Publication
 from mailq.ports import STOPS, BrokerError
@@ -120,7 +121,7 @@ class Intake:
             return [self._give_up(consumed, f"cannot be made an event: {_said(error)}")]
 
     def _events(self, consumed: Consumed) -> list[Publication]:
-        """Return a document's event for each endpoint that wants it.
+        """Return a document's events for each endpoint that wants them, in their order.
 
         Raises:
             InvalidJobError: the document is none, or makes no event.
@@ -129,14 +130,15 @@ class Intake:
         if is_dry_run(document):
             return []
         now = datetime.now(UTC)
-        event = event_of(document, consumed.message_id, self._context, now)
-        if event is None:
+        events = events_of(document, consumed.message_id, self._context, now)
+        if not events:
             raise InvalidJobError("has no result of a delivery attempt", "/results")
-        wanting = [line for line in self._lines if line.endpoint.wants(event)]
-        if not wanting:
-            return []
-        item = Item.made_of(event, int(now.timestamp()), again=consumed.redelivered)
-        return [item.publication(line.queue, tries=0) for line in wanting]
+        wanted = [(event, line) for event in events for line in self._lines if line.endpoint.wants(event)]
+        made = int(now.timestamp())
+        return [
+            Item.made_of(event, made, again=consumed.redelivered).publication(line.queue, tries=0)
+            for event, line in wanted
+        ]
 
     def _give_up(self, consumed: Consumed, reason: str, pointer: str = "") -> Publication:
         self._observer.dead("", f"{pointer}: {reason}" if pointer else reason)

@@ -22,7 +22,8 @@ from mailq.cli.plain_help import PlainCommand, PlainGroup
 from mailq.cli.webhooks_dead import dead
 from mailq.config import Config
 from mailq.config.operations import HttpConfig
-from mailq.core.events import Context, event_of
+from mailq.core.event_facts import Context
+from mailq.core.events import event_of
 from mailq.core.hooks import Endpoint, Meaning
 from mailq.core.times import format_time
 from mailq.edges.amqp import lane as queues
@@ -167,4 +168,12 @@ async def sample(config: Config, name: str) -> int:
 
 def _context(config: Config) -> Context:
     table = config.webhooks
-    return Context(table.service_url, table.account, config.delivery.max_attempts, bool(config.sources))
+    return Context(
+        table.service_url,
+        table.account,
+        config.delivery.max_attempts,
+        bool(config.sources),
+        table.last_error,
+        config.delivery.retries,
+        config.delivery.max_deliver_time,
+    )

@@ -9,9 +9,10 @@ import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from mailq.core.address import AddressError, ascii_domain, host_name
+from mailq.core.schedule import from_formula
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _EHLO = re.compile(r"[!-~]{1,255}")
@@ -136,6 +137,10 @@ def _host(value: str) -> str:
     return value if _is_ip(value) else _domain(value)
 
 
+def _schedule(value: object) -> object:
+    return from_formula(value) if isinstance(value, str) else value
+
+
 Domain = Annotated[str, AfterValidator(_domain)]
 MxName = Annotated[str, AfterValidator(_mx_name)]
 SmarthostName = Annotated[str, AfterValidator(_smarthost)]
@@ -151,3 +156,4 @@ PoolName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-
 EhloName = Annotated[str, AfterValidator(_ehlo)]
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp_url)]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
+Schedule = Annotated[tuple[Seconds, ...], BeforeValidator(_schedule)]

@@ -11,6 +11,7 @@ from mailq.config.checks import (
     HostName,
     IpAddress,
     PoolName,
+    Schedule,
     Seconds,
     SinkAddress,
     SmarthostName,
@@ -35,10 +36,11 @@ class DeliveryConfig(Section):
         description="Refuse jobs with a property out of form; false: what has a plain meaning is taken, as a number in"
         " text, and `warnings` of the result tell it.",
     )
-    retries: tuple[Seconds, ...] = Field(
+    retries: Schedule = Field(
         (600, 600, 1800, 1800, 3600, 3600, 7200),
         min_length=1,
-        description="Seconds between attempts; the last repeats.",
+        description="Seconds between attempts; the last repeats. Or a formula in n, the attempts made:"
+        ' "5*2^n" is 10, 20, 40 and so on.',
     )
     retry_jitter: float = Field(0.01, ge=0, le=0.5, description="Largest share by which a wait is lengthened.")
     max_deliver_time: Seconds = Field(86_400, description="Seconds from first consumption to giving up.")

@@ -11,7 +11,16 @@ from mailq.config.checks import Seconds
 from mailq.core.rules import Category
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_OWN_HEADERS = ("content-", "x-mailq-", "host", "transfer-encoding", "connection", "user-agent", "idempotency-key")
+_OWN_HEADERS = (
+    "content-",
+    "x-mailq-",
+    "x-ee-wh-",
+    "host",
+    "transfer-encoding",
+    "connection",
+    "user-agent",
+    "idempotency-key",
+)
 _SECRET_LENGTH = 16
 
 
@@ -72,6 +81,9 @@ class EndpointConfig(Section):
         default_factory=dict, description="Headers to send, such as Authorization."
     )
     follow_redirects: bool = Field(False, description="Follow up to three redirects, never from https to http.")
+    emailengine_signature: bool = Field(
+        False, description="Sign with EmailEngine's header X-EE-Wh-Signature too, by the first of secrets."
+    )
     allow_http: bool = Field(False, description="Allow an address without TLS.")
     allow_private: bool = Field(
         False, description="Allow loopback, private, link-local and other addresses that are not public."
@@ -81,6 +93,8 @@ class EndpointConfig(Section):
     def _encrypted(self) -> Self:
         if self.url.get_secret_value().lower().startswith("http:") and not self.allow_http:
             raise ValueError("url has no TLS: use https://, or set allow_http = true")
+        if self.emailengine_signature and not self.secrets:
+            raise ValueError("emailengine_signature needs a key: set secrets")
         return self
 
 
@@ -90,6 +104,11 @@ class WebhooksConfig(Section):
     prefix: str = Field("webhooks", min_length=1, max_length=100, description="Queue of the results to tell of.")
     service_url: str = Field("", description="serviceUrl of every event; empty: it has none.")
     account: str = Field("default", min_length=1, description="account of events of jobs that have none.")
+    last_error: bool = Field(
+        True,
+        description="Tell the last failed attempt as messageDeliveryError with nextAttempt false too, before"
+        " messageFailed, as EmailEngine does; false: as messageFailed alone.",
+    )
     max_age: int = Field(259_200, ge=1, description="Seconds until an event that nobody took is given up.")
     retries: tuple[Seconds, ...] = Field(
         (30, 120, 600, 1800, 3600),

@@ -54,13 +54,20 @@ class JobRecord(_Record):
 
     id: str = Field(description="The job's `id`, else the same as queueId.")
     attempts_made: int = Field(alias="attemptsMade", ge=1, description="Attempts made so far.")
-    attempts: int = Field(ge=0, description="Attempts until it is given up; 0: no limit.")
-    next_attempt: Moment | Literal[False] = Field(alias="nextAttempt", description="When it is tried again.")
+    attempts: int = Field(
+        ge=0,
+        description="Attempts until the job is given up: as configured, else as schedule and deadline have room for.",
+    )
+    next_attempt: Moment | Literal[False] = Field(
+        alias="nextAttempt", description="When the job is tried again; false: not at all, messageFailed follows."
+    )
 
 
 class _Data(_Record):
     queue_id: str = Field(alias="queueId", description="Identity of the job: AMQP message id, `id` or a digest.")
-    message_id: str | None = Field(None, alias="messageId", description="Message-ID in the header of the message.")
+    message_id: str = Field(
+        alias="messageId", description="Message-ID of the message; one at mailq.invalid for a message without one."
+    )
     routing: RoutingRecord | None = Field(None, alias="networkRouting", description="Where it left from.")
 
 

@@ -1,9 +1,10 @@
 """Results as events: `messageSent`, `messageDeliveryError` and `messageFailed` in EmailEngine's shapes. Pure.
 
-`event_of` makes one event of a document from a result queue, by its last result: accepted is sent, a time
-for the next attempt is a delivery error, everything else has failed. `error_code` names what happened in
-EmailEngine's ten words. What is not known is absent; nothing is invented. Documents may be anybody's,
-so nothing is believed to have the right type. `core.event_records` has the same shapes as models.
+`events_of` makes the events of a document from a result queue, by its last result: accepted is sent, a time
+for the next attempt is a delivery error, everything else has failed; where the last attempt met a receiver or the
+network, its delivery error comes first. `error_code` names what happened in EmailEngine's ten words. What is not known
+is absent; nothing is invented but the Message-ID that EmailEngine's handlers rely on. Documents may be anybody's, so
+nothing is believed to have the right type. `core.event_records` has the same shapes as models.
 """
 
 import hashlib
@@ -11,23 +12,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
+from mailq.core.event_facts import Context, Json, attempts_of, next_time, routing_of, text_of, whole
 from mailq.core.failure import DEFAULTS, DEFAULTS_BY_KIND
 from mailq.core.job import Job, Smarthost
 from mailq.core.records import MessageRecord
 from mailq.core.states import AUTH_STATES, ORDER, Kind, State
-from mailq.core.times import parse_time
 from mailq.core.tolerance import mend
 
 SENT = "messageSent"
 DELIVERY_ERROR = "messageDeliveryError"
 FAILED = "messageFailed"
 EVENTS = (SENT, DELIVERY_ERROR, FAILED)
-
-Json = dict[str, Any]
 
 _READ = ("id", "ips", "maxattempts", "smarthost", "tags")
 """Properties of a job that events are made of, whatever form of theirs was taken."""
@@ -76,16 +74,6 @@ _KNOWN = frozenset(Job.model_fields) | frozenset(MessageRecord.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What the configuration adds to events; `routed`: mail leaves from configured source addresses."""
-
-    service_url: str = ""
-    account: str = "default"
-    max_attempts: int = 0
-    routed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Event:
     """One event: its JSON object, and what it is filtered, ordered and recognised by."""
 
@@ -99,35 +87,41 @@ class Event:
 
 
 def event_of(document: object, message_id: str | None, context: Context, now: datetime) -> Event | None:
-    """Return the event that a document from a result queue stands for, None if it is none.
+    """Return the last of the events of a document, which tells what became of the job; None if there is none."""
+    return next(reversed(events_of(document, message_id, context, now)), None)
+
+
+def events_of(document: object, message_id: str | None, context: Context, now: datetime) -> tuple[Event, ...]:
+    """Return the events that a document from a result queue stands for, in their order; none if it is no result.
 
     It is as `orjson.loads` made it, so every value can be written again; `message_id` is its AMQP property.
-    The same result makes an event of the same id each time.
+    The same result makes events of the same ids each time.
     """
     results = document.get("results") if isinstance(document, dict) else None
     record = results[-1] if isinstance(results, list) and results else None
     if not isinstance(document, dict) or not isinstance(results, list) or not isinstance(record, dict):
-        return None
+        return ()
     try:
         state, kind = State(str(record.get("state"))), Kind(str(record.get("result")))
     except ValueError:
-        return None
+        return ()
     document, _ = mend(document, _READ)
     queue_id = identity(document, message_id)
-    again = _again(document)
+    failed = DELIVERY_ERROR, _delivery_error(document, record, state, kind, queue_id, context)
     if (state, kind) == (State.MESSAGE, Kind.ACCEPTED):
-        name, data = SENT, _sent(document, record, queue_id)
-    elif again is not None:
-        job = {
-            "id": _text(document.get("id")) or queue_id,
-            "attemptsMade": len(results),
-            "attempts": _attempts(document, context),
-            "nextAttempt": again,
-        }
-        name, data = DELIVERY_ERROR, {**_delivery_error(document, record, state, kind, queue_id), "job": job}
+        told = [(SENT, _sent(document, record, queue_id))]
+    elif next_time(document) is not None:
+        told = [failed]
     else:
-        name, data = FAILED, _failed(document, record, state, kind, queue_id)
-    if (routing := _routing(document, record, context)) is not None:
+        told = [failed] if context.last_error and ORDER[state] >= ORDER[State.DNS] else []
+        told.append((FAILED, _failed(document, record, state, kind, queue_id)))
+    return tuple(_event(name, data, document, queue_id, context, now) for name, data in told)
+
+
+def _event(name: str, data: Json, document: Json, queue_id: str, context: Context, now: datetime) -> Event:
+    results: list[Any] = document["results"]
+    record: Json = results[-1]
+    if (routing := routing_of(document, record, context)) is not None:
         data["networkRouting"] = routing
     told = orjson.dumps([name, queue_id, len(results), record])
     number = hashlib.blake2b(told, digest_size=16).hexdigest()
@@ -135,7 +129,7 @@ def event_of(document: object, message_id: str | None, context: Context, now: da
     tags = tuple(tag for tag in labels if isinstance(tag, str)) if isinstance(labels, list) else ()
     body: Json = {"serviceUrl": context.service_url} if context.service_url else {}
     body |= {
-        "account": _text(document.get("account")) or context.account,
+        "account": text_of(document.get("account")) or context.account,
         "date": iso(now),
         "event": name,
         "data": data,
@@ -146,12 +140,12 @@ def event_of(document: object, message_id: str | None, context: Context, now: da
             "properties": {key: value for key, value in document.items() if key not in _KNOWN},
         },
     }
-    return Event(name, number, queue_id, len(results), _text(record.get("category")), tags, body)
+    return Event(name, number, queue_id, len(results), text_of(record.get("category")), tags, body)
 
 
 def identity(document: Json, message_id: str | None) -> str:
     """Return what identifies the job over all its attempts: message id, `id`, or a digest of what stays the same."""
-    if found := message_id or _text(document.get("id")):
+    if found := message_id or text_of(document.get("id")):
         return found
     facts = (document.get("envelope"), document.get("recipient"), _message_id(document))
     return hashlib.blake2b("\0".join(map(str, facts)).encode("utf-8", "replace"), digest_size=16).hexdigest()
@@ -185,37 +179,50 @@ def iso(moment: datetime) -> str:
 
 def _sent(document: Json, record: Json, queue_id: str) -> Json:
     data = {"queueId": queue_id, "envelope": _envelope(document), "response": _response(record)}
-    return _with_message_id(document, data)
+    return data | {"messageId": _message_id(document) or _synthetic(queue_id)}
 
 
-def _delivery_error(document: Json, record: Json, state: State, kind: Kind, queue_id: str) -> Json:
-    code = error_code(record)
+def _delivery_error(document: Json, record: Json, state: State, kind: Kind, queue_id: str, context: Context) -> Json:
+    code, again = error_code(record), next_time(document)
     replied = _replied(record, state, kind)
-    data = _with_message_id(document, {"queueId": queue_id, "envelope": _envelope(document)})
+    data: Json = {"queueId": queue_id, "envelope": _envelope(document)}
+    data["messageId"] = _message_id(document) or _synthetic(queue_id)
     data |= {"error": _error(code, document, record, state), "errorCode": code}
     if replied:
         data |= {"smtpResponse": _response(record), "smtpResponseCode": record.get("code")}
     if state in _COMMANDS and (replied or state not in _TLS_STATES):
         data["smtpCommand"] = _COMMANDS[state]
+    data["job"] = {
+        "id": text_of(document.get("id")) or queue_id,
+        "attemptsMade": len(document["results"]),
+        "attempts": attempts_of(document, record, again, context),
+        "nextAttempt": False if again is None else iso(again),
+    }
     return data
 
 
 def _failed(document: Json, record: Json, state: State, kind: Kind, queue_id: str) -> Json:
     code, replied = error_code(record), _replied(record, state, kind)
     if replied:
-        text = f"Invalid login: {_response(record)}" if code == "EAUTH" else _response(record)
+        first = _first_line(_response(record))
+        first = f"{first[:3]} {first[4:]}" if first[3:4] == "-" else first  # the first of several lines
+        text = f"Invalid login: {first}" if code == "EAUTH" else first
     elif (state, kind) == (State.CONNECT, Kind.TIMEOUT):
         text = "Connect timeout"
     else:
         text = _description(record)
-    return _with_message_id(document, {"queueId": queue_id, "error": f"Error: {_first_line(text)}"})
+    return {
+        "queueId": queue_id,
+        "error": f"Error: {_first_line(text)}",
+        "messageId": _message_id(document) or _synthetic(queue_id),
+    }
 
 
 def _error(code: str, document: Json, record: Json, state: State) -> str:
     """Return what happened; a job's own smarthost, which takes all of it, goes by the name that the job gives it."""
     relay, port = _relay(document)
     domain = relay or str(document.get("recipient")).rpartition("@")[2].rstrip(">")
-    host = relay or _text(record.get("mta")) or _text(record.get("to")) or domain
+    host = relay or text_of(record.get("mta")) or text_of(record.get("to")) or domain
     facts = {
         "host": host,
         "server": f"{host}:{port}" if relay else host,
@@ -234,8 +241,8 @@ def _relay(document: Json) -> tuple[str | None, int]:
     smarthost = document.get("smarthost")
     if not isinstance(smarthost, dict):
         return None, 0
-    port = _whole(smarthost.get("port"))
-    return _text(smarthost.get("hostname")), Smarthost.model_fields["port"].default if port is None else port
+    port = whole(smarthost.get("port"))
+    return text_of(smarthost.get("hostname")), Smarthost.model_fields["port"].default if port is None else port
 
 
 def _replied(record: Json, state: State, kind: Kind) -> bool:
@@ -256,82 +263,31 @@ def _certificate_refused(record: Json) -> bool:
 
 
 def _response(record: Json) -> str:
+    """Return the server's answer as the server wrote it, all its lines."""
+    if (reply := text_of(record.get("reply"))) is not None:
+        return reply
     return " ".join(str(record[name]) for name in ("code", "status", "description") if record.get(name))
 
 
 def _description(record: Json) -> str:
-    return _text(record.get("description")) or ""
+    return text_of(record.get("description")) or ""
 
 
 def _first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _routing(document: Json, record: Json, context: Context) -> Json | None:
-    """Return local address, its port, and proxy, where they were asked for and are known."""
-    routing: Json = {}
-    local, port = _text(record.get("from")), _whole(record.get("from_port"))
-    if local and (document.get("ips") or context.routed):
-        routing["localAddress"] = local
-        if port is not None:
-            routing["localPort"] = port
-    elif local is None and (only := _only_source(document, record)):
-        routing["localAddress"] = only
-    if proxy := _without_login(_text(record.get("proxy")) or ""):
-        routing["proxy"] = proxy
-    return routing or None
-
-
-def _only_source(document: Json, record: Json) -> str | None:
-    """Return where a connection that did not come about was to leave from, if the job leaves no choice."""
-    ips = document.get("ips")
-    if record.get("state") == State.CONNECT and isinstance(ips, list) and len(ips) == 1:
-        return _text(ips[0])
-    return None
-
-
-def _without_login(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _again(document: Json) -> str | None:
-    following = document.get("nextattempt")
-    time = _text(following.get("time")) if isinstance(following, dict) else None
-    if time is None:
-        return None
-    try:
-        return iso(parse_time(time))
-    except ValueError:
-        return None
-
-
-def _attempts(document: Json, context: Context) -> int:
-    own = _whole(document.get("maxattempts"))
-    return context.max_attempts if own is None else own
-
-
 def _envelope(document: Json) -> Json:
-    return {"from": _text(document.get("envelope")) or "", "to": [str(document.get("recipient", ""))]}
+    return {"from": text_of(document.get("envelope")) or "", "to": [str(document.get("recipient", ""))]}
 
 
-def _with_message_id(document: Json, data: Json) -> Json:
-    found = _message_id(document)
-    return {**data, "messageId": found} if found else data
+def _synthetic(queue_id: str) -> str:
+    """Return a Message-ID for a message that has none, the same in all events of its job."""
+    digest = hashlib.blake2b(queue_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return f"<{digest}@mailq.invalid>"
 
 
 def _message_id(document: Json) -> str | None:
     extracted = document.get("extracted")
     headers = extracted.get("headers") if isinstance(extracted, dict) else None
-    return _text(headers.get("message-id")) if isinstance(headers, dict) else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return text_of(headers.get("message-id")) if isinstance(headers, dict) else None

@@ -7,6 +7,7 @@ silence and redirects too, is the endpoint's trouble: nothing is sent to it for 
 
 import hashlib
 import hmac
+from base64 import urlsafe_b64encode
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -14,7 +15,8 @@ from enum import StrEnum
 import orjson
 
 from mailq.core.document import InvalidJobError
-from mailq.core.events import Event, Json
+from mailq.core.event_facts import Json
+from mailq.core.events import FAILED, Event
 from mailq.core.publication import Consumed, Publication
 from mailq.core.reply import printable
 
@@ -95,11 +97,16 @@ def signature(secrets: Sequence[bytes], moment: int, body: bytes) -> str:
     return ",".join([f"t={moment}", *(f"v1={hmac.new(key, signed, hashlib.sha256).hexdigest()}" for key in secrets)])
 
 
+def emailengine_signature(secret: bytes, body: bytes) -> str:
+    """Return the value of EmailEngine's X-EE-Wh-Signature: HMAC-SHA256 of the body in base64url without padding."""
+    return urlsafe_b64encode(hmac.new(secret, body, hashlib.sha256).digest()).rstrip(b"=").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One event in a delay queue."""
+    """One event in a delay queue; `place` orders the events of one job."""
 
-    attempt: int
+    place: int
     step: str
     until: float
 
@@ -121,14 +128,12 @@ class Waits:
             if not events:
                 del self.jobs[job]
 
-    def before(self, job: str, attempt: int, now: float) -> Wait | None:
-        """Return the last of the waiting events of a job that have to go before this attempt's."""
+    def before(self, job: str, place: int, now: float) -> Wait | None:
+        """Return the last of the waiting events of a job that have to go before the event of this place."""
         waits = self.jobs.get(job, {})
         for event in [event for event, wait in waits.items() if wait.until < now]:
             self.remove(job, event)  # somebody emptied the queue
-        return max(
-            (wait for wait in waits.values() if wait.attempt < attempt), key=lambda each: each.until, default=None
-        )
+        return max((wait for wait in waits.values() if wait.place < place), key=lambda each: each.until, default=None)
 
 
 _NAMES = ("event", "time", "job", "attempt", "tries", "again", "reason", "endpoint", "pointer")
@@ -162,6 +167,11 @@ class Item:
     def body(self) -> bytes:
         """The event as JSON."""
         return self.consumed.body
+
+    @property
+    def place(self) -> int:
+        """Place of the event among those of its job: the failure comes after the delivery error of its attempt."""
+        return 2 * self.attempt + (self.name == FAILED)
 
     @property
     def tag(self) -> int:

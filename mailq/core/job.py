@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -23,6 +25,7 @@ from pydantic import (
 
 from mailq.core.address import Address, AddressError, host_name, read_address
 from mailq.core.document import InvalidJobError, Unpacked, load, unpack
+from mailq.core.schedule import FORMULA, LONGEST, MOST, from_formula
 from mailq.core.times import parse_time
 from mailq.core.tolerance import mend
 
@@ -81,6 +84,10 @@ def _consumption(value: object) -> datetime:
     return moment
 
 
+def _schedule(value: object) -> object:
+    return list(from_formula(value)) if isinstance(value, str) else value
+
+
 def _host(value: str) -> str:
     try:
         return host_name(value)
@@ -106,6 +113,15 @@ Xtext = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r
 Original = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Credential = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$")]
 Password = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00\r\n]*$")]
+
+
+_Waits = Annotated[list[Annotated[int, Field(ge=1, le=LONGEST)]], Field(min_length=1, max_length=MOST)]
+_FORMULA_SCHEMA = {"type": "string", "pattern": FORMULA, "examples": ["5*2^n"]}
+Retries = Annotated[
+    _Waits,
+    BeforeValidator(_schedule),
+    WithJsonSchema({"anyOf": [TypeAdapter(_Waits).json_schema(), _FORMULA_SCHEMA]}),
+]
 
 
 # In any case, letter by letter: the schemas' readers in JavaScript have no (?i:...).
@@ -197,8 +213,9 @@ class Job(_Asked):
     maxdelivertime: Moment | None = Field(None, description="Give up after this moment.")
     useful_until: Moment | None = Field(None, description="No use after this moment: the last attempt is before it.")
     maxattempts: int | None = Field(None, ge=0, lt=2**53, description="Give up after so many attempts; 0: no limit.")
-    retries: list[Annotated[int, Field(ge=1, le=31_536_000)]] | None = Field(
-        None, min_length=1, max_length=100, description="Seconds between attempts; the last repeats."
+    retries: Retries | None = Field(
+        None,
+        description="Seconds between attempts, the last repeats; or a formula in n, the attempts made, such as 5*2^n.",
     )
     force: bool = Field(False, description="Deliver even if CSS or a template cannot be converted; not built yet.")
     dryrun: bool = Field(False, description="Go as far as RCPT TO, then RSET: the same result, never a message.")

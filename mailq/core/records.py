@@ -72,6 +72,14 @@ class SentRecord(_Record):
     data: int = Field(ge=0, description="Of this message, if it was sent to its end; else 0.", examples=[14120])
 
 
+class TriedRecord(_Record):
+    """The connection that did not come about."""
+
+    from_: str = Field(alias="from", description="Local IP address.")
+    from_port: int = Field(ge=1, le=65535, description="Local port.", examples=[54321])
+    to: str = Field(description="Remote IP address.")
+
+
 class ResultRecord(_Record):
     """What one attempt came to. Properties about a connection are absent where there was none."""
 
@@ -85,6 +93,7 @@ class ResultRecord(_Record):
     from_: str | None = Field(None, alias="from", description="Local IP address.", examples=["192.0.2.1"])
     from_port: int | None = Field(None, ge=1, le=65535, description="Local port.", examples=[54321])
     to: str | None = Field(None, description="Remote IP address.", examples=["198.51.100.25"])
+    tried: TriedRecord | None = Field(None, description="Ends of the connection that did not come about.")
     authentication: str | None = Field(None, description="Mechanism of the login, if any.", examples=["PLAIN"])
     cipher: CipherRecord | None = Field(None, description="Encryption of the session.")
     certificate: CertificateRecord | None = Field(None, description="The server's certificate.")
@@ -96,6 +105,12 @@ class ResultRecord(_Record):
     code: int = Field(ge=200, le=599, description="SMTP code of the answer, or mailq's own.", examples=[250])
     status: str = Field(
         pattern=r"^[245]\.\d{1,3}\.\d{1,3}$", description="Enhanced status (RFC 3463).", examples=["2.0.0"]
+    )
+    reply: str | None = Field(
+        None,
+        description="The server's answer as the server wrote it, all its lines; absent where it is just code, status"
+        " and description.",
+        examples=["450-4.2.1 mailbox full\n450 4.2.1 try later"],
     )
     untried: float | None = Field(
         None,
@@ -151,6 +166,11 @@ class ResultRecord(_Record):
     expired: bool | None = Field(
         None, description="True: transient, but the job's time or number of attempts is used up, so this is final."
     )
+    reason: str | None = Field(
+        None,
+        description="Only with `expired`: the timeout as one SMTP answer, with the last answer of a server.",
+        examples=["554 5.4.7 [internal] message timeout (last transfail: 450 4.2.1 Mailbox full)"],
+    )
 
 
 class ExtractedRecord(_Record):
@@ -169,6 +189,11 @@ class NextAttemptRecord(_Record):
 
     time: Time = Field(description="Not before, UTC.")
     ip: str | None = Field(None, description="From this source address: greylisting.")
+    reason: str | None = Field(
+        None,
+        description="What chose the time: schedule, greylisting, useful_until, `hint N s` of the server, `pattern ID`.",
+        examples=["schedule", "hint 300 s"],
+    )
 
 
 class MessageRecord(BaseModel):

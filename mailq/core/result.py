@@ -106,6 +106,7 @@ class Result(NamedTuple):
     transcript: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     heard: str | None = None
+    reply: str | None = None
 
     @property
     def words(self) -> str:
@@ -137,6 +138,8 @@ class Result(NamedTuple):
             "status": self.status,
             "description": self.description,
         }
+        if self.reply is not None:
+            record["reply"] = self.reply
         if self.pointer is not None:
             record["pointer"] = self.pointer
         if self.in_doubt:
@@ -185,6 +188,7 @@ def accepted(trail: Trail, reply: Reply, *, time: datetime, attempt: int, state:
         hosts=trail.hosts,
         pool=trail.pool,
         warnings=trail.warnings,
+        reply=_raw(reply),
     )
 
 
@@ -213,12 +217,25 @@ def failed(trail: Trail, failure: Failure, *, time: datetime, attempt: int, bug:
         transcript=lines([_concealed(each, trail.secrets) for each in said]) if trail.said else (),
         warnings=trail.warnings,
         heard=None if text == failure.text else failure.text,
+        reply=_raw(failure.reply._replace(text=text)) if failure.reply else None,
     )
 
 
 def _concealed(said: Said, secrets: Sequence[str]) -> Said:
     """Return an event without secrets; commands are noted masked, and replies as they are heard."""
     return without(secrets, said) if isinstance(said, str) else said
+
+
+def _raw(reply: Reply) -> str | None:
+    """Return an answer as the server wrote it, where that is not just code, status and description.
+
+    Each line has the status, as RFC 2034 section 4 demands of servers.
+    """
+    if reply.status is not None and "\n" not in reply.text:
+        return None
+    status = f"{reply.status} " if reply.status else ""
+    *first, last = reply.text.split("\n")
+    return "\n".join([*(f"{reply.code}-{status}{line}" for line in first), f"{reply.code} {status}{last}".rstrip()])
 
 
 def _event(failure: Failure) -> str:
@@ -239,6 +256,8 @@ def pack(result: Result) -> bytes:
     if len(result.description) > MAX_PACKED:
         result = result._replace(description=result.description[:MAX_PACKED])
     return orjson.dumps(tuple(result._replace(extracted=None, heard=None)))
+        result = result._replace(description=result.description[:MAX_PACKED], reply=None)
+    return orjson.dumps((*result[:EXTRACTED], None, *result[EXTRACTED + 1 :]))
 
 
 def unpack(record: bytes | None, job: Job, now: datetime) -> Result:

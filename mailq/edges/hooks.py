@@ -24,7 +24,7 @@ import aiohttp
 
 from mailq import __version__
 from mailq.config.webhooks import EndpointConfig
-from mailq.core.hooks import LONGEST_REST, Answer, signature
+from mailq.core.hooks import LONGEST_REST, Answer, emailengine_signature, signature
 from mailq.core.networks import carried
 from mailq.core.reply import printable
 
@@ -120,6 +120,8 @@ class Poster:
             headers["Idempotency-Key"] = event
         if self._secrets:
             headers["X-Mailq-Signature"] = signature(self._secrets, int(time.time()), body)
+        if self._config.emailengine_signature:
+            headers["X-EE-Wh-Signature"] = emailengine_signature(self._secrets[0], body)
         try:
             async with asyncio.timeout(self._config.timeout):
                 return await self._post(body, headers)

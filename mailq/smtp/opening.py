@@ -5,6 +5,7 @@ trouble has one door. Timeouts are RFC 5321 section 4.5.3.2 unless the operator 
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Mapping
 from secrets import token_hex
 from time import monotonic
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 _WRONG = 535
 """The code for a password that is wrong, of a mechanism that the server knows (RFC 4954 section 6)."""
+
+
+_HOST_NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)+[A-Za-z][A-Za-z0-9-]{1,62}\.?")
+"""What stands first in a greeting that refuses, and is the server's name and no word of its reason."""
 
 
 class Opening:
@@ -109,7 +114,12 @@ class Opening:
         wire, route = self.wire, self.route
         trail.said.append(f"connecting to {route.target.ip} port {route.target.port}")
         await self.step(trail, State.BIND, wire.bind(route.source))
-        await self.step(trail, State.CONNECT, wire.connect())
+        try:
+            await self.step(trail, State.CONNECT, wire.connect())
+        except Failure:
+            if wire.local and wire.local_port:
+                trail.facts["tried"] = {"from": wire.local, "from_port": wire.local_port, "to": route.target.ip}
+            raise
         trail.said.append(f"connected from {wire.local}")
         if route.source.ip is not None and not same_address(route.source.ip, wire.local):
             trail.state = State.BIND
@@ -121,15 +131,24 @@ class Opening:
         if route.tls is Tls.IMPLICIT:
             await self.step(trail, State.STARTTLS, wire.handshake())
             self._learn_security(trail)
-        intro = await self.ask(trail, State.INTRO, wire.greeting())
-        name = intro.text.split(maxsplit=1)
-        self._learn(trail, {"mta": name[0][:255]} if name else {})
+        await self._greeting(trail)
         await self._hello(trail)
         if route.tls in (Tls.OPPORTUNISTIC, Tls.REQUIRED):
             await self._starttls(trail)
         if route.login:
             await self._login(trail, route.login)
         wire.take_over()
+
+    async def _greeting(self, trail: Trail) -> None:
+        """Take the greeting; its first word is the server's name, in a refusal only if it has the form of one."""
+        intro = self._heard(trail, await self.step(trail, State.INTRO, self.wire.greeting()))
+        trouble = check(State.INTRO, intro)
+        name, *rest = intro.text.split(maxsplit=1) or [""]
+        if name and (trouble is None or _HOST_NAME.fullmatch(name)):
+            self._learn(trail, {"mta": name[:255]})
+            intro = intro._replace(text=rest[0] if rest else intro.text)
+        if trouble is not None:
+            raise trouble if trouble.reply is None else Failure(trouble.state, trouble.kind, reply=intro)
 
     def _learn(self, trail: Trail, facts: Mapping[str, Any]) -> None:
         """Note facts of the connection: they stand in this result and in those of later messages."""

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import jsonschema
@@ -11,15 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.core.effects import Effects
+from mailq.core.event_facts import Context
 from mailq.core.event_records import events_schema
-from mailq.core.events import Context, error_code, event_of, identity
+from mailq.core.events import error_code, event_of, events_of, identity
 from mailq.core.failure import Failure
-from mailq.core.hooks import Answer, Endpoint, Meaning, Wait, Waits, rest, signature
+from mailq.core.hooks import Answer, Endpoint, Item, Meaning, Wait, Waits, emailengine_signature, rest, signature
 from mailq.core.job import Job
 from mailq.core.letters import Names, settle
 from mailq.core.publication import Consumed
 from mailq.core.records import ResultRecord
-from mailq.core.result import Trail, failed, pack, unpack
+from mailq.core.reply import make_reply
+from mailq.core.result import Trail, accepted, failed, pack, unpack
 from mailq.core.states import AUTH_STATES, Kind, State
 from mailq.core.verdict import Outcome, Verdict
 
@@ -429,3 +433,100 @@ def test_waits():
     assert waits.before("job", 2, 150) is None
     waits.remove("job", "b")
     assert waits.jobs == {}
+
+
+def names(found, **settings):
+    return [event.name for event in events_of(found, "x", replace(CONTEXT, **settings), NOW)]
+
+
+def test_the_last_failed_attempt_is_a_delivery_error_and_then_the_failure():
+    refused = document(state="rcptto", result="error", code=550, status="5.7.1", description="no")
+    error, failure = events_of(refused, "x", CONTEXT, NOW)
+    assert (error.name, failure.name) == ("messageDeliveryError", "messageFailed")
+    assert error.body["data"]["job"]["nextAttempt"] is False
+    assert error.body["data"]["smtpResponse"] == "550 5.7.1 no"
+    assert error.id != failure.id
+    for event in (error, failure):
+        SCHEMA.validate(event.body)
+    assert names(refused, last_error=False) == ["messageFailed"]
+    assert names(document(state="dns", result="error", code=550)) == ["messageDeliveryError", "messageFailed"]
+    # No receiver had a part in these, or the attempt's own event was there before.
+    for state, kind in (("process", "timeout"), ("process", "invalid"), ("process", "error"), ("storage", "error")):
+        assert names(document(state=state, result=kind, code=550)) == ["messageFailed"]
+    assert names(refused | {"nextattempt": {"time": "2025-10-17 08:20:32"}}) == ["messageDeliveryError"]
+
+
+def test_a_failure_waits_for_the_delivery_error_of_its_attempt():
+    events = events_of(document(state="rcptto", result="error", code=550), "x", CONTEXT, NOW)
+    error, failure = (Item.made_of(event, 0, again=False) for event in events)
+    waits = Waits()
+    waits.add("x", error.id, Wait(error.place, "30s", 100))
+    assert waits.before("x", failure.place, 50).step == "30s"
+    assert waits.before("x", error.place, 50) is None
+
+
+def test_a_message_without_a_message_id_has_one_in_every_event():
+    found = document(state="rcptto", result="error", code=550, message_id=None)
+    ids = {event.body["data"]["messageId"] for event in events_of(found, "x", CONTEXT, NOW)}
+    sent = event_of(document(state="message", result="accepted", message_id=None), "x", CONTEXT, NOW)
+    assert ids == {sent.body["data"]["messageId"]}
+    (synthetic,) = ids
+    assert re.fullmatch(r"<[0-9a-f]{32}@mailq\.invalid>", synthetic)
+    assert synthetic != event_of(found, "y", CONTEXT, NOW).body["data"]["messageId"]
+
+
+@pytest.mark.parametrize(
+    ("properties", "retry", "attempts"),
+    [
+        ({"maxattempts": 7}, True, 7),
+        # 08:15:32 and 60 s, then each 600 s until 09:15:32
+        ({"seen": "2025-10-17 08:15:32"}, True, 7),
+        ({"seen": "2025-10-17 08:15:32", "maxattempts": 0}, True, 7),
+        ({"seen": "2025-10-17 08:15:32"}, False, 7),
+        ({"seen": "2025-10-17 07:15:32"}, False, 1),
+        ({"maxdelivertime": "2025-10-17 08:16:32"}, False, 2),
+        ({"useful_until": "2025-10-17 08:16:31"}, False, 1),
+        ({"retries": "5*2^n"}, False, 9),
+        ({"retries": [1800]}, False, 3),
+        ({"retries": [1]}, False, 1000),
+        ({"retries": ["x"], "seen": 7, "maxdelivertime": "soon"}, False, 7),
+    ],
+)
+def test_attempts_are_told_as_planned(properties, retry, attempts):
+    context = Context(retries=(60, 600), max_deliver_time=3600)
+    found = document(state="rcptto", result="error", code=450, retry="2025-10-17 08:16:32" if retry else None)
+    (error, *_) = events_of(found | properties, "x", context, NOW)
+    assert error.body["data"]["job"]["attempts"] == attempts
+
+
+def test_an_answer_is_told_as_the_server_wrote_it():
+    for reply, raw in (
+        (make_reply(450, ["4.2.1 full", "4.2.1 later"]), "450-4.2.1 full\n450 4.2.1 later"),
+        (make_reply(550, ["no such user"]), "550 no such user"),
+        (make_reply(550, ["5.1.1 no such user"]), "550 5.1.1 no such user"),
+    ):
+        result = failed(Trail(State.RCPTTO), Failure(State.RCPTTO, Kind.ERROR, reply=reply), time=NOW, attempt=1)
+        record = result.as_json()
+        assert ResultRecord.model_validate(record)
+        assert record.get("reply") in (raw, None)
+        error, failure = events_of({"results": [record]}, "x", CONTEXT, NOW)
+        assert error.body["data"]["smtpResponse"] == raw
+        assert failure.body["data"]["error"] == f"Error: {raw.partition(chr(10))[0].replace('450-', '450 ')}"
+        job = Job.parse(b'{"recipient":"b@a.test","mime":"x"}', limit=1000)
+        assert unpack(pack(result), job, NOW).reply == result.reply
+    assert accepted(Trail(), make_reply(250, ["ok"]), time=NOW, attempt=1).as_json()["reply"] == "250 ok"
+    assert "reply" not in accepted(Trail(), make_reply(250, ["2.0.0 ok"]), time=NOW, attempt=1).as_json()
+
+
+def test_emailengines_signature_is_as_published():
+    # printf '{}' | openssl dgst -sha256 -hmac key -binary | basenc --base64url
+    assert emailengine_signature(b"key", b"{}") == "p3dyTZQ-tI3Gm8qKSm1XoE2z-ex-HeTlgehgJlvfMDI"
+
+
+def test_where_a_connection_that_was_refused_left_from_is_told_with_its_port():
+    tried = {"from": "192.168.1.100", "from_port": 54321, "to": "198.51.100.25"}
+    for known in ({}, {"from": "192.168.1.100"}):
+        last = {"state": "connect", "result": "error", "code": 451, "tried": tried, **known}
+        expected = {"localAddress": "192.168.1.100", "localPort": 54321}
+        assert routing(**last, ips=["192.168.1.100", "192.168.1.101"]) == expected
+        assert routing(**last) is None

@@ -41,11 +41,12 @@ async def hooks(rabbit, publisher):
     async with AsyncExitStack() as stack:
         running = []
 
-        async def start(table=None, *, url=rabbit.url, **endpoints):
+        async def start(table=None, *, url=rabbit.url, delivery=None, **endpoints):
             defaults = {"allow_http": True, "allow_private": True, "secrets": [SECRET], "timeout": 2}
             tables = {
                 "rabbitmq": {"url": url, "reconnect_delay": 0.1},
                 "worker": {"drain_timeout": 5},
+                "delivery": delivery or {},
                 "webhooks": {"pause": 0.1, "retries": [1]}
                 | (table or {})
                 | {"endpoints": {name: defaults | keys for name, keys in endpoints.items()}},

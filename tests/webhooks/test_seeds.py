@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 from support.hooks import until
@@ -18,17 +21,31 @@ async def told(system, sink, hooks, receiver):
 
     async def send(recipient, *, events=1, faults=(), server=None, patterns=(), maxattempts=10, tables=None, **job):
         crm = await receiver()
-        running = await hooks(crm={"url": crm.url})
-        mail = await system(server or await sink(faults=faults), patterns=list(patterns),
-                            delivery={"retries": [1, 3600], "max_attempts": 10}, **(tables or {}),
+        tables = {"delivery": {"retries": [1, 3600], "max_attempts": 10}} | (tables or {})
+        running = await hooks(crm={"url": crm.url}, delivery=tables["delivery"])
+        mail = await system(server or await sink(faults=faults), patterns=list(patterns), **tables,
                             timeouts=dict.fromkeys(("connect", "intro", "rcptto", "message", "quit"), 0.3))  # fmt: skip
-        job |= {"recipient": recipient, "mime": MIME, "id": "job", "maxattempts": maxattempts}
+        job = {"recipient": recipient, "mime": MIME, "id": "job", "maxattempts": maxattempts} | job
         await mail.send(properties={"message_id": "queue-id"}, **job)
         await until(lambda: len(crm.taken) >= events)
         assert running.watching.deaths == []
         return crm.taken
 
     return send
+
+
+HANDLERS = Path(__file__).parent.parent / "data/handlers.mjs"
+
+
+def handled(events, directory):
+    """Return what the seven handlers of EmailEngine's documentation do with real events, and what they print."""
+    file = directory / "events.json"
+    file.write_text(json.dumps(events))
+    done = subprocess.run(["node", HANDLERS, file], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "undefined" not in done.stdout
+    found = json.loads(done.stdout)
+    return [call[0] for call in found["done"]], found["said"]
 
 
 ENVELOPE = {"from": "a@a.test"}
@@ -64,9 +81,20 @@ async def test_greylisted_then_sent(told):
     assert last["x-mailq"]["result"]["attempt"] == 2
 
 
+def last_error(event, **expected):
+    """Hold the delivery error of a last attempt against what is expected of it."""
+    data = data_of(event, "messageDeliveryError")
+    assert data.pop("job")["nextAttempt"] is False
+    assert data.pop("envelope")["from"] == "a@a.test"
+    assert data == expected
+
+
 async def test_recipient_unknown(told):
-    (event,) = await told("reject@a.test")
-    description = event["x-mailq"]["result"]["description"]
+    error, event = await told("reject@a.test", events=2)
+    result = event["x-mailq"]["result"]
+    description = result["description"]
+    last_error(error, error="Address rejected by server", errorCode="EENVELOPE", smtpResponseCode=550,
+               smtpResponse=f"550 {result['status']} {description}", smtpCommand="RCPT TO")  # fmt: skip
     assert data_of(event, "messageFailed") == {
         "error": f"Error: 550 {event['x-mailq']['result']['status']} {description}"
     }
@@ -108,7 +136,8 @@ GIVES_UP = [{"id": "login", "codes": ["535"], "fatal": True}]
 async def test_authentication_failure(told, sink):
     server = await sink(tls=True, users={"anna": "geheim"})
     smarthost = {"hostname": "127.0.0.1", "port": server.port, **LOGIN}
-    (event,) = await told("accept@a.test", server=server, patterns=GIVES_UP, smarthost=smarthost)
+    error, event = await told("accept@a.test", events=2, server=server, patterns=GIVES_UP, smarthost=smarthost)
+    assert data_of(error, "messageDeliveryError")["errorCode"] == "EAUTH"
     words = event["x-mailq"]["result"]["description"]
     assert data_of(event, "messageFailed") == {"error": f"Error: Invalid login: 535 5.7.8 {words}"}
 
@@ -152,7 +181,7 @@ def full():
 
 
 async def test_connect_timeout(told, full):
-    events = await told("accept@a.test", events=2, maxattempts=2, smarthost={"hostname": "127.0.0.1", "port": full})
+    events = await told("accept@a.test", events=3, maxattempts=2, smarthost={"hostname": "127.0.0.1", "port": full})
     data = data_of(events[0], "messageDeliveryError")
     assert data.pop("job")["attempts"] == 2
     assert data == {
@@ -160,26 +189,28 @@ async def test_connect_timeout(told, full):
         "error": SILENT.format(f"127.0.0.1:{full}"),
         "errorCode": "ETIMEDOUT",
     }
-    assert data_of(events[1], "messageFailed") == {"error": "Error: Connect timeout"}
+    last_error(events[1], error=SILENT.format(f"127.0.0.1:{full}"), errorCode="ETIMEDOUT")
+    assert data_of(events[2], "messageFailed") == {"error": "Error: Connect timeout"}
 
 
 async def test_connection_refused(told):
     smarthost = {"hostname": "127.0.0.1", "port": 1}
-    events = await told("accept@a.test", events=2, maxattempts=2, smarthost=smarthost, ips=["127.0.0.1"])
+    events = await told("accept@a.test", events=3, maxattempts=2, smarthost=smarthost, ips=["127.0.0.1"])
+    for event in events:
+        tried = event["x-mailq"]["result"]["tried"]
+        assert tried["from"] == tried["to"] == "127.0.0.1"
+        routing = {"localAddress": "127.0.0.1", "localPort": tried["from_port"]}
+        assert event["data"].pop("networkRouting") == routing
+        assert not {"from_port", "to"} & event["x-mailq"]["result"].keys()
     data = data_of(events[0], "messageDeliveryError")
     assert data.pop("job")["attempts"] == 2
     assert data == {
         "envelope": ENVELOPE | {"to": ["accept@a.test"]},
         "error": "mailq failed to establish TCP connection against 127.0.0.1",
         "errorCode": "ECONNECTION",
-        "networkRouting": {"localAddress": "127.0.0.1"},
     }
-    assert data_of(events[1], "messageFailed") == {
-        "error": "Error: Connection refused",
-        "networkRouting": {"localAddress": "127.0.0.1"},
-    }
-    for event in events:
-        assert not {"from_port", "to"} & event["x-mailq"]["result"].keys()
+    last_error(events[1], error=data["error"], errorCode="ECONNECTION")
+    assert data_of(events[2], "messageFailed") == {"error": "Error: Connection refused"}
 
 
 @pytest.fixture
@@ -219,16 +250,40 @@ async def test_rejection_in_the_words_of_the_seed(told, script):
     "words", ["550 5.1.1 The email account that you tried to reach does not exist", "550 5.7.1 Sender rejected"]
 )
 async def test_final_refusal_in_the_words_of_the_seed(told, script, words):
-    (event,) = await told("b@a.test", server=await script(rcpt=words))
+    error, event = await told("b@a.test", events=2, server=await script(rcpt=words))
+    code, text = ("EENVELOPE", "Address rejected") if "5.1.1" in words else ("EMESSAGE", "Message rejected")
+    last_error(error, error=f"{text} by server", errorCode=code, smtpResponse=words, smtpResponseCode=550,
+               smtpCommand="RCPT TO")  # fmt: skip
     assert data_of(event, "messageFailed") == {"error": f"Error: {words}"}
 
 
-async def test_refused_login_in_the_words_of_the_seed(told, script):
+async def test_refused_login_in_the_words_of_the_seed_reaches_its_handlers(told, script, tmp_path):
     hello = "250-mx.a.test\r\n250 AUTH LOGIN"
     port = await script(ehlo=hello, auth="535 5.7.8 Error: authentication failed")
-    (event,) = await told("b@a.test", server=port, smarthost={"hostname": "127.0.0.1", "port": port, **LOGIN},
-                          patterns=GIVES_UP, tables={"smarthost": {"plaintext_auth": True}})  # fmt: skip
-    assert data_of(event, "messageFailed") == {"error": "Error: Invalid login: 535 5.7.8 Error: authentication failed"}
+    events = await told("b@a.test", events=2, server=port, smarthost={"hostname": "127.0.0.1", "port": port, **LOGIN},
+                        patterns=GIVES_UP, tables={"smarthost": {"plaintext_auth": True}})  # fmt: skip
+    calls, said = handled(events, tmp_path)
+    assert {"notifyAdmin", "disableAccountSending", "alerting.send", "db.emailLogs.update"} <= set(calls)
+    assert " No more retries scheduled" in said
+    last_error(events[0], **REFUSED_LOGIN, smtpResponse="535 5.7.8 Error: authentication failed")
+    text = "Error: Invalid login: 535 5.7.8 Error: authentication failed"
+    assert data_of(events[1], "messageFailed") == {"error": text}
+
+
+async def test_the_last_of_several_attempts_reaches_the_handlers_of_the_seeds(told, script, tmp_path):
+    """The job has no number of attempts and its message no Message-ID; the answer has two lines."""
+    words = "450-4.2.1 Mailbox full\r\n450 4.2.1 try later"
+    events = await told("b@a.test", events=3, server=await script(rcpt=words), maxattempts=None,
+                        mime="Subject: x\n\nhi", tables={"delivery": {"retries": [1, 3600], "max_deliver_time": 60}},
+                        )  # fmt: skip
+    calls, said = handled(events, tmp_path)
+    assert calls.count("monitoring.logDeliveryError") == calls.count("analytics.trackError") == 2
+    assert "emailService.sendViaBackup" in calls
+    assert [line for line in said if "Attempt" in line] == [" Attempt: 1/2", " Attempt: 2/2"]
+    assert [event["event"] for event in events] == ["messageDeliveryError", "messageDeliveryError", "messageFailed"]
+    assert [event["data"].get("smtpResponse") for event in events] == [words.replace("\r", "")] * 2 + [None]
+    assert len({event["data"]["messageId"] for event in events}) == 1
+    assert events[2]["data"]["error"] == "Error: 450 4.2.1 Mailbox full"
 
 
 async def test_an_expired_certificate_refuses_no_mail_and_is_told(told, sink, certificates):
@@ -253,7 +308,8 @@ async def test_network_routing_tells_the_port_that_the_server_saw(told):
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        (event,) = await told("accept@a.test", server=port, ips=["127.0.0.9"])
+        error, event = await told("accept@a.test", events=2, server=port, ips=["127.0.0.9"])
+    assert error["data"]["networkRouting"] == event["data"]["networkRouting"]
     ((address, local),) = peers
     assert data_of(event, "messageFailed") == {
         "error": "Error: 554 5.7.1 not you",
@@ -275,5 +331,6 @@ async def test_each_message_of_a_connection_has_its_local_port(told):
 
 async def test_consumers_see_what_a_pattern_calls_strange(told):
     patterns = [{"id": "odd", "codes": ["5xx"], "strange": True}]
-    (event,) = await told("reject@a.test", patterns=patterns)
+    error, event = await told("reject@a.test", events=2, patterns=patterns)
+    assert error["x-mailq"]["result"] == event["x-mailq"]["result"]
     assert (event["x-mailq"]["result"]["strange"], event["x-mailq"]["result"]["patterns"]) == (True, ["odd"])

@@ -79,7 +79,9 @@ class TcpWire(Stream):
             raise
         except OSError as trouble:
             raise Trouble(Kind.ERROR, words(trouble)) from trouble
-        self.local, self.local_port = self._socket.getsockname()[:2]
+        finally:  # known where the connection does not come about, too
+            with contextlib.suppress(OSError):
+                self.local, self.local_port = self._socket.getsockname()[:2]
 
     async def handshake(self) -> None:
         """Start TLS at once, before the greeting (RFC 8314 section 3.3)."""
