@@ -125,7 +125,7 @@ DEFAULTS_BY_KIND: dict[Kind, Default] = {
 """For every state that the table below does not name."""
 
 DEFAULTS: dict[tuple[State, Kind], Default] = {
-    (State.PROCESS, Kind.TIMEOUT): Default(554, "5.4.7", "message expired"),
+    (State.PROCESS, Kind.TIMEOUT): Default(554, "5.4.7", "[internal] message timeout"),
     (State.PROCESS, Kind.ERROR): Default(550, "5.3.5", "no usable source address"),
     (State.PROCESS, Kind.INVALID): Default(550, "5.6.0", "job cannot be processed"),
     (State.STORAGE, Kind.ERROR): Default(550, "5.6.0", "no message data was found"),

@@ -20,11 +20,12 @@ from mailq.core.job import Job, Queues
 from mailq.core.passing_on import application, passed_on, result_headers, same_rounds
 from mailq.core.provenance import HEADER, UNKNOWN, Provenance
 from mailq.core.publication import Consumed, Fallback, Publication
+from mailq.core.reply import printable
 from mailq.core.result import Certificates, Result
 from mailq.core.retry import delay_step
 from mailq.core.times import format_time
 from mailq.core.tolerance import means_true
-from mailq.core.verdict import Outcome, Verdict
+from mailq.core.verdict import Outcome, Verdict, timed_out
 
 Document = dict[str, Any]
 
@@ -78,10 +79,10 @@ def settle(
     `provenance` is what the job takes along on its way back; `sources` are the addresses that patterns choose from.
     """
     document = with_result(job.document, result, verdict, sources, certificates)
+    document["seen"] = format_time(job.seen or now)
     told = report(document, verdict, names, consumed, job.queues, message_id=job.identity, extracted=result.extracted)
     letters = list(told)
     if verdict.at is not None:
-        document["seen"] = format_time(job.seen or now)
         letters.append(park(job, document, verdict.at, names, consumed, now, provenance))
     return tuple(letters)
 
@@ -101,6 +102,8 @@ def with_result(
         record |= _classified(verdict.classification) | {"ruleset": verdict.ruleset}
     if verdict.expired:
         record["expired"] = True
+        last = printable(f"{result.code} {result.status} {result.description}".encode())
+        record["reason"] = f"554 5.4.7 {timed_out(last)}"
     record = apply_to_result(record, verdict.effects)
     earlier = document.get("results")
     copy = {**document, "results": [*(earlier if isinstance(earlier, list) else ()), record]}
@@ -109,6 +112,7 @@ def with_result(
     if verdict.at is not None:
         source = result.facts.get("from") if verdict.same_source else None
         copy["nextattempt"] = {"time": format_time(verdict.at)} | ({"ip": source} if source else {})
+        copy["nextattempt"] |= {"reason": verdict.why} if verdict.why else {}
     return apply_to_document(copy, verdict.effects, sources)
 
 

@@ -151,8 +151,12 @@ def expiry(job: Job) -> Failure:
     """Return the ending of a job whose time is over, with the last answer a server gave; it came through strangers."""
     last = job.results[-1] if job.results else {}
     words = printable(" ".join(str(last[name]) for name in ("code", "status", "description") if name in last).encode())
-    text = f"message expired (last failure: {words})" if words else "message expired"
-    return Failure(State.PROCESS, Kind.TIMEOUT, text)
+    return Failure(State.PROCESS, Kind.TIMEOUT, timed_out(words))
+
+
+def timed_out(last: str) -> str:
+    """Return SparkPost's words for a job whose time or attempts are used up; `last` is the last answer, if any."""
+    return f"[internal] message timeout (last transfail: {last})" if last else "[internal] message timeout"
 
 
 def back_at(job: Job, policy: RetryPolicy, until: datetime, now: datetime) -> datetime | None:

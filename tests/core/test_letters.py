@@ -391,3 +391,20 @@ def test_without_result_queues_the_fallback_of_a_jobs_own_queue_may_reach_nobody
     bare = Names(results="", success="", failures="", retry="")
     (letter,) = settle(parsed, refused(), Verdict(Outcome.FAILURE), bare, consumed, NOW)
     assert letter.fallback == Fallback("mailq", "failure", False)
+
+
+def test_an_attempt_that_was_the_last_for_want_of_time_tells_the_timeout_with_its_answer():
+    result = failed(Trail(), Failure(State.RCPTTO, Kind.ERROR, reply=Reply(454, "4.4.4", "no MX")), time=NOW, attempt=2)
+    found = with_result({}, result, Verdict(Outcome.FAILURE, expired=True, why="expired"))["results"][0]
+    assert found["reason"] == "554 5.4.7 [internal] message timeout (last transfail: 454 4.4.4 no MX)"
+    assert (found["code"], found["expired"]) == (454, True)
+
+
+def test_the_retry_copy_tells_what_chose_the_time_and_every_result_when_it_was_seen():
+    at = NOW + timedelta(seconds=600)
+    letters = published(job(), refused(), Verdict(Outcome.RETRY, at, why="hint 600 s"))
+    copy = orjson.loads(letters["mailq", "retry"].body)
+    assert copy["nextattempt"] == {"time": "2030-01-01 12:10:00", "reason": "hint 600 s"}
+    assert copy["seen"] == "2030-01-01 12:00:00"
+    (final,) = published(job(), delivered(), Verdict(Outcome.SUCCESS)).values()
+    assert orjson.loads(final.body)["seen"] == "2030-01-01 12:00:00"

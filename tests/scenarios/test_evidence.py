@@ -145,7 +145,7 @@ async def test_a_job_that_is_of_no_use_any_more_fails_at_once(results, system, s
 
     result = (await mail.get("failures"))["results"][-1]
     assert (result["state"], result["result"], result["code"]) == ("process", "timeout", 554)
-    assert result["description"].startswith("message expired")
+    assert result["description"].startswith("[internal] message timeout")
     assert ("451 no" in result["description"]) is bool(results)
     assert receiver.messages == []
 

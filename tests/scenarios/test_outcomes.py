@@ -118,7 +118,7 @@ async def test_a_job_past_its_time_is_expired_without_an_attempt(system, sink):
     result = (await mail.get("failures"))["results"][1]
     assert (result["state"], result["result"], result["attempt"]) == ("process", "timeout", 2)
     assert (result["code"], result["status"]) == (554, "5.4.7")
-    assert result["description"] == "message expired (last failure: 451 later)"
+    assert result["description"] == "[internal] message timeout (last transfail: 451 later)"
     assert "to" not in result
     assert receiver.messages == []
 
