@@ -193,7 +193,10 @@ class Settlement:
         letter = letters.poison(
             consumed, reason, self._names, now, state=state, exception=exception, provenance=provenance
         )
-        await self._publish(publisher, "poison", [letter])
+        told = [letter]
+        if self._names.events:
+            told.append(letters.poison_event(consumed, reason, self._names, now, exception=exception))
+        await self._publish(publisher, "poison", told)
         self._observer.poisoned(reason)
 
     async def _publish(self, publisher: Publisher, key: str, publications: Sequence[Publication]) -> None:

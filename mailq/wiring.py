@@ -339,6 +339,7 @@ def names_of(config: Config) -> Names:
         config.webhooks.prefix,
         rabbitmq.job_queues,
         rabbitmq.priorities,
+        config.webhooks.prefix if config.webhooks.endpoints else "",
     )
 
 

@@ -6,6 +6,7 @@ message (unless `keepmime`); what goes back to the outbox keeps both.
 """
 
 import gzip
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,7 +35,8 @@ Document = dict[str, Any]
 class Names:
     """The broker's names that publications need; an empty queue name means: no such queue.
 
-    `webhooks` is the prefix of the queues of webhooks, `job_queues` has those that the queues of jobs are held to.
+    `webhooks` is the prefix of the queues of webhooks; `events` is the queue that events are made from, empty where no
+    endpoint is configured. `job_queues` has those that the queues of jobs are held to.
     `priorities` tells whether jobs on their way back, and results, carry the AMQP priority.
     """
 
@@ -48,6 +50,7 @@ class Names:
     webhooks: str = "webhooks"
     job_queues: tuple[str, ...] = ()
     priorities: bool = False
+    events: str = ""
 
     def queues_of(self, outcome: Outcome) -> dict[str, str]:
         """Return the configured queues of an outcome, by the property of `queues` that overrides each."""
@@ -161,6 +164,8 @@ def report(
     yield from letters.values()
     for queue in dict.fromkeys(others):
         yield letter("", queue)
+    if names.events:  # the exchange does not tell it; the queue may not exist yet
+        yield letter("", names.events, mandatory=False)
 
 
 def postpone(
@@ -234,6 +239,16 @@ def poison(
         headers=headers,
         application=application(consumed),
     )
+
+
+def poison_event(consumed: Consumed, reason: str, names: Names, now: datetime, *, exception: str | None) -> Publication:
+    """Return the publication that tells webhooks of a message put aside; its body may be anything and is not read."""
+    record = {"state": "process", "result": "error", "time": format_time(now), "attempt": 1, "code": 554}
+    record |= {"status": "5.3.0", "description": f"put into queue {names.poison}: {reason[:500]}"}
+    record |= {"bug": exception[:500]} if exception is not None else {}
+    identity = consumed.message_id or hashlib.blake2b(consumed.body, digest_size=16).hexdigest()
+    body = orjson.dumps({"results": [record]})
+    return _letter(body, identity, consumed, "", names.events, final=True, priority=None, mandatory=False)
 
 
 def public(document: Document, extracted: Document | None) -> Document:

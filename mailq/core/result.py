@@ -254,10 +254,8 @@ def vanished(job: Job, time: datetime) -> Result:
 def pack(result: Result) -> bytes:
     """Return what the journal keeps of a result: all but what can be had from the job again, and no secret."""
     if len(result.description) > MAX_PACKED:
-        result = result._replace(description=result.description[:MAX_PACKED])
-    return orjson.dumps(tuple(result._replace(extracted=None, heard=None)))
         result = result._replace(description=result.description[:MAX_PACKED], reply=None)
-    return orjson.dumps((*result[:EXTRACTED], None, *result[EXTRACTED + 1 :]))
+    return orjson.dumps(tuple(result._replace(extracted=None, heard=None)))
 
 
 def unpack(record: bytes | None, job: Job, now: datetime) -> Result:

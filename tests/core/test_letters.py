@@ -7,10 +7,12 @@ import orjson
 import pytest
 
 from mailq.core.classify import Classification
+from mailq.core.event_facts import Context
+from mailq.core.events import event_of
 from mailq.core.failure import Failure
 from mailq.core.hints import Flags
 from mailq.core.job import Job
-from mailq.core.letters import Names, park, poison, postpone, public, settle, with_result
+from mailq.core.letters import Names, park, poison, poison_event, postpone, public, settle, with_result
 from mailq.core.passing_on import DROPPED, MOST_DROPPED, MOST_ROUNDS, ROUNDS, rounds
 from mailq.core.provenance import HEADER, UNKNOWN, Outbox, Provenance
 from mailq.core.publication import Application, Consumed, Fallback
@@ -408,3 +410,22 @@ def test_the_retry_copy_tells_what_chose_the_time_and_every_result_when_it_was_s
     assert copy["seen"] == "2030-01-01 12:00:00"
     (final,) = published(job(), delivered(), Verdict(Outcome.SUCCESS)).values()
     assert orjson.loads(final.body)["seen"] == "2030-01-01 12:00:00"
+
+
+def test_a_job_with_queues_of_its_own_and_poison_are_told_to_webhooks_where_there_are_endpoints():
+    names = Names(events="webhooks")
+    asked, consumed = job(queues={"results": "mine", "success": None, "failure": "mine"})
+    for verdict in (Verdict(Outcome.SUCCESS), Verdict(Outcome.FAILURE)):
+        *_, last = settle(asked, delivered(), verdict, names, consumed, NOW)
+        assert (last.exchange, last.routing_key, last.mandatory) == ("", "webhooks", False)
+        others = settle(asked, delivered(), verdict, NAMES, consumed, NOW)
+        assert "webhooks" not in {letter.routing_key for letter in others}
+    plain, consumed = job()
+    assert [each.exchange for each in settle(plain, delivered(), Verdict(Outcome.SUCCESS), names, consumed, NOW)] == [
+        "mailq"
+    ]
+    told = poison_event(Consumed(b"\x00no JSON", 1), "body is not JSON", names, NOW, exception=None)
+    event = event_of(orjson.loads(told.body), told.message_id, Context(), NOW)
+    assert (event.name, told.routing_key, told.mandatory) == ("messageFailed", "webhooks", False)
+    assert event.body["data"]["error"] == "Error: put into queue outbox.poison: body is not JSON"
+    assert event.body["data"]["messageId"]

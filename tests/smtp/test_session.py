@@ -407,3 +407,19 @@ async def test_a_blank_line_behind_an_answer_costs_nothing():
 
     assert all(result.delivered for result in results)
     assert len(mx.peers) == 1
+
+
+async def test_a_greeting_that_refuses_tells_the_name_of_the_server_and_not_in_the_description():
+    for greeting, mta, words in (
+        ("451 mta1.example.com Please come back later", "mta1.example.com", "Please come back later"),
+        ("554 5.7.1 no service for you", None, "no service for you"),
+        ("554 mta1.example.com", "mta1.example.com", "mta1.example.com"),
+    ):
+
+        async def serve(peer, greeting=greeting):
+            await peer.say(f"{greeting}\r\n".encode())
+            peer.hang_up()
+
+        async with Hostile(serve) as mx, mailer(mx.address) as client:
+            result = await client.send()
+        assert (result.state, result.facts.get("mta"), result.description) == (State.INTRO, mta, words)
