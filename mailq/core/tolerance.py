@@ -47,6 +47,7 @@ class Mend(NamedTuple):
     always: bool = False
 
 
+_NUMBERS = re.compile(r"[0-9 \t,.+-]+")
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -86,8 +87,8 @@ def _one_text(value: Json) -> Json:
 
 
 def _one_number(value: Json) -> Json:
-    if isinstance(value, str):
-        return value.split(",", MAX_ITEMS)
+    if isinstance(value, str):  # another text may be meant as a formula, and is refused as one
+        return value.split(",", MAX_ITEMS) if _NUMBERS.fullmatch(value) else value
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 

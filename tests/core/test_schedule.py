@@ -9,7 +9,8 @@ from mailq.core.document import InvalidJobError
 from mailq.core.job import Job
 from mailq.core.schedule import LONGEST, from_formula, planned
 
-WRONG = ("", "5", "5*2^m", "0*2^n", "5*0^n", "5*2^n ", "5*2**n", "600,1800", "100000*2^n", "5*2^n,3600")
+PLAIN = ("", "5", "600,1800")
+WRONG = ("5*2^m", "0*2^n", "5*0^n", "5*2^n ", "5*2**n", "100000*2^n", "5*2^n,3600", "n")
 
 
 def test_a_formula_is_emailengines_exponential_back_off():
@@ -29,12 +30,17 @@ def test_a_formula_stands_beside_the_list_in_configuration_and_jobs():
     assert Job.parse(body, limit=1000).retries == list(from_formula("5*2^n"))
 
 
-@pytest.mark.parametrize("text", WRONG)
-def test_what_is_no_formula_is_refused(text):
+@pytest.mark.parametrize("text", PLAIN + WRONG)
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_text_that_is_no_formula_is_refused(text, strict):
     with pytest.raises(ValidationError, match="formula"):
         DeliveryConfig(retries=text)
+    body = orjson.dumps({"recipient": "b@b.test", "retries": text})
+    if text in PLAIN and not strict:  # see docs/tolerance.md
+        assert Job.parse(body, limit=1000).warnings
+        return
     with pytest.raises(InvalidJobError, match="formula") as refused:
-        Job.parse(orjson.dumps({"recipient": "b@b.test", "retries": text}), limit=1000)
+        Job.parse(body, limit=1000, strict=strict)
     assert refused.value.pointer == "/retries"
 
 
