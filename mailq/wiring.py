@@ -118,7 +118,7 @@ class _Lateness:
 def caution(config: Config, logger: Logger) -> None:
     """Say once what the operator should not leave like this."""
     if config.rabbitmq.weakness is not None:
-        logger.warning("configuration", detail=f'{config.rabbitmq.weakness}; set rabbitmq.queue_type = "quorum"')
+        logger.warning("configuration", detail=f"{config.rabbitmq.weakness}; set {config.rabbitmq.remedy}")
 
 
 async def run_child(place: Place) -> int:

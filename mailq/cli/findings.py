@@ -31,6 +31,8 @@ from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection, RefusedError
+from mailq.edges.amqp.differences import LIMIT, NONE, Difference
+from mailq.edges.amqp.methods import ExchangeDeclare
 from mailq.edges.amqp.unreachable import UnreachableError
 from mailq.edges.hooks import addresses, public
 from mailq.edges.resolver import DnsResolver
@@ -52,7 +54,11 @@ _UNLIMITED = (
     "No client sees policies: all is well if one says delivery-limit -1 (README, Queues). Else set it, or delete the"
     " queue, which an earlier version of mailq declared, once it is empty."
 )
-_CLASSIC = 'Set rabbitmq.queue_type = "quorum", and delete the classic queues once they are empty.'
+_CLASSIC = "Set {}, and delete the queues once they are empty."
+
+_AS_IT_IS = (
+    "mailq uses it as it is (docs/migrating.md, Queues that exist). To have mailq's own, delete it once it is empty."
+)
 
 _LARGER = "For larger jobs publish with content_encoding gzip (`mailq send --gzip`), or raise max_message_size there."
 
@@ -97,7 +103,7 @@ async def broker(config: RabbitConfig, octets: int = 0) -> AsyncIterator[Finding
         if (size := message_size(connection.server, octets)) is not None:
             yield size
         if config.weakness is not None:
-            yield Finding(Level.WARN, "queue type", config.weakness, _CLASSIC)
+            yield Finding(Level.WARN, "queue type", config.weakness, _CLASSIC.format(config.remedy))
         yield await _exchange(connection, config)
         delays, delayed = tuple(topology.delay_queue(config.outbox, step) for step in STEPS), []
         for queue in topology.queues(config):
@@ -128,16 +134,17 @@ def message_size(server: str, octets: int) -> Finding | None:
 
 
 async def _exchange(connection: Connection, config: RabbitConfig) -> Finding:
-    def declaration(*, passive: bool) -> commands.Exchange.Declare:
-        return commands.Exchange.Declare(0, config.exchange, "topic", passive=passive, durable=True)
-
     what = f"exchange {config.exchange}"
+    passive = ExchangeDeclare(0, config.exchange, "", passive=True)
     try:
-        await connection.call(declaration(passive=True), commands.Exchange.DeclareOk)
-        if config.declare:
-            await connection.call(declaration(passive=False), commands.Exchange.DeclareOk)
+        await connection.call(passive, commands.Exchange.DeclareOk)
+        different = await topology.exchange(connection, config)
+    except topology.TopologyError as trouble:
+        return Finding(Level.FAIL, what, str(trouble), "Name another rabbitmq.exchange, or delete it.")
     except RefusedError as refused:
         return _refused(what, config, refused)
+    if different:
+        return Finding(Level.WARN, what, ", ".join(map(str, different)), _AS_IT_IS)
     return Finding(Level.OK, what, "is there")
 
 
@@ -147,7 +154,7 @@ async def _queue(connection: Connection, config: RabbitConfig, queue: topology.Q
     passive = commands.Queue.Declare(0, queue.name, passive=True)
     try:
         state = cast("commands.Queue.DeclareOk", await connection.call(passive, commands.Queue.DeclareOk))
-        asked = not config.declare or await topology.declare(connection, queue)
+        different = await topology.compare(connection, queue) if config.declare else ()
     except RefusedError as refused:
         return _refused(what, config, refused)
     seen = f"{state.message_count} ready, {state.consumer_count} consumers"
@@ -155,14 +162,28 @@ async def _queue(connection: Connection, config: RabbitConfig, queue: topology.Q
         return Finding(Level.WARN, what, seen, "Jobs wait and no worker consumes them: start `mailq run`.")
     if queue.name == config.poison and state.message_count:
         return Finding(Level.WARN, what, seen, "Read the reasons in their headers; delete or mend and republish them.")
-    if not asked and connection.version >= LIMITING:
-        return Finding(
-            Level.WARN,
-            what,
-            f"{seen}; drops what was returned {DROPPED_AT} times, unless a policy says delivery-limit -1",
-            _UNLIMITED,
-        )
+    return _as_it_is(connection, config, queue, different, seen)
+
+
+def _as_it_is(
+    connection: Connection, config: RabbitConfig, queue: topology.Queue, different: tuple[Difference, ...], seen: str
+) -> Finding:
+    """Tell what it costs to use a queue as it is."""
+    what = f"queue {queue.name}"
+    if trouble := topology.obstacle(config, queue, different):
+        return Finding(Level.FAIL, what, trouble, "Delete it once it is empty; `mailq run` declares it anew.")
+    if told := topology.cost(config, queue, different):
+        return Finding(Level.WARN, what, f"{seen}; {', '.join(map(str, different))}; {told}", _AS_IT_IS)
+    if _limited(queue, different) and connection.version >= LIMITING:
+        limited = f"{seen}; drops what was returned {DROPPED_AT} times, unless a policy says delivery-limit -1"
+        return Finding(Level.WARN, what, limited, _UNLIMITED)
     return Finding(Level.OK, what, seen)
+
+
+def _limited(queue: topology.Queue, different: tuple[Difference, ...]) -> bool:
+    """Tell whether a queue lacks the unlimited delivery limit that mailq would give it."""
+    unlimited = queue.arguments.get(LIMIT) == topology.UNLIMITED
+    return unlimited and any(each.argument == LIMIT and each.found == NONE for each in different)
 
 
 def _alike(findings: list[Finding]) -> Iterator[Finding]:

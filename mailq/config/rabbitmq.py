@@ -15,7 +15,9 @@ class RabbitConfig(Section):
         SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
         description="amqp:// or amqps:// address with user, password and virtual host.",
     )
-    declare: bool = Field(True, description="Declare exchange and queues; false only checks that they exist.")
+    declare: bool = Field(
+        True, description="Declare the exchange and queues that are missing; false only checks that they exist."
+    )
     declare_job_queues: bool = Field(
         False,
         description="Declare a queue that a job names in `queues` and that does not exist; false refuses the job.",
@@ -26,6 +28,11 @@ class RabbitConfig(Section):
     queue_type: Literal["quorum", "classic"] = Field(
         "quorum",
         description="Type of the queues that mailq declares; quorum survives a lost node and counts deliveries.",
+    )
+    arguments: bool = Field(
+        True,
+        description="Declare outbox and result queues with arguments; false declares them plain and durable, as clients"
+        " that declare them themselves do. Queues that exist are used as they are, either way.",
     )
     exchange: str = Field("mailq", min_length=1, description="Topic exchange that every result is published to.")
     outbox: str = Field("outbox", min_length=1, description="Queue of the jobs to deliver.")
@@ -63,9 +70,19 @@ class RabbitConfig(Section):
     @property
     def weakness(self) -> str | None:
         """Why nothing should run like this for long; None where all is well."""
+        if not self.arguments:
+            return (
+                "plain queues (rabbitmq.arguments = false) have no replica, no delivery limit and no way to poison,"
+                " unless policies say so"
+            )
         if self.queue_type == "quorum":
             return None
         return "classic queues count no deliveries: a job that ends workers, or meets a bug, comes again for ever"
+
+    @property
+    def remedy(self) -> str:
+        """The setting that ends a `weakness`."""
+        return 'rabbitmq.queue_type = "quorum"' if self.arguments else "rabbitmq.arguments = true"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -79,45 +79,116 @@ async def test_names_may_be_any_text(open_broker, rabbit):
     assert (await rabbit.get("success")).body == b"2"
 
 
-async def test_a_queue_with_other_arguments_is_explained(open_broker, rabbit):
-    await rabbit.declare("results")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"x-queue-type": "classic", "x-max-priority": 10},
+        {"x-max-length": 1000, "x-message-ttl": 86_400_000, "x-expires": 3_600_000},
+        {"x-queue-type": "quorum"},
+        {"x-queue-type": "quorum", "x-delivery-limit": 5},
+        {"x-queue-type": "quorum", "x-single-active-consumer": True},
+    ],
+    ids=lambda arguments: "-".join(arguments) or "plain",
+)
+async def test_queues_that_exist_are_used_as_they_are(open_broker, rabbit, observer, arguments):
+    """A second declaration with the same arguments proves that nothing was changed."""
+    for name in ("outbox", "results"):
+        await rabbit.declare(name, arguments=arguments)
+    broker, inbox = await open_broker(), Inbox()
+    await broker.consume(inbox)
+    await broker.publish([Publication("", "outbox.delay.1s", b"1"), Publication("mailq", "success", b"2")])
+    (message,) = await inbox.wait(1)
+    broker.ack(message.tag)
+    await rabbit.wait_for_count("results", 1)
+    for name in ("outbox", "results"):
+        await rabbit.declare(name, arguments=arguments)
+    assert "queue 'outbox'" in dict(observer.events)["differs"]
+
+
+async def test_what_differs_is_told_once_with_its_costs(open_broker, rabbit, observer):
+    await rabbit.declare("outbox", arguments={"x-max-priority": 10})
+    await open_broker()
+    (told,) = [detail for event, detail in observer.events if event == "differs"]
+    for words in (
+        "instead of 'quorum'",  # it has none, say brokers before 4.0, and 'classic' later ones
+        "x-dead-letter-exchange is none instead of ''",
+        "x-max-priority is '10' instead of none",
+        "has no replica",
+        "counts no deliveries",
+        "moves nothing to poison",
+    ):
+        assert words in told
+    assert "results" not in told
+
+
+async def test_mailqs_own_queues_are_told_to_nobody(open_broker, observer):
+    await open_broker()
+    await open_broker()
+    assert observer.events == []
+
+
+@pytest.mark.parametrize(
+    ("queue", "arguments", "words"),
+    [
+        ("outbox.delay.2m", {}, "another x-"),
+        ("outbox.delay.2m", {"x-message-ttl": 120_000}, "another x-dead-letter-exchange"),
+        ("outbox.delay.2m", {"x-message-ttl": 120_000} | dead_letter_to("results"), "x-dead-letter-routing-key"),
+        ("outbox.delay.2m", dead_letter_to("outbox"), "another x-message-ttl"),
+        ("outbox", {"x-queue-type": "stream"}, "another x-queue-type: wanted 'quorum', it has 'stream'"),
+    ],
+)
+async def test_a_queue_that_would_lose_jobs_is_refused(open_broker, rabbit, queue, arguments, words):
+    await rabbit.declare(queue, arguments=arguments)
     with pytest.raises(BrokerError) as caught:
         await open_broker()
-    before, after = "wanted the value 'quorum' of type 'longstr', it has none", "wanted 'quorum', it has 'classic'"
-    assert str(caught.value) in {  # as brokers before 4.0 and since then say what differs
-        f"queue 'results' exists with another x-queue-type: {values}; make the configuration match,"
-        " or delete the queue once it is empty, or set rabbitmq.declare = false to use it as it is"
-        for values in (before, after)
-    }
+    assert f"queue {queue!r} exists with " in str(caught.value)
+    assert words in str(caught.value)
+    assert "jobs would be lost there; delete it once it is empty" in str(caught.value)
 
 
-async def test_a_changed_delivery_limit_is_explained(open_broker):
-    await open_broker(delivery_limit=5)
-    with pytest.raises(BrokerError, match=r"queue 'outbox' exists with another x-delivery-limit: .*'6'.* it has .*'5'"):
-        await open_broker(delivery_limit=6)
+async def test_delays_of_another_length_are_told(open_broker, rabbit, observer):
+    await rabbit.declare("outbox.delay.2m", arguments={"x-message-ttl": 60_000} | dead_letter_to("outbox"))
+    await open_broker()
+    assert "delays are of another length" in dict(observer.events)["differs"]
 
 
-async def test_queues_of_an_earlier_version_are_used_as_they_are(open_broker, rabbit):
-    for name in ("outbox.poison", "results", "success", "failures", "retry"):
-        await rabbit.declare(name, arguments={"x-queue-type": "quorum"})
-    broker = await open_broker()
+async def test_workers_that_start_at_once_find_one_topology(open_broker, observer):
+    await asyncio.gather(*(open_broker() for _ in range(4)))
+    assert observer.events == []
+
+
+async def test_plain_queues_are_declared_where_arguments_are_off(open_broker, rabbit):
+    broker = await open_broker(arguments=False)
+    for name in ("outbox", "results", "success", "failures", "retry"):
+        await rabbit.declare(name)
+    await rabbit.declare("outbox.poison", arguments=LASTING)
     await broker.publish([Publication("mailq", "success", b"{}")])
-    assert [await rabbit.count(name) for name in ("results", "success")] == [1, 1]
-    await rabbit.declare("results", arguments={"x-queue-type": "quorum"})  # unchanged
+    assert await rabbit.count("results") == 1
 
 
-async def test_another_delivery_limit_of_a_result_queue_is_explained(open_broker, rabbit):
-    await rabbit.declare("results", arguments={"x-queue-type": "quorum", "x-delivery-limit": 5})
-    with pytest.raises(BrokerError, match=r"queue 'results' exists with another x-delivery-limit: .*'1000000000'"):
-        await open_broker()
+async def test_queues_have_mailerqs_names_where_configured(open_broker, rabbit):
+    broker = await open_broker(failures="failure")
+    await broker.publish([Publication("mailq", "failure.hard.unknown", b"{}")])
+    assert await rabbit.count("failure") == 1
+    assert not await rabbit.exists("failures")
 
 
-async def test_an_exchange_of_another_type_is_explained(open_broker, rabbit):
-    await (await rabbit.channel()).declare_exchange("mailq", "fanout", durable=True)
+@pytest.mark.parametrize("kind", ["fanout", "direct"])
+async def test_an_exchange_that_leads_results_astray_is_refused(open_broker, rabbit, kind):
+    await (await rabbit.channel()).declare_exchange("mailq", kind, durable=True)
     with pytest.raises(
-        BrokerError, match=r"exchange 'mailq' exists with another type: wanted 'topic', it has 'fanout'"
+        BrokerError, match=rf"exchange 'mailq' exists with another type: wanted 'topic', it has '{kind}', so results"
     ):
         await open_broker()
+
+
+async def test_an_exchange_that_does_not_last_is_used_as_it_is(open_broker, rabbit, observer):
+    await (await rabbit.channel()).declare_exchange("mailq", "topic", durable=False)
+    broker = await open_broker()
+    await broker.publish([Publication("mailq", "success", b"{}")])
+    assert await rabbit.count("results") == 1
+    assert "exchange 'mailq': durable is 'false' instead of 'true'" in dict(observer.events)["differs"]
 
 
 async def test_without_declare_the_first_missing_thing_is_named(open_broker, rabbit):

@@ -155,16 +155,29 @@ async def test_one_delay_queue_is_missing(check, rabbit):
     assert seen["delay queues 2s … 24h"]["level"] == "ok"
 
 
-async def test_what_exists_differently_is_a_failure(check, rabbit):
+async def test_what_exists_differently_is_a_warning_with_its_costs(check, rabbit):
     await rabbit.declare("results")
+    await rabbit.declare("outbox", arguments={"x-queue-type": "quorum"})
+    await (await rabbit.channel()).declare_exchange("mailq", "topic", durable=False)
+    status, seen = await check()
+    assert status == 0
+    assert "instead of 'quorum'; a classic queue has no replica" in seen["queue results"]["seen"]
+    assert "without x-delivery-limit" in seen["queue outbox"]["seen"]
+    assert "moves nothing to poison" in seen["queue outbox"]["seen"]
+    assert "durable is 'false'" in seen["exchange mailq"]["seen"]
+    assert {seen[what]["level"] for what in ("queue results", "queue outbox", "exchange mailq")} == {"warn"}
+
+
+async def test_what_mailq_cannot_work_with_is_a_failure(check, rabbit):
+    await rabbit.declare("outbox.delay.2m")
     await (await rabbit.channel()).declare_exchange("mailq", "fanout", durable=True)
     status, seen = await check()
     assert status == 1
-    assert "x-queue-type" in seen["queue results"]["seen"]
-    assert "type" in seen["exchange mailq"]["seen"]
-    for what in ("queue results", "exchange mailq"):
+    assert "another type: wanted 'topic', it has 'fanout'" in seen["exchange mailq"]["seen"]
+    assert "jobs would be lost there" in seen["queue outbox.delay.2m"]["seen"]
+    for what in ("queue outbox.delay.2m", "exchange mailq"):
         assert seen[what]["level"] == "fail"
-        assert "rabbitmq.declare = false" in seen[what]["advice"]
+        assert "elete it" in seen[what]["advice"]
 
 
 async def test_queues_that_lose_messages_on_rabbitmq_4_are_told(check, rabbit, monkeypatch):

@@ -298,7 +298,7 @@ async def test_the_wrong_topology_is_told_until_it_is_right(system, sink, rabbit
         proxy.refuse()
         proxy.cut()
         await rabbit.delete("outbox")
-        await rabbit.declare("outbox", arguments={"x-queue-type": "classic"})
+        await rabbit.declare("outbox", arguments={"x-queue-type": "stream"})
         proxy.resume()
         await until(lambda: happened(mail, "connected", "lost", "refused", "retrying"))
         assert "queue 'outbox' exists with another " in mail.worker.not_ready

@@ -98,7 +98,9 @@ class Broker:
                 connections.append(connection)
                 if role == "control":
                     try:
-                        await topology.prepare(connection, config)
+                        notes = await topology.prepare(connection, config)
+                        if notes:
+                            observer.broker("differs", f"used as it is: {' | '.join(notes)}")
                     except topology.TopologyError as trouble:
                         _tell(observer, trouble)
                         raise
