@@ -29,6 +29,8 @@ _EXTRACTED: Document = {
     "to": ["jo@example.org"],
     "subject": "hi",
     "headers": {"from": "news@example.com", "to": "jo@example.org", "subject": "hi"},
+    "envelope": {"local": "news", "domain": "example.com"},
+    "recipient": {"local": "jo", "domain": "example.org"},
 }
 
 _RULESET = "2026.11.2"

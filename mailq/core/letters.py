@@ -18,6 +18,7 @@ import orjson
 from mailq.core.classify import Classification
 from mailq.core.effects import apply_to_document, apply_to_result
 from mailq.core.job import Job, Queues
+from mailq.core.mime import MAX_HEADER, SHORT, extract, normalize, without_mark
 from mailq.core.passing_on import application, passed_on, result_headers, same_rounds
 from mailq.core.provenance import HEADER, UNKNOWN, Provenance
 from mailq.core.publication import Consumed, Fallback, Publication
@@ -260,9 +261,26 @@ def public(document: Document, extracted: Document | None) -> Document:
         copy["smarthost"] = _without_password(copy["smarthost"])
     if "dkim" in copy:
         copy["dkim"] = _without_keys(copy["dkim"])
-    if extracted is not None:
-        copy["extracted"] = extracted
+    if found := _extracted(document, extracted):
+        copy["extracted"] = found
     return copy
+
+
+def _extracted(document: Document, extracted: Document | None) -> Document:
+    """Return `extracted` as MailerQ has it; an attempt that ended before it read the header left that to be done here.
+
+    Only the part of the message that `extract` looks at is made ready for it.
+    """
+    mime = document.get("mime")
+    if extracted is None and isinstance(mime, str):
+        extracted = extract(normalize(without_mark(mime[: MAX_HEADER + SHORT])))
+    found = dict(extracted or ())
+    for name in ("envelope", "recipient"):
+        address = document.get(name)
+        local, at, domain = address.strip().strip("<>").rpartition("@") if isinstance(address, str) else ("", "", "")
+        if at:
+            found[name] = {"local": local, "domain": domain}
+    return found
 
 
 def _without_password(smarthost: object) -> object:

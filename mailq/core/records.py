@@ -173,6 +173,13 @@ class ResultRecord(_Record):
     )
 
 
+class AddressRecord(_Record):
+    """An address of the job, split at its last @."""
+
+    local: str = Field(description="What stands before the @.", examples=["jo"])
+    domain: str = Field(description="What stands behind the @.", examples=["example.org"])
+
+
 class ExtractedRecord(_Record):
     """What the message header says, for consumers that do not keep the message."""
 
@@ -182,6 +189,8 @@ class ExtractedRecord(_Record):
     headers: dict[str, str | list[str]] | None = Field(
         None, description="Every field by its name in lower case, decoded; a list where a name is repeated."
     )
+    envelope: AddressRecord | None = Field(None, description="The job's `envelope` in two; absent where that is empty.")
+    recipient: AddressRecord | None = Field(None, description="The job's `recipient` in two.")
 
 
 class NextAttemptRecord(_Record):

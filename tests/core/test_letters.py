@@ -58,7 +58,11 @@ def test_a_success_is_published_once_through_the_exchange():
     assert list(letters) == [("mailq", "success")]
     document = orjson.loads(letters["mailq", "success"].body)
     assert document["custom"] == {"a": 1}
-    assert document["extracted"] == {"subject": "x"}
+    assert document["extracted"] == {
+        "subject": "x",
+        "envelope": {"local": "a", "domain": "a.test"},
+        "recipient": {"local": "b", "domain": "b.test"},
+    }
     assert document["results"][0]["state"] == "message"
     assert "mime" not in document
 
@@ -429,3 +433,28 @@ def test_a_job_with_queues_of_its_own_and_poison_are_told_to_webhooks_where_ther
     assert (event.name, told.routing_key, told.mandatory) == ("messageFailed", "webhooks", False)
     assert event.body["data"]["error"] == "Error: put into queue outbox.poison: body is not JSON"
     assert event.body["data"]["messageId"]
+
+
+ADDRESSES = [
+    ("jo@a.test", {"local": "jo", "domain": "a.test"}),
+    ("<jo@a.test>", {"local": "jo", "domain": "a.test"}),
+    ('"a@b"@a.test', {"local": '"a@b"', "domain": "a.test"}),
+    ("", None),
+    ("nobody", None),
+    (None, None),
+    (7, None),
+]
+
+
+@pytest.mark.parametrize(("address", "split"), ADDRESSES)
+def test_extracted_has_both_addresses_in_two(address, split):
+    found = public({"envelope": address, "recipient": address}, {"subject": "x"})["extracted"]
+    assert (found.get("envelope"), found.get("recipient"), found["subject"]) == (split, split, "x")
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_job_that_ended_before_its_header_was_read_has_it_extracted_all_the_same(ending):
+    mime = "\ufeff" + ending.join(["Message-ID: <1@a.test>", "Subject: hi", "", "x" * 200_000])
+    found = public({"mime": mime}, None)["extracted"]
+    assert found == {"subject": "hi", "headers": {"message-id": "<1@a.test>", "subject": "hi"}}
+    assert "extracted" not in public({"mime": {"a": 1}}, None)

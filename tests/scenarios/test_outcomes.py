@@ -26,6 +26,7 @@ async def test_success(system, sink):
     assert await mail.get("success") == document
     assert await mail.rabbit.count("failures") == await mail.rabbit.count("retry") == 0
     result = document["results"].pop()
+    assert result["time"] >= document.pop("seen")
     assert document == {
         "envelope": "a@a.test",
         "recipient": "accept@a.test",
@@ -37,6 +38,8 @@ async def test_success(system, sink):
             "to": ["b@a.test", "c@a.test"],
             "subject": SUBJECT,
             "headers": {"from": "Anna <a@a.test>", "to": "b@a.test, c@a.test", "subject": SUBJECT},
+            "envelope": {"local": "a", "domain": "a.test"},
+            "recipient": {"local": "accept", "domain": "a.test"},
         },
     }
     content = receiver.messages[0].content
