@@ -340,6 +340,7 @@ def names_of(config: Config) -> Names:
         rabbitmq.job_queues,
         rabbitmq.priorities,
         config.webhooks.prefix if config.webhooks.endpoints else "",
+        config.results.gzip,
     )
 
 

@@ -257,7 +257,7 @@ def _messages() -> Object:
     return {
         "job": _message("One envelope, one recipient, one message.", "job", trace | mark, _STANDARD | zipped),
         "result": _message(
-            "The job as it came, with one result for each attempt.", "message", trace | counted, _STANDARD
+            "The job as it came, with one result for each attempt.", "message", trace | counted, _STANDARD | zipped
         ),
         "poison": {
             "summary": "The message as it came, octets untouched.",

@@ -20,6 +20,7 @@ from mailq.cli.broker import connection, unavailable
 from mailq.cli.options import ConfigOption, load
 from mailq.cli.output import complain, one_line, write
 from mailq.config.rabbitmq import RabbitConfig
+from mailq.core.content_encoding import EncodingError, inflate
 from mailq.core.publication import Consumed
 from mailq.core.reply import printable
 from mailq.edges.amqp.consumer import Consumer
@@ -27,6 +28,9 @@ from mailq.ports import BrokerError
 
 PEEK = 1000
 """Messages of a queue that a peek holds at most."""
+
+LARGEST = 100 * 1024 * 1024
+"""Octets of a result at most after its gzip is undone."""
 
 TAKE = 200
 """Messages of a queue under way when taking."""
@@ -131,16 +135,22 @@ def _arrived(arrivals: "asyncio.Queue[tuple[str, Consumed] | BrokerError]", name
 
 def _show(name: str, consumed: Consumed, view: _View, consumers: dict[str, Consumer]) -> None:
     """Print a message; only what was printed is acknowledged."""
-    if view.json:
-        write(one_line(consumed.body))
-    else:
-        write(line(name, consumed.body))
+    body = _plain(consumed)
+    write(one_line(body) if view.json else line(name, body))
     view.shown += 1
     view.held[name] = view.held.get(name, 0) + 1
     if view.take:
         consumers[name].ack(consumed.tag)
     elif view.held[name] == view.prefetch and not view.done:
         complain(f"{name}: {view.prefetch} messages are held, no more of this queue is shown without --take")
+
+
+def _plain(consumed: Consumed) -> bytes:
+    """Return the body of a message with its gzip undone, where that is possible within bounds."""
+    try:
+        return inflate(consumed.body, LARGEST) if consumed.zipped else consumed.body
+    except EncodingError:
+        return consumed.body
 
 
 def line(queue: str, body: bytes) -> str:

@@ -15,3 +15,8 @@ class ResultsConfig(Section):
         description="Of the servers' certificates: everything; or fingerprint, expiry, the common names, and whether"
         " it holds; or nothing. A whole one makes a result about 1 kB larger.",
     )
+    gzip: int = Field(
+        0,
+        ge=0,
+        description="Octets from which a result is published as gzip, told by content_encoding; 0: no result is.",
+    )

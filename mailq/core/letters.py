@@ -37,8 +37,8 @@ class Names:
     """The broker's names that publications need; an empty queue name means: no such queue.
 
     `webhooks` is the prefix of the queues of webhooks; `events` is the queue that events are made from, empty where no
-    endpoint is configured. `job_queues` has those that the queues of jobs are held to.
-    `priorities` tells whether jobs on their way back, and results, carry the AMQP priority.
+    endpoint is configured. `job_queues` has those that the queues of jobs are held to. `priorities` tells whether jobs
+    on their way back, and results, carry the AMQP priority. A result of `gzip` octets or more is compressed, 0: none.
     """
 
     exchange: str = "mailq"
@@ -52,6 +52,7 @@ class Names:
     job_queues: tuple[str, ...] = ()
     priorities: bool = False
     events: str = ""
+    gzip: int = 0
 
     def queues_of(self, outcome: Outcome) -> dict[str, str]:
         """Return the configured queues of an outcome, by the property of `queues` that overrides each."""
@@ -148,7 +149,10 @@ def report(
     final = verdict.outcome is not Outcome.RETRY
     body = orjson.dumps(public(document, extracted))
     priority = consumed.priority if names.priorities else None
-    letter = partial(_letter, body, message_id, consumed, final=final, priority=priority)
+    encoding = None
+    if names.gzip and len(body) >= names.gzip:
+        body, encoding = gzip.compress(body, 1), "gzip"
+    letter = partial(_letter, body, encoding, message_id, consumed, final=final, priority=priority)
     own = {name: getattr(override, name) for name in queues if name in override.model_fields_set} if override else None
     if not own:
         mandatory = any(queues.values())
@@ -249,7 +253,7 @@ def poison_event(consumed: Consumed, reason: str, names: Names, now: datetime, *
     record |= {"bug": exception[:500]} if exception is not None else {}
     identity = consumed.message_id or hashlib.blake2b(consumed.body, digest_size=16).hexdigest()
     body = orjson.dumps({"results": [record]})
-    return _letter(body, identity, consumed, "", names.events, final=True, priority=None, mandatory=False)
+    return _letter(body, None, identity, consumed, "", names.events, final=True, priority=None, mandatory=False)
 
 
 def public(document: Document, extracted: Document | None) -> Document:
@@ -298,6 +302,7 @@ def _without_keys(dkim: object) -> object:
 
 def _letter(
     body: bytes,
+    encoding: str | None,
     message_id: str | None,
     consumed: Consumed,
     exchange: str,
@@ -312,6 +317,7 @@ def _letter(
         key,
         body,
         message_id=message_id,
+        content_encoding=encoding,
         priority=priority,
         headers=result_headers(consumed.headers, final=final),
         mandatory=mandatory,

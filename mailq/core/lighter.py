@@ -24,7 +24,8 @@ def lighter(publication: Publication, names: Names, most: int) -> Publication:
         zipped = publication.content_encoding == "gzip"
         body = gzip.decompress(publication.body) if zipped else publication.body
         return publication._replace(body=gzip.compress(body, 9), content_encoding="gzip")
-    return publication._replace(body=_shortened(publication.body, most))
+    body = gzip.decompress(publication.body) if publication.content_encoding == "gzip" else publication.body
+    return publication._replace(body=_shortened(body, most), content_encoding=None)
 
 
 def _shortened(body: bytes, most: int) -> bytes:

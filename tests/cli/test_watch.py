@@ -1,6 +1,7 @@
 """`mailq watch` against a real broker: what it shows, what it leaves, its exit status."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -95,8 +96,9 @@ async def test_json_is_one_line_a_message_whatever_it_is(watch, rabbit):
     await _declare(rabbit, "results")
     await rabbit.publish("results", b'{\r\n"a": 123456789012345678901234567890\n}')
     await rabbit.publish("results", b"no\njson")
-    status, out, err = await watch("results", "--json", "--count", "2")
-    assert (status, out, err) == (0, '{"a": 123456789012345678901234567890}\n"no\\njson"\n', "")
+    await rabbit.publish("results", gzip.compress(b'{"zipped": 1}'), content_encoding="gzip")
+    status, out, err = await watch("results", "--json", "--count", "3")
+    assert (status, out, err) == (0, '{"a": 123456789012345678901234567890}\n"no\\njson"\n{"zipped": 1}\n', "")
 
 
 async def test_a_message_that_comes_later_is_shown_when_it_comes(start, rabbit):

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from mailq.core.classify import Classification
+from mailq.core.document import read_document
 from mailq.core.event_facts import Context
 from mailq.core.events import event_of
 from mailq.core.failure import Failure
@@ -458,3 +459,14 @@ def test_a_job_that_ended_before_its_header_was_read_has_it_extracted_all_the_sa
     found = public({"mime": mime}, None)["extracted"]
     assert found == {"subject": "hi", "headers": {"message-id": "<1@a.test>", "subject": "hi"}}
     assert "extracted" not in public({"mime": {"a": 1}}, None)
+
+
+def test_a_result_is_gzip_from_the_configured_size_on():
+    parsed, consumed = job()
+    plain, *_ = settle(parsed, delivered(), Verdict(Outcome.SUCCESS), NAMES, consumed, NOW)
+    for size, encoding in ((len(plain.body), "gzip"), (len(plain.body) + 1, None)):
+        made, *_ = settle(parsed, delivered(), Verdict(Outcome.SUCCESS), Names(gzip=size), consumed, NOW)
+        assert made.content_encoding == encoding
+        assert read_document(made.body, encoding, 10_000) == orjson.loads(plain.body)
+    *_, back = settle(parsed, refused(), Verdict(Outcome.RETRY, NOW + timedelta(hours=1)), Names(gzip=1), consumed, NOW)
+    assert (back.routing_key, back.content_encoding) == ("outbox.delay.1h", None)
