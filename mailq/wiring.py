@@ -341,6 +341,7 @@ def names_of(config: Config) -> Names:
         rabbitmq.priorities,
         config.webhooks.prefix if config.webhooks.endpoints else "",
         config.results.gzip,
+        config.results.delays,
     )
 
 

@@ -15,6 +15,11 @@ class ResultsConfig(Section):
         description="Of the servers' certificates: everything; or fingerprint, expiry, the common names, and whether"
         " it holds; or nothing. A whole one makes a result about 1 kB larger.",
     )
+    delays: bool = Field(
+        False,
+        description="Tell queue retry of a job that limits, pauses or a refused login hold back, once before each"
+        " attempt, as 451 4.3.0 with the property delayed.",
+    )
     gzip: int = Field(
         0,
         ge=0,

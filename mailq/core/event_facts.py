@@ -78,7 +78,7 @@ def attempts_of(document: Json, record: Json, again: datetime | None, context: C
     own = whole(document.get("maxattempts"))
     if limit := context.max_attempts if own is None else own:
         return limit
-    made = len(document["results"])
+    made = len(document["results"]) - ("delayed" in record)
     at = again or _moment(record.get("time"))
     seen = _moment(document.get("seen")) or _moment(record.get("time"))
     if at is None or seen is None:

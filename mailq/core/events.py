@@ -194,7 +194,7 @@ def _delivery_error(document: Json, record: Json, state: State, kind: Kind, queu
         data["smtpCommand"] = _COMMANDS[state]
     data["job"] = {
         "id": text_of(document.get("id")) or queue_id,
-        "attemptsMade": len(document["results"]),
+        "attemptsMade": len(document["results"]) - ("delayed" in record),
         "attempts": attempts_of(document, record, again, context),
         "nextAttempt": False if again is None else iso(again),
     }

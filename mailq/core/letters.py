@@ -17,6 +17,7 @@ import orjson
 
 from mailq.core.classify import Classification
 from mailq.core.effects import apply_to_document, apply_to_result
+from mailq.core.failure import Cause, Postponed
 from mailq.core.job import Job, Queues
 from mailq.core.mime import MAX_HEADER, SHORT, extract, normalize, without_mark
 from mailq.core.passing_on import application, passed_on, result_headers, same_rounds
@@ -31,6 +32,15 @@ from mailq.core.verdict import Outcome, Verdict, timed_out
 
 Document = dict[str, Any]
 
+HELD = {
+    Cause.CONNECTIONS: "Connection limit reached",
+    Cause.RATE: "Rate limit reached",
+    Cause.SILENCE: "Destination is slow to answer",
+    Cause.PAUSE: "Sending IP temporarily suspended",
+    Cause.LOGIN: "Login refused",
+}
+"""The causes of a delay that consumers may be told of, and their words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -39,6 +49,7 @@ class Names:
     `webhooks` is the prefix of the queues of webhooks; `events` is the queue that events are made from, empty where no
     endpoint is configured. `job_queues` has those that the queues of jobs are held to. `priorities` tells whether jobs
     on their way back, and results, carry the AMQP priority. A result of `gzip` octets or more is compressed, 0: none.
+    `delays` tells whether a job that is held back is told once before each attempt.
     """
 
     exchange: str = "mailq"
@@ -53,6 +64,7 @@ class Names:
     priorities: bool = False
     events: str = ""
     gzip: int = 0
+    delays: bool = False
 
     def queues_of(self, outcome: Outcome) -> dict[str, str]:
         """Return the configured queues of an outcome, by the property of `queues` that overrides each."""
@@ -171,6 +183,24 @@ def report(
         yield letter("", queue)
     if names.events:  # the exchange does not tell it; the queue may not exist yet
         yield letter("", names.events, mandatory=False)
+
+
+def held_back(
+    job: Job, until: datetime, later: Postponed, names: Names, consumed: Consumed, now: datetime
+) -> Iterator[Publication]:
+    """Yield the publications that tell of a job which traffic limits hold back before an attempt.
+
+    The words are those of SparkPost's delays. The record stands in what consumers get, not in the job itself.
+    """
+    record = {"state": "process", "result": "error", "time": format_time(now), "attempt": job.attempt, "code": 451}
+    record |= {"status": "4.3.0", "description": f"[internal] {HELD[later.cause]}: {later.reason}"}
+    record["delayed"] = str(later.cause)
+    nextattempt = {"time": format_time(until), "reason": str(later.cause)}
+    earlier = job.document.get("results")
+    results = [*(earlier if isinstance(earlier, list) else ()), record]
+    document = {**job.document, "results": results, "nextattempt": nextattempt, "seen": format_time(job.seen or now)}
+    verdict = Verdict(Outcome.RETRY, until, why=str(later.cause))
+    return report(document, verdict, names, consumed, job.queues, message_id=job.identity, extracted=None)
 
 
 def postpone(

@@ -166,6 +166,11 @@ class ResultRecord(_Record):
     expired: bool | None = Field(
         None, description="True: transient, but the job's time or number of attempts is used up, so this is final."
     )
+    delayed: str | None = Field(
+        None,
+        description="Why the job was held back; then no attempt was made, and no later result holds this record.",
+        examples=["rate"],
+    )
     reason: str | None = Field(
         None,
         description="Only with `expired`: the timeout as one SMTP answer, with the last answer of a server.",

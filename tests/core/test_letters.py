@@ -10,10 +10,10 @@ from mailq.core.classify import Classification
 from mailq.core.document import read_document
 from mailq.core.event_facts import Context
 from mailq.core.events import event_of
-from mailq.core.failure import Failure
+from mailq.core.failure import Cause, Failure, Postponed
 from mailq.core.hints import Flags
 from mailq.core.job import Job
-from mailq.core.letters import Names, park, poison, poison_event, postpone, public, settle, with_result
+from mailq.core.letters import Names, held_back, park, poison, poison_event, postpone, public, settle, with_result
 from mailq.core.passing_on import DROPPED, MOST_DROPPED, MOST_ROUNDS, ROUNDS, rounds
 from mailq.core.provenance import HEADER, UNKNOWN, Outbox, Provenance
 from mailq.core.publication import Application, Consumed, Fallback
@@ -470,3 +470,20 @@ def test_a_result_is_gzip_from_the_configured_size_on():
         assert read_document(made.body, encoding, 10_000) == orjson.loads(plain.body)
     *_, back = settle(parsed, refused(), Verdict(Outcome.RETRY, NOW + timedelta(hours=1)), Names(gzip=1), consumed, NOW)
     assert (back.routing_key, back.content_encoding) == ("outbox.delay.1h", None)
+
+
+@pytest.mark.parametrize("cause", [Cause.RATE, Cause.PAUSE, Cause.LOGIN, Cause.CONNECTIONS, Cause.SILENCE])
+def test_a_job_that_is_held_back_is_told_to_the_retry_queue_and_keeps_its_attempts(cause):
+    parsed, consumed = job(results=[{"attempt": 1}])
+    until = NOW + timedelta(minutes=5)
+    (copy,) = held_back(parsed, until, Postponed(300, cause, "for 5 minutes"), NAMES, consumed, NOW)
+    document = orjson.loads(copy.body)
+    record = document["results"][-1]
+    assert (copy.exchange, copy.routing_key) == ("mailq", "retry")
+    assert (record["code"], record["status"], record["attempt"], record["delayed"]) == (451, "4.3.0", 2, cause)
+    assert record["description"].startswith("[internal] ")
+    assert document["nextattempt"] == {"time": "2030-01-01 12:05:00", "reason": str(cause)}
+    event = event_of(document, "id", Context(), NOW)
+    assert (event.name, event.body["data"]["job"]["attemptsMade"]) == ("messageDeliveryError", 1)
+    back = postpone(parsed, until, NAMES, consumed, NOW, UNKNOWN)
+    assert orjson.loads(back.body)["results"] == [{"attempt": 1}]

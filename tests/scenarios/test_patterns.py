@@ -237,13 +237,15 @@ async def test_doubt_is_a_failure_where_the_job_says_so(system, sink):
 
 async def test_what_is_not_individual_stops_its_whole_destination(system, sink):
     receiver = await sink()
-    mail = await system(receiver, patterns=pattern(codes=[450], individual=False))
+    mail = await system(receiver, patterns=pattern(codes=[450], individual=False), results={"delays": True})
     await mail.send(recipient="tempfail-450@a.test", retries=[600])
     assert (await mail.get("retry"))["results"][0]["individual"] is False
 
     for number in range(5):
         await mail.send(recipient=f"accept+{number}@a.test")
     await until(lambda: mail.seen.parks == 5)
+    told = [(await mail.get("retry"))["results"][0] for _ in range(5)]
+    assert {(each["code"], each["delayed"]) for each in told} == {(451, "pause")}
 
     assert len(mail.seen.attempts) == 1
     assert receiver.messages == []
