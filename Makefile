@@ -45,11 +45,11 @@ fuzz:  ## Fuzz a parser, led by coverage (ARGS='reply -max_total_time=180', see 
 	@$(PY) -c 'import atheris' 2>/dev/null || { echo "fuzz: atheris is missing: .venv/bin/pip install atheris" >&2; exit 1; }
 	@$(PY) -m fuzz $(ARGS)
 
-schemas:  ## Make etc/mailq.toml, schemas/*.json and docs/tolerance.md anew
+schemas:  ## Make etc/mailq.toml, schemas/*.json and docs/reference/tolerance.md anew
 	@scripts/setup
 	@$(PY) -m mailq example-config > etc/mailq.toml.new && mv etc/mailq.toml.new etc/mailq.toml
 	@$(PY) -m mailq schemas --out schemas
-	@$(PY) -c "from mailq.core.tolerance import as_markdown; print(as_markdown(), end='')" > docs/tolerance.md
+	@$(PY) -c "from mailq.core.tolerance import as_markdown; print(as_markdown(), end='')" > docs/reference/tolerance.md
 
 clean:  ## Remove everything that is made: .venv, .run, caches
 	rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

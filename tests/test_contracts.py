@@ -305,7 +305,7 @@ def test_bindings_are_those_of_the_program():
 
 # The page on migrating
 
-PAGE = ROOT / "docs/migrating.md"
+PAGE = ROOT / "docs/how-to/migrating.md"
 
 
 def section(title):

@@ -22,7 +22,7 @@ from mailq.supervisor import GRACE
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
-PAGES += [page for folder in ("docs", "bench", "fuzz", "examples") for page in (ROOT / folder).glob("*.md")]
+PAGES += [page for folder in ("docs", "bench", "fuzz", "examples") for page in (ROOT / folder).rglob("*.md")]
 
 
 def section(begin, end):
@@ -76,11 +76,11 @@ def test_tables_of_the_configuration_are_those_of_the_readme():
 
 
 def test_examples_of_configuration_can_be_used():
-    rules, patterns = examples("answers.md")
+    rules, patterns = examples("reference/answers.md")
     ruleset = Ruleset.load([rules, bounces()], ["answers.md", "bounces.toml"])
     assert list(rule_problems(ruleset)) == []
     assert pattern_problems(Config(**tomllib.loads(patterns)).patterns, ruleset) == []
-    (hooks,) = examples("webhooks.md")
+    (hooks,) = examples("how-to/webhooks.md")
     assert set(Config(**tomllib.loads(hooks)).webhooks.endpoints) == {"crm", "archive"}
 
 

@@ -1,4 +1,4 @@
-"""docs/install.md as an operator follows it: its commands, from a wheel in an empty environment to a first mail.
+"""docs/how-to/install.md as an operator follows it: its commands, from a wheel in an empty environment to a first mail.
 
 Everything that the page puts on a host goes below a directory of the test. Commands of apt, systemd and user accounts
 are only recorded; the test starts what the unit file says.
@@ -20,7 +20,7 @@ import mailq
 from mailq.lab.ports import free_port
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/install.md").read_text("utf-8")
+PAGE = (ROOT / "docs/how-to/install.md").read_text("utf-8")
 UNIT = (ROOT / "etc/mailq.service").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 RECORDED = ("apt-get", "systemctl", "useradd")

@@ -39,7 +39,7 @@ def _code(value: str) -> str:
 def _class(value: int) -> int:
     if value not in CLASSES:
         known = ", ".join(map(str, CLASSES))
-        raise ValueError(f"there is no bounce class {value}; docs/answers.md lists them: {known}")
+        raise ValueError(f"there is no bounce class {value}; docs/reference/answers.md lists them: {known}")
     return value
 
 

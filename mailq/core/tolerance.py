@@ -4,7 +4,7 @@
 refused, so a job in form costs nothing and a property in form is never changed. Each mend is one sentence for the
 `warnings` of the job's results. The document itself stays as the producer wrote it.
 No row is for what decides whether mail goes out and to whom: `recipient`, `envelope`, `mime`, and a `dryrun` that is
-neither clearly true nor clearly false. See docs/tolerance.md, which is made from the table.
+neither clearly true nor clearly false. See docs/reference/tolerance.md, which is made from the table.
 """
 
 import re
@@ -290,15 +290,15 @@ def _named(each: Mend, value: Json) -> str:
 
 _PAGE = """# Forms of a job that are taken
 
-Made by `make schemas` from the table in `mailq/core/tolerance.py`. [schemas/job.json](../schemas/job.json) has the form
-that a job should have; the worker always takes that. Unless `delivery.strict` is true, the worker also takes the forms
-below, which have a plain meaning. Each one adds a sentence to `warnings` of every result of the job. The producer's
-document stays as it came: on result queues, and on its way back to the outbox.
+Made by `make schemas` from the table in `mailq/core/tolerance.py`. [schemas/job.json](../../schemas/job.json) has the
+form that a job should have; the worker always takes that. Unless `delivery.strict` is true, the worker also takes the
+forms below, which have a plain meaning. Each one adds a sentence to `warnings` of every result of the job. The
+producer's document stays as it came: on result queues, and on its way back to the outbox.
 
 The worker changes no property that is in form: `"ips": []` is a list without an address, not an absent one. It guesses
 nothing that decides whether mail goes out and to whom. `recipient`, `envelope` and `mime` of another type are refused,
 and so is a `dryrun` that is neither clearly true nor clearly false. Blanks and display names around addresses are taken
-off in both modes, see the [README](../README.md).
+off in both modes, see the [README](../../README.md).
 
 A name with `*` stands for every value of a list or object. Rows of a property are tried from the first to the last.
 

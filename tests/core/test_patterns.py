@@ -398,7 +398,7 @@ def refused(**keys):
         ({"codes": ["250"]}, '"250" is no code that an attempt fails with'),
         ({"codes": [354]}, '"354" is no code that an attempt fails with'),
         ({"codes": ["55"]}, '"55" is no code that an attempt fails with'),
-        ({"classes": [10, 99]}, "there is no bounce class 99; docs/answers.md lists them: 1, 10, 20,"),
+        ({"classes": [10, 99]}, "there is no bounce class 99; docs/reference/answers.md lists them: 1, 10, 20,"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_reason(keys, reason):

@@ -262,7 +262,7 @@ def test_every_property_has_a_row_or_must_not_have_one():
 
 
 def test_the_documented_table_is_current():
-    assert (ROOT / "docs/tolerance.md").read_text("utf-8") == as_markdown(), "run `make schemas`"
+    assert (ROOT / "docs/reference/tolerance.md").read_text("utf-8") == as_markdown(), "run `make schemas`"
 
 
 def test_long_lists_and_objects_are_not_looked_at():
