@@ -21,12 +21,16 @@ from mailq.supervisor import GRACE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES += [page for folder in ("docs", "bench", "fuzz", "examples") for page in (ROOT / folder).rglob("*.md")]
 
 
-def section(begin, end):
-    return README[README.index(begin) : README.index(end)]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def section(page, begin="", end=None):
+    text = (REFERENCE / page).read_text("utf-8")
+    return text[text.index(begin) : text.index(end) if end else None]
 
 
 def anchors(page):
@@ -49,27 +53,31 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), url
 
 
-def test_metrics_are_those_of_the_readme():
+def test_the_readme_is_an_introduction():
+    assert len(README.splitlines()) <= 200
+
+
+def test_metrics_are_those_of_the_page():
     pages = (Metrics().page(), Fleet(1).page({}, {}), HookMetrics(("crm",), Mock()).page())
     exported = {
         line.split()[2] for _, page in pages for line in page.decode().splitlines() if line.startswith("# TYPE")
     }
-    told = set(re.findall(r"mailq_[a-z_]*[a-z]", section("### Metrics and log", "### TLS"))) - {"mailq_process"}
+    told = set(re.findall(r"mailq_[a-z_]*[a-z]", section("metrics.md"))) - {"mailq_process"}
     assert {name for name in exported if name.startswith("mailq_")} == told
 
 
-def test_properties_are_those_of_the_readme():
-    jobs = section("## Jobs", "## Results")
+def test_properties_are_those_of_the_pages():
+    jobs = section("jobs.md")
     assert [name for name in Job.model_fields if f"`{name}`" not in jobs] == []
     refused = jobs[jobs.index("Understood, but not built yet") : jobs.index("**Give every job")]
     assert re.findall(r"`(\w+)`", refused[refused.index("asked for:") :]) == [*NOT_BUILT, "mime"]
-    results = section("## Results", "### States")
+    results = section("results.md", end="## States")
     names = [field.alias or name for name, field in ResultRecord.model_fields.items()]
     assert [name for name in names if f"`{name}`" not in results] == []
 
 
-def test_tables_of_the_configuration_are_those_of_the_readme():
-    told = section("| table | what it says |", "To try a configuration")
+def test_tables_of_the_configuration_are_those_of_the_page():
+    told = section("configuration.md", "| table | what it says |", "To try a configuration")
     assert {name.strip("[]").partition(".")[0] for name in re.findall(r"`(\[[^`]+\])`", told)} == set(
         Config.model_fields
     )
@@ -103,8 +111,8 @@ def test_no_example_reaches_a_stranger():
     for page in files:
         text = page.read_text("utf-8")
         assert [domain for domain in ADDRESS.findall(text) if not RESERVED.fullmatch(domain)] == [], page
-    start = section("## Quick start", "## Jobs")
-    recipients = re.findall(r'"recipient": "([^"]+)"', start)
-    assert recipients
-    assert all(each.endswith(".test") for each in recipients)
-    assert "mailq sink" in start[: start.index('"recipient"')]
+    for start in (README, (ROOT / "docs/tutorials/first-mail.md").read_text("utf-8")):
+        recipients = re.findall(r'"recipient": "([^"]+)"', start)
+        assert recipients
+        assert all(each.endswith(".test") for each in recipients)
+        assert "mailqctl sink" in start[: start.index('"recipient"')]

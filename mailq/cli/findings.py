@@ -51,8 +51,8 @@ DROPPED_AT = 20
 """Since this version RabbitMQ gives quorum queues without a delivery limit of their own this one."""
 
 _UNLIMITED = (
-    "No client sees policies: all is well if one says delivery-limit -1 (README, Queues). Else set it, or delete the"
-    " queue, which an earlier version of mailq declared, once it is empty."
+    "No client sees policies: all is well if one says delivery-limit -1 (docs/reference/queues.md). Else set it, or"
+    " delete the queue, which an earlier version of mailq declared, once it is empty."
 )
 _CLASSIC = "Set {}, and delete the queues once they are empty."
 

@@ -30,7 +30,7 @@ class Trouble(Exception):  # noqa: N818 - not every trouble is an error of ours
         self.text = text
 
 
-class Failure(Exception):  # noqa: N818 - the house word, see README
+class Failure(Exception):  # noqa: N818 - the house word, see docs/glossary.md
     """The attempt ended here, at (state, kind). The only exception that the walk lets out.
 
     `reply` is the server's answer when it gave one; `code` and `status` are set where whoever

@@ -298,7 +298,7 @@ producer's document stays as it came: on result queues, and on its way back to t
 The worker changes no property that is in form: `"ips": []` is a list without an address, not an absent one. It guesses
 nothing that decides whether mail goes out and to whom. `recipient`, `envelope` and `mime` of another type are refused,
 and so is a `dryrun` that is neither clearly true nor clearly false. Blanks and display names around addresses are taken
-off in both modes, see the [README](../../README.md).
+off in both modes, see [jobs](jobs.md).
 
 A name with `*` stands for every value of a list or object. Rows of a property are tried from the first to the last.
 

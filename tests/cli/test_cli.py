@@ -85,16 +85,16 @@ def test_only_the_command_asked_for_is_imported():
         assert heavy not in modules
 
 
-def test_commands_are_those_of_the_readme():
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_commands_are_those_of_the_page():
+    page = (ROOT / "docs/reference/commands.md").read_text("utf-8")
     for name in COMMANDS:
-        assert f"| `mailq {name}" in readme
+        assert f"| `mailqctl {name}" in page
     assert build().info.name == "mailq"
 
 
-def test_the_limits_of_the_readme_are_a_configuration():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (example_of_limits,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+def test_the_limits_of_the_page_are_a_configuration():
+    page = (ROOT / "docs/explanation/traffic.md").read_text("utf-8")
+    (example_of_limits,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     rules = [LimitRule(**rule.model_dump()) for rule in Config(**tomllib.loads(example_of_limits)).limits]
     google = allowance(rules, "192.0.2.7", "a.test", ("aspmx.l.google.com",))
     assert (google.connections, google.message_rate.per_second) == (30, 50)
