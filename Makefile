@@ -7,7 +7,7 @@ RABBITMQ ?=
 broker = $(if $(RABBITMQ),bin="$$(scripts/unpack-rabbitmq $(RABBITMQ))" && MAILQ_RABBITMQ_BIN="$$bin")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench torture fuzz schemas clean
+.PHONY: help demo run test check bench torture fuzz schemas reference docs clean
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,15 @@ schemas:  ## Make etc/mailq.toml, schemas/*.json and docs/reference/tolerance.md
 	@$(PY) -m mailq example-config > etc/mailq.toml.new && mv etc/mailq.toml.new etc/mailq.toml
 	@$(PY) -m mailq schemas --out schemas
 	@$(PY) -c "from mailq.core.tolerance import as_markdown; print(as_markdown(), end='')" > docs/reference/tolerance.md
+
+reference:  ## Make the generated pages of docs/reference and the README's picture anew
+	@scripts/setup
+	@PYTHONPATH=. $(PY) scripts/reference.py
+
+docs:  ## Build the documents as a site with search, in .run/site
+	@scripts/setup
+	@$(PY) -c 'import zensical' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@.venv/bin/zensical build --clean
 
 clean:  ## Remove everything that is made: .venv, .run, caches
 	rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,5 +1,6 @@
 """Generated files are current, and the published models say what the program really publishes."""
 
+import importlib.util
 import json
 import random
 from datetime import UTC, datetime
@@ -233,3 +234,11 @@ def test_schemas_are_the_same_each_time():
     random.shuffle(names)
     first, second = schemas(), schemas()
     assert [first[name] for name in names] == [second[name] for name in names]
+
+
+def test_the_reference_pages_are_current():
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts/reference.py")
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    for page, content in reference.pages().items():
+        assert (ROOT / page).read_text("utf-8") == content, f"{page}: run `make reference`"
