@@ -57,7 +57,7 @@ reference:  ## Make the generated pages of docs/reference and the README's pictu
 
 docs:  ## Build the documents as a site with search, in .run/site
 	@scripts/setup
-	@$(PY) -c 'import zensical' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@$(PY) -c 'import zensical' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@.venv/bin/zensical build --clean
 
 clean:  ## Remove everything that is made: .venv, .run, caches

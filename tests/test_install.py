@@ -23,6 +23,9 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/how-to/install.md").read_text("utf-8")
 UNIT = (ROOT / "etc/mailq.service").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+TUTORIAL = re.findall(
+    r"^```sh\n(.*?)^```$", (ROOT / "docs/tutorials/first-mail.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+)
 RECORDED = ("apt-get", "systemctl", "useradd")
 
 pytestmark = pytest.mark.timeout(400)
@@ -78,8 +81,8 @@ class Host:
         return out.decode()
 
     @contextlib.asynccontextmanager
-    async def running(self, text: str, directory: Path | None = None):
-        process = await self.start(text, directory)
+    async def running(self, text: str, directory: Path | None = None, **environ: str):
+        process = await self.start(text, directory, **environ)
         try:
             yield process
         finally:
@@ -137,6 +140,22 @@ async def test_the_page_leads_from_an_empty_host_to_a_first_mail(host, rabbit):
     recorded = (host.home / "recorded").read_text()
     for line in ("systemctl enable --now rabbitmq-server", "systemctl enable --now mailq", "systemctl stop mailq"):
         assert line in recorded
+
+
+async def test_the_tutorial_leads_to_a_first_mail_and_a_refusal(host, rabbit, tmp_path):
+    if not (host.home / "opt").exists():
+        await host.run(BLOCKS[1])
+    sink, run, publish, watch, refusal = TUTORIAL
+    there = {"MAILQ_CONFIG": "", "MAILQ_RABBITMQ__URL": rabbit.url, "MAILQ_WORKER__JOURNAL_DIR": str(tmp_path)}
+    async with host.running(sink, tmp_path) as receiver:
+        while b"listening" not in (line := await asyncio.wait_for(receiver.stdout.readline(), 60)):
+            assert line
+        worker = f"export {run.replace(' mailqctl', chr(10) + 'exec mailqctl')}"
+        async with host.running(worker, tmp_path, **there):
+            await ready(host.ports["9125"])
+            await host.run(publish, tmp_path, **there)
+            assert "success" in await host.run(watch, tmp_path, **there)
+            assert "550" in await host.run(refusal, tmp_path, **there)
 
 
 async def test_the_demo_of_the_wheel_runs_in_any_directory_and_twice(host, tmp_path):
