@@ -141,10 +141,10 @@ class Settlement:
         else:
             self._observer.parked(job, until, later.cause, later.reason)
             work = partial(letters.postpone, job, until, self._names, consumed, now, provenance)
-        publications = [await offloaded(consumed.octets, work)]
+        outgoing = [await offloaded(consumed.octets, work)]
         if later is not None and self._names.delays and not provenance.returned and later.cause in letters.HELD:
-            publications += letters.held_back(job, until, later, self._names, consumed, now)
-        await self._publish(publisher, "delay", publications)
+            outgoing += letters.held_back(job, until, later, self._names, consumed, now)
+        await self._publish(publisher, "delay", outgoing)
         return True
 
     async def refuse(self, publisher: Publisher, consumed: Consumed, error: InvalidJobError) -> None:
