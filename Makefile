@@ -6,6 +6,13 @@ ARGS ?=
 RABBITMQ ?=
 broker = $(if $(RABBITMQ),bin="$$(scripts/unpack-rabbitmq $(RABBITMQ))" && MAILQ_RABBITMQ_BIN="$$bin")
 
+# All tests: in parallel processes, each with servers of its own; some tests alone, as ARGS names them: in one.
+JOBS ?= 4
+parallel := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+
+# Tests start hundreds of interpreters, which would each compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check bench torture fuzz schemas reference docs clean
 
@@ -23,7 +30,7 @@ run:  ## Deliver in the foreground (ARGS='--config mailq.toml -p 1')
 
 test:  ## Run every test, with the real servers they need (ARGS='tests/core -x', RABBITMQ=4.3)
 	@scripts/setup test
-	@$(broker) $(PY) -m pytest $(if $(RABBITMQ),-m broker) $(ARGS)
+	@$(broker) $(PY) -m pytest $(if $(RABBITMQ),-m broker) $(or $(ARGS),$(parallel))
 
 check:  ## Format, lint, types, layers
 	@scripts/setup

@@ -32,9 +32,29 @@ ON_EVERY_BROKER = (
 """Tests that depend on the broker's version; `make test RABBITMQ=4.3` runs these and no others."""
 
 
+SLOW_FIRST = ("torture/", "bench/", "test_install", "supervisor/", "scenarios/", "cli/", "broker/", "webhooks/")
+"""Tests that parallel processes begin with; what takes milliseconds fills their gaps at the end."""
+
+TOGETHER = ("core/", "config/", "dialogues/", "fuzz/", "cli/test_help", "test_generated", "test_install")
+"""Tests of which one process takes a whole file: they are quick, or share what takes long to make."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark them `broker`."""
+    """Mark them `broker`, and put them in the order and the groups that parallel processes take them in."""
     here = Path(__file__).parent
-    for item in items:
-        if item.path.relative_to(here).as_posix().startswith(ON_EVERY_BROKER):
+    paths = {item: item.path.relative_to(here).as_posix() for item in items}
+    for item, path in paths.items():
+        if path.startswith(ON_EVERY_BROKER):
             item.add_marker(pytest.mark.broker)
+        if path.startswith(TOGETHER):
+            item.add_marker(pytest.mark.xdist_group(path))
+    items.sort(key=lambda item: next((n for n, each in enumerate(SLOW_FIRST) if paths[item].startswith(each)), 99))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name octets and long texts by their argument: some, as of gzip and certificates, differ in each process.
+
+    All processes of a parallel run must collect the same tests in the same order.
+    """
+    return argname if isinstance(val, (bytes, str)) and len(val) > (40 if isinstance(val, str) else 0) else None

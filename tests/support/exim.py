@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from mailq.lab.certificates import Authority, ServerCertificate
+from mailq.lab.guard import guarded
 from mailq.lab.ports import free_port
 
 PROGRAM = Path(__file__).parents[2] / ".run/debian/usr/sbin/exim4"
@@ -98,8 +99,8 @@ class EximReceiver:
         home, root = self._home, os.getuid() == 0
         with (home / "log/output").open("wb") as output:
             self._daemon = subprocess.Popen(
-                [home / "exim4", "-C", home / "exim.conf", "-bdf"],
-                stdin=subprocess.DEVNULL,
+                guarded(str(home / "exim4"), "-C", str(home / "exim.conf"), "-bdf"),
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 cwd=home,
@@ -123,9 +124,11 @@ class EximReceiver:
 
     def stop(self) -> None:
         """End the daemon and what it has started, and remove the directory."""
-        if self._daemon.poll() is None:
+        assert self._daemon.stdin is not None
+        self._daemon.stdin.close()
+        self._daemon.wait(30)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._daemon.pid, signal.SIGTERM)
-            self._daemon.wait(30)
         shutil.rmtree(self._home)
 
     def log(self) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 from mailq.lab.certificates import Authority, ServerCertificate
+from mailq.lab.guard import guarded
 from mailq.lab.ports import free_port
 from mailq.lab.sink import Sink
 
@@ -137,10 +138,11 @@ class PostfixReceiver:
         self._write_files()
         with (self._home / "master.err").open("wb") as errors:
             self._master = subprocess.Popen(
-                [*self._sudo, "/usr/lib/postfix/sbin/master", "-c", str(self._home / "etc"), "-d"],
-                stdin=subprocess.DEVNULL,
+                guarded(*self._sudo, "/usr/lib/postfix/sbin/master", "-c", str(self._home / "etc"), "-d"),
+                stdin=subprocess.PIPE,
                 stdout=errors,
                 stderr=errors,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 30
         while not self._greets():
@@ -157,6 +159,8 @@ class PostfixReceiver:
             pid = (self._home / "queue/pid/master.pid").read_text().strip()
             self._run("kill", "-TERM", pid)
             self._master.wait(30)
+        assert self._master.stdin is not None
+        self._master.stdin.close()
         self._run("rm", "-rf", str(self._home))
 
     def log(self) -> str:
