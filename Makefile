@@ -6,7 +6,7 @@ ARGS ?=
 RABBITMQ ?=
 broker = $(if $(RABBITMQ),bin="$$(scripts/unpack-rabbitmq $(RABBITMQ))" && MAILQ_RABBITMQ_BIN="$$bin")
 
-# All tests: in parallel processes, each with servers of its own; some tests alone, as ARGS names them: in one.
+# All tests run in parallel processes, each with servers of its own. What ARGS names of `tests/` runs in one process.
 JOBS ?= 4
 parallel := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
@@ -14,7 +14,7 @@ parallel := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench torture fuzz schemas reference docs clean
+.PHONY: help demo run test coverage check bench torture fuzz schemas reference docs clean
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -30,7 +30,11 @@ run:  ## Deliver in the foreground (ARGS='--config mailq.toml -p 1')
 
 test:  ## Run every test, with the real servers they need (ARGS='tests/core -x', RABBITMQ=4.3)
 	@scripts/setup test
-	@$(broker) $(PY) -m pytest $(if $(RABBITMQ),-m broker) $(or $(ARGS),$(parallel))
+	@$(broker) $(PY) -m pytest $(if $(RABBITMQ),-m broker) $(if $(findstring tests/,$(ARGS)),,$(parallel)) $(ARGS)
+
+coverage:  ## Measure which branches of mailq/core its own tests take; 95 % at least
+	@scripts/setup test
+	@COVERAGE_FILE=.run/coverage $(PY) -m pytest tests/core -q --cov=mailq.core --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
 
 check:  ## Format, lint, types, layers
 	@scripts/setup

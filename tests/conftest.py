@@ -1,10 +1,14 @@
 """Fixtures for all tests; the servers behind them live in `tests/support`."""
 
 import importlib.util
+import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+from support.alone import turn
 
 _SERVERS = ("support.rabbitmq", "support.knot", "support.receivers", "support.exim", "support.system")
 
@@ -13,6 +17,10 @@ pytest_plugins = [name for name in _SERVERS if importlib.util.find_spec(name)]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what is to run in the background; what tests start would ignore it as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How fast examples are made and tried is a fact of the machine and of what else runs there.
+settings.register_profile("mailq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mailq")
 
 ON_EVERY_BROKER = (
     "broker/",
@@ -49,7 +57,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.broker)
         if path.startswith(TOGETHER):
             item.add_marker(pytest.mark.xdist_group(path))
-    items.sort(key=lambda item: next((n for n, each in enumerate(SLOW_FIRST) if paths[item].startswith(each)), 99))
+    ranks = {
+        item: next((n for n, each in enumerate(SLOW_FIRST) if path.startswith(each)), 99)
+        for item, path in paths.items()
+    }
+    items.sort(key=lambda item: (item.get_closest_marker("alone") is not None, ranks[item]))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the clock of pytest-timeout starts
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, bool | None]:
+    """Let tests marked `alone` run when no other process of a parallel run has a test under way."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -77,6 +77,7 @@ async def test_it_counts_round_trips(relayed):
     assert counts()["round_trips"] == 1 + 5 * 2
 
 
+@pytest.mark.alone
 async def test_each_round_trip_takes_the_latency(relayed):
     port, _ = relayed(latency=50.0)
     async with connected(port) as (reader, writer):
@@ -87,6 +88,7 @@ async def test_each_round_trip_takes_the_latency(relayed):
         assert 10 * 0.049 <= time.monotonic() - began < 10 * 0.049 + 2
 
 
+@pytest.mark.alone
 async def test_many_connections_wait_side_by_side(relayed):
     port, _ = relayed(latency=100.0)
 

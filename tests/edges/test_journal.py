@@ -283,7 +283,7 @@ def test_a_process_that_stands_still_stops_nobody(spawn, keep):
     assert [journal.take(key(number)).standing for number in (1, 2)] == [Standing.UNDERWAY] * 2
     journal.settled(handed(journal, 3, b"", contested=True))
     assert journal.take(key(3)).standing is Standing.SETTLED
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 20  # the stopped process never goes on
 
 
 def test_open_entries_are_carried_from_file_to_file(spawn, keep, home):

@@ -89,6 +89,7 @@ async def test_forged_answers_are_passed_over():
         assert list(await resolver(server).mx("a.test")) == [(10, "right.test")]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("silent", "ips"),
     [("AAAA", ["192.0.2.1"]), ("A", ["2001:db8::1"])],

@@ -348,6 +348,7 @@ def test_who_leaves_after_the_end_does_no_harm():
     table.leave("a")
 
 
+@pytest.mark.alone
 async def test_a_call_costs_microseconds(table):
     """A loose bound against a search or a wait that crept in; the measured cost is about 3 to 7 µs."""
     rate = Rate(1e6)

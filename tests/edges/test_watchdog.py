@@ -54,18 +54,21 @@ async def watched(work, monkeypatch):
     return told
 
 
+@pytest.mark.alone
 async def test_code_that_holds_the_loop_is_named(monkeypatch):
     told = await watched(lambda: spin(0.6), monkeypatch)
     assert any(re.match(r"test_watchdog\.py:\d+ spin", place) for place in told.places)
     assert max(told.lags) >= LONG
 
 
+@pytest.mark.alone
 async def test_so_is_code_that_waits_in_the_loop(monkeypatch):
     told = await watched(lambda: time.sleep(0.6), monkeypatch)
     assert any("test_so_is_code_that_waits_in_the_loop" in place for place in told.places)
     assert told.still == []
 
 
+@pytest.mark.alone
 async def test_so_is_one_call_that_keeps_the_lock(monkeypatch):
     def count():
         sum(itertools.repeat(1, 200_000_000))
@@ -74,6 +77,7 @@ async def test_so_is_one_call_that_keeps_the_lock(monkeypatch):
     assert any("count" in place for place in told.places), told.places
 
 
+@pytest.mark.alone
 async def test_an_idle_loop_is_not_late():
     told = Told()
     with watching(told):
@@ -106,6 +110,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(60)
 def test_a_stopped_process_held_nothing_up():
     with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as child:

@@ -112,7 +112,7 @@ def told(body):
     return targets.sent(parsed, consumed)[:-1]
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(SOUND, st.lists(st.tuples(st.integers(0, 5000), st.binary(max_size=3), st.integers(0, 3)), max_size=4))
 def test_mutated_json(document, changes):
     body = bytearray(orjson.dumps(document))

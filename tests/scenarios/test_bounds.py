@@ -77,6 +77,7 @@ async def delay_of_good_job(rabbit, number):
     return monotonic() - begun
 
 
+@pytest.mark.alone
 async def test_good_jobs_go_on_beside_messages_that_cost_far_more_than_their_size(rabbit, sink, lone_worker):
     receiver = await sink()
     process, log = await lone_worker(receiver.port)

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import orjson
+import pytest
 from support.system import MIME, until
 
 from mailq.core.states import Kind
@@ -137,6 +138,7 @@ async def test_one_connection_is_one_connection(system, sink):
     assert receiver.most_sessions == 1
 
 
+@pytest.mark.alone
 async def test_a_message_rate_is_kept_and_used(system, sink):
     receiver = await sink()
     mail = await system(receiver, limits=[{"message_rate": "20/s"}])
@@ -161,6 +163,7 @@ async def test_domains_of_one_site_share_its_limit(system, sink):
     assert receiver.most_sessions == 1
 
 
+@pytest.mark.alone
 async def test_a_domains_own_rate_does_not_slow_its_site(system, sink):
     receiver = await sink()
     overrides = {"*": (f"127.0.0.1:{receiver.port}",)}
@@ -221,37 +224,37 @@ async def test_a_providers_limit_holds_for_a_host_that_an_override_names_with_it
 
 
 async def test_a_slow_destination_does_not_starve_the_others(system, sink):
-    """Ten thousand jobs for a site limited to one message a second stand before a thousand for others."""
+    """Three thousand jobs for a site limited to one message a second stand before three hundred for others."""
     receiver = await sink()
     mail = await system(receiver, limits=[{"domain": "b.test", "message_rate": "1/s"}], worker={"prefetch": 100})
     await mail.stop()
-    await publish(mail, [f"accept+{number}@b.test" for number in range(10_000)])
-    await publish(mail, [f"accept+{number}@a.test" for number in range(1000)])
+    await publish(mail, [f"accept+{number}@b.test" for number in range(3000)])
+    await publish(mail, [f"accept+{number}@a.test" for number in range(300)])
     mail = await mail_again(system, receiver)
 
     started = time.monotonic()
-    await until(lambda: sum(m.recipients[0].address.endswith("@a.test") for m in receiver.messages) == 1000, 60)
+    await until(lambda: sum(m.recipients[0].address.endswith("@a.test") for m in receiver.messages) == 300, 60)
 
     assert time.monotonic() - started < 30
     slow = [message for message in receiver.messages if message.recipients[0].address.endswith("@b.test")]
     assert len(slow) <= time.monotonic() - started + 3
-    assert mail.seen.parks > 9000
+    assert mail.seen.parks > 2700
 
 
 async def test_a_destination_that_is_not_so_slow_does_not_fill_the_window(system, sink):
     receiver = await sink()
     mail = await system(receiver, limits=[{"domain": "b.test", "message_rate": "50/s"}], worker={"prefetch": 150})
-    await publish(mail, [f"accept+{number}@b.test" for number in range(1000)])
-    began = time.monotonic()
+    await publish(mail, [f"accept+{number}@b.test" for number in range(600)])
     await publish(mail, [f"accept+{number}@a.test" for number in range(200)])
 
     await until(lambda: sum(m.recipient.endswith("@a.test") for m in receiver.messages) == 200, 40)
-    assert time.monotonic() - began < 10  # the thousand take twice as long
-    await documents(mail, "success", 1200)
+    assert sum(m.recipient.endswith("@b.test") for m in receiver.messages) < 500
+    await documents(mail, "success", 800)
     moments = sorted(m.time.timestamp() for m in receiver.messages if m.recipient.endswith("@b.test"))
-    assert moments[-1] - moments[0] < 1000 / 50 * 1.25
+    assert moments[-1] - moments[0] < 600 / 50 * 1.5
 
 
+@pytest.mark.alone
 async def test_many_slow_destinations_leave_room_in_memory_for_the_others(system, sink):
     receiver = await sink()
     sites = [f"slow{number}.test" for number in range(60)]
