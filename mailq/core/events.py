@@ -27,7 +27,7 @@ DELIVERY_ERROR = "messageDeliveryError"
 FAILED = "messageFailed"
 EVENTS = (SENT, DELIVERY_ERROR, FAILED)
 
-_READ = ("id", "ips", "maxattempts", "smarthost", "tags")
+_READ = ("id", "ips", "maxattempts", "maxdelivertime", "retries", "smarthost", "tags", "useful_until")
 """Properties of a job that events are made of, whatever form of theirs was taken."""
 
 _TLS_STATES = frozenset({State.HANDSHAKE, State.STARTTLS})

@@ -499,6 +499,22 @@ def test_attempts_are_told_as_planned(properties, retry, attempts):
     assert error.body["data"]["job"]["attempts"] == attempts
 
 
+@pytest.mark.parametrize(
+    ("tolerated", "plain"),
+    [
+        ({"retries": 1800}, {"retries": [1800]}),
+        ({"retries": ["1800"]}, {"retries": [1800]}),
+        ({"maxdelivertime": ""}, {}),
+        ({"useful_until": []}, {}),
+    ],
+)
+def test_attempts_are_planned_by_the_same_values_that_the_worker_reads(tolerated, plain):
+    context = Context(retries=(60, 600), max_deliver_time=36_000)
+    found = document(state="rcptto", result="error", code=450, retry="2025-10-17 08:16:32")
+    (told,), (expected,) = (events_of(found | each, "x", context, NOW) for each in (tolerated, plain))
+    assert told.body["data"]["job"] == expected.body["data"]["job"]
+
+
 def test_an_answer_is_told_as_the_server_wrote_it():
     for reply, raw in (
         (make_reply(450, ["4.2.1 full", "4.2.1 later"]), "450-4.2.1 full\n450 4.2.1 later"),

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import time
+from base64 import urlsafe_b64encode
 
 import orjson
 import pytest
@@ -20,7 +21,8 @@ from mailq.webhook_line import Line
 
 async def test_an_event_is_signed_and_says_everything(hooks, receiver):
     crm = await receiver()
-    running = await hooks({"service_url": "https://mail.example", "account": "acme"}, crm={"url": crm.url})
+    running = await hooks({"service_url": "https://mail.example", "account": "acme"},
+                          crm={"url": crm.url, "emailengine_signature": True})  # fmt: skip
     await running.tell("job-1", tags=["news"], order=42)
     await until(lambda: crm.taken)
     (request,) = crm.requests
@@ -41,6 +43,8 @@ async def test_an_event_is_signed_and_says_everything(hooks, receiver):
     assert abs(int(moment) - time.time()) < 10
     expected = hmac.new(SECRET.encode(), moment.encode() + b"." + request.body, hashlib.sha256).hexdigest()
     assert mac == expected
+    digest = hmac.new(SECRET.encode(), request.body, hashlib.sha256).digest()
+    assert request.headers["X-EE-Wh-Signature"] == urlsafe_b64encode(digest).rstrip(b"=").decode()
     await running.rabbit.wait_for_count("webhooks.crm", 0)
 
 
