@@ -2,7 +2,7 @@
 
 Pure: everything is noted before. `troubles` are what does not agree, each in a line; without any the
 soak is passed. Memory is judged only where the run is long enough: until each process remembers as many settled
-attempts as it ever will (`mailq.flights.REMEMBERED`), it may grow.
+attempts as it ever will (`mailq.worker.attempts.REMEMBERED`), it may grow.
 """
 
 from collections import Counter

@@ -41,15 +41,15 @@ from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.watchdog import watching
 from mailq.edges.wire import TcpDialer
-from mailq.handling import Bounds
 from mailq.ports import BrokerError, Journal, Limits, Observer
 from mailq.reload import Reload, describe, meaning_of
-from mailq.settlement import Settlement
 from mailq.smtp.pool import Pool
 from mailq.stages.destinations import UNANSWERED
 from mailq.stages.dns import parse_endpoint
 from mailq.traffic.governor import Governor
-from mailq.worker import Worker
+from mailq.worker.handler import Bounds
+from mailq.worker.settlement import Settlement
+from mailq.worker.worker import Worker
 
 DNS_PATIENCE = 2.0
 """Seconds that a job waits in memory for the DNS."""

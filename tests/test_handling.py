@@ -8,7 +8,7 @@ from mailq.core.ending import End
 from mailq.core.provenance import Outbox
 from mailq.core.publication import Consumed
 from mailq.edges.observers import Observers
-from mailq.handling import Bounds, Handling
+from mailq.worker.handler import Bounds, Handling
 
 
 class Life:

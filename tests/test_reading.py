@@ -13,9 +13,9 @@ from mailq.core.ending import End
 from mailq.core.provenance import Outbox
 from mailq.core.publication import Consumed
 from mailq.edges.observers import Observers
-from mailq.handling import Bounds, Handling
 from mailq.offload import LARGE, offloaded
-from mailq.reading import Reading, Room
+from mailq.worker.handler import Bounds, Handling
+from mailq.worker.reading import Reading, Room
 
 LIMIT = 10_000_000
 
@@ -53,7 +53,7 @@ async def test_what_takes_long_is_read_beside_the_loop(made, apart, monkeypatch)
         threads.append(octets > LARGE)
         return await offloaded(octets, work)
 
-    monkeypatch.setattr("mailq.reading.offloaded", noted)
+    monkeypatch.setattr("mailq.worker.reading.offloaded", noted)
     reading = Reading(LIMIT, 200_000)
     consumed = Consumed(made, 1, message_id="m")
     job = await reading.job(await reading.unpack(consumed), consumed)

@@ -13,9 +13,9 @@ from mailq.core.journal import PARKED, Standing
 from mailq.core.provenance import Outbox, Provenance
 from mailq.core.publication import Consumed
 from mailq.edges.journal import FileJournal, NullJournal
-from mailq.flights import Flights
-from mailq.receipts import Receipts, marked
-from mailq.standstill import Standstill, moment
+from mailq.worker.ack_tracker import Receipts, marked
+from mailq.worker.attempts import Flights
+from mailq.worker.standstill import Standstill, moment
 
 
 class Life:

@@ -6,12 +6,12 @@ import signal
 import pytest
 from support.puppet import Puppet
 
-from mailq import standstill
-from mailq.standstill import HINDSIGHT, Standstill
+from mailq.worker import standstill
+from mailq.worker.standstill import HINDSIGHT, Standstill
 
 PROCESS = """
 import sys
-from mailq.standstill import Standstill, moment
+from mailq.worker.standstill import Standstill, moment
 watch, begun = Standstill(0.3), moment()
 for line in sys.stdin:
     print(repr(eval(line)), flush=True)

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from mailq import suspects
 from mailq.config.journal import JournalConfig
 from mailq.core.journal import JournalError
 from mailq.core.publication import Consumed
 from mailq.edges.journal import FileJournal, NullJournal
-from mailq.suspects import Suspects
+from mailq.worker import quarantine
+from mailq.worker.quarantine import Suspects
 
 KILLER = Consumed(b"killer", 1)
 SLOW = Consumed(b"slow", 2)
@@ -53,7 +53,7 @@ async def test_trials_are_one_after_the_other_and_others_wait(journal):
 
 
 async def test_a_trial_that_lasts_lets_others_begin_and_counts_as_survived(journal, monkeypatch):
-    monkeypatch.setattr(suspects, "ALONE", 0.05)
+    monkeypatch.setattr(quarantine, "ALONE", 0.05)
     kept = []
     written = journal()
     monkeypatch.setattr(written, "tried", kept.append)
@@ -69,8 +69,8 @@ async def test_a_trial_that_lasts_lets_others_begin_and_counts_as_survived(journ
 
 
 async def test_each_further_trial_is_alone_for_longer_up_to_a_limit(journal, monkeypatch):
-    monkeypatch.setattr(suspects, "ALONE", 0.05)
-    monkeypatch.setattr(suspects, "LONGEST", 0.2)
+    monkeypatch.setattr(quarantine, "ALONE", 0.05)
+    monkeypatch.setattr(quarantine, "LONGEST", 0.2)
     trials = Suspects(journal())
     loop = asyncio.get_running_loop()
 

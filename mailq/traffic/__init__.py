@@ -1,1 +1,1 @@
-"""How much, how fast, from where."""
+"""TODO"""

@@ -24,7 +24,7 @@ from mailq.core.reply import Reply
 from mailq.core.result import Trail, accepted
 from mailq.core.tolerance import ABSENT, EMPTY, QUEUES, TABLE, as_markdown, means_true, mend
 from mailq.core.verdict import Outcome, Verdict
-from mailq.reading import Reading
+from mailq.worker.reading import Reading
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 1_000_000

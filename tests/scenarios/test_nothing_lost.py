@@ -16,9 +16,9 @@ from support.system import MIME, sent_back, until
 from mailq.core.failure import Cause, Postponed
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
-from mailq.flights import Flight
 from mailq.lab.proxy import Proxy
 from mailq.ports import BrokerError
+from mailq.worker.attempts import Flight
 
 FATES = [
     ("accept@a.test", "success", "accepted"),

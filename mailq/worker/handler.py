@@ -27,7 +27,6 @@ from mailq.core.result import Result, unpack
 from mailq.core.states import ORDER, State
 from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
-from mailq.flights import Flight, Flights
 from mailq.offload import offloaded
 from mailq.ports import (
     STOPS,
@@ -40,11 +39,12 @@ from mailq.ports import (
     OversizedError,
     UnencodableError,
 )
-from mailq.reading import Reading, Room
-from mailq.receipts import Receipts, marked
-from mailq.settlement import Settlement
-from mailq.standstill import Standstill
-from mailq.suspects import DEADLY, Suspects
+from mailq.worker.ack_tracker import Receipts, marked
+from mailq.worker.attempts import Flight, Flights
+from mailq.worker.quarantine import DEADLY, Suspects
+from mailq.worker.reading import Reading, Room
+from mailq.worker.settlement import Settlement
+from mailq.worker.standstill import Standstill
 
 ELSEWHERE = 5.0
 """Seconds for which a job goes away, or stays here, that another process is just working on."""

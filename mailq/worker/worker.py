@@ -12,9 +12,9 @@ from typing import Any
 
 from mailq.core.provenance import Outbox
 from mailq.delivery import Delivery
-from mailq.handling import Bounds, Handling
 from mailq.ports import Broker, BrokerError, Duplicates, Journal, Observer
-from mailq.settlement import Settlement
+from mailq.worker.handler import Bounds, Handling
+from mailq.worker.settlement import Settlement
 
 TICK = 1.0
 """Seconds between looks at the gauges and the stalled alarm."""

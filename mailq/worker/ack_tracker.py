@@ -15,8 +15,8 @@ from functools import partial
 
 from mailq.core.journal import PARKED, EntryId, JobKey, JournalError
 from mailq.core.provenance import Provenance
-from mailq.flights import Flights
 from mailq.ports import Broker, Journal
+from mailq.worker.attempts import Flights
 
 
 @dataclass(slots=True, eq=False)

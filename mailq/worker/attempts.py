@@ -16,8 +16,8 @@ from mailq.core.result import Result, Trail, pack
 from mailq.core.verdict import Verdict
 from mailq.delivery import Delivery
 from mailq.ports import Broker, Journal
-from mailq.settlement import Settlement
-from mailq.standstill import Standstill
+from mailq.worker.settlement import Settlement
+from mailq.worker.standstill import Standstill
 
 UNRECORDED = 1.0
 """Seconds for which a job goes away whose result could not be recorded."""

@@ -1,0 +1,1 @@
+"""A message of the outbox, from its consumption to its acknowledgement."""
