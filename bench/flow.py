@@ -29,13 +29,13 @@ from mailq.config import Config
 from mailq.core.publication import Consumed, Publication
 from mailq.core.reply import Reply
 from mailq.core.routing import Source, Target
+from mailq.delivery.smtp import session_pool
 from mailq.edges.journal import FileJournal
 from mailq.edges.log import configure
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
 from mailq.edges.shared import SharedTable
 from mailq.ports import BrokerError
-from mailq.smtp import pool
 
 EHLO = Reply(250, None, "sink.bench.test\nPIPELINING\nSIZE 10240000\n8BITMIME\nENHANCEDSTATUSCODES")
 ANSWERS = (Reply(250, "2.1.0", "Ok"), Reply(250, "2.1.5", "Ok"), Reply(354, None, "End data with <CR><LF>.<CR><LF>"))
@@ -191,7 +191,7 @@ async def work(
         return lives[-1]
 
     # Under valgrind all takes fifty times as long: nobody is to lose patience then.
-    with patch.object(wiring.Broker, "open", broker), patch.object(pool, "PATIENCE", math.inf):
+    with patch.object(wiring.Broker, "open", broker), patch.object(session_pool, "PATIENCE", math.inf):
         began = time.process_time()
         await worker.run()
         spent = time.process_time() - began

@@ -28,14 +28,14 @@ from mailq.core.reply import MAX_REPLY, MalformedReplyError, Reply, ReplyReader
 from mailq.core.result import Result, Trail, accepted, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict, judge
+from mailq.delivery.smtp.envelope import mail_from, rcpt_to
+from mailq.delivery.smtp.opening import extensions
+from mailq.delivery.smtp.transaction import check
+from mailq.delivery.stages import storage
 from mailq.edges.amqp.fields import decode_table
 from mailq.edges.amqp.fitting import fitted as fitted_headers
 from mailq.edges.amqp.frames import publish_frames
 from mailq.lab import syntax
-from mailq.smtp.envelope import mail_from, rcpt_to
-from mailq.smtp.opening import extensions
-from mailq.smtp.transaction import check
-from mailq.stages import storage
 from mailq.wiring import policy_of
 
 LIMIT = 1024 * 1024

@@ -21,10 +21,14 @@ from mailq.core.letters import Names
 from mailq.core.limits import LimitRule
 from mailq.core.meaning import Meaning
 from mailq.core.networks import Networks
-from mailq.core.policy import Policy
 from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
-from mailq.delivery import Delivery
+from mailq.delivery.attempt import Delivery
+from mailq.delivery.destinations import UNANSWERED
+from mailq.delivery.governor import Governor
+from mailq.delivery.policy import Policy
+from mailq.delivery.smtp.session_pool import Pool
+from mailq.delivery.stages.dns import parse_endpoint
 from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.ceiling import Ceiling
@@ -43,10 +47,6 @@ from mailq.edges.watchdog import watching
 from mailq.edges.wire import TcpDialer
 from mailq.ports import BrokerError, Journal, Limits, Observer
 from mailq.reload import Reload, describe, meaning_of
-from mailq.smtp.pool import Pool
-from mailq.stages.destinations import UNANSWERED
-from mailq.stages.dns import parse_endpoint
-from mailq.traffic.governor import Governor
 from mailq.worker.handler import Bounds
 from mailq.worker.settlement import Settlement
 from mailq.worker.worker import Worker

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mailq.clock import Clock
+from mailq.delivery.attempt_timeout import Clock
 
 
 async def stay(clock, until):

@@ -12,8 +12,8 @@ from mailq.core.document import UNCOUNTED, InvalidJobError
 from mailq.core.ending import End
 from mailq.core.provenance import Outbox
 from mailq.core.publication import Consumed
+from mailq.delivery.offload import LARGE, offloaded
 from mailq.edges.observers import Observers
-from mailq.offload import LARGE, offloaded
 from mailq.worker.handler import Bounds, Handling
 from mailq.worker.reading import Reading, Room
 

@@ -28,6 +28,7 @@ from mailq.core.failure import Failure
 from mailq.core.networks import Networks, numeric
 from mailq.core.reply import MAX_LINE, printable
 from mailq.core.retry import STEPS
+from mailq.delivery.stages.dns import override
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection, RefusedError
@@ -38,7 +39,6 @@ from mailq.edges.hooks import addresses, public
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import exists
 from mailq.ports import BrokerError
-from mailq.stages.dns import override
 
 PATIENCE = 10.0
 """Seconds to wait for a name or a greeting."""

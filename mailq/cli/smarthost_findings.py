@@ -14,14 +14,14 @@ from mailq.core.reply import printable
 from mailq.core.result import Trail, failed
 from mailq.core.routing import Route
 from mailq.core.states import AUTH_STATES, State
+from mailq.delivery.smtp.auth import Unfinished
+from mailq.delivery.smtp.session import Session
+from mailq.delivery.stages.bind import choose
+from mailq.delivery.stages.dns import host_targets, parse_endpoint
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.smtp.auth import Unfinished
-from mailq.smtp.session import Session
-from mailq.stages.bind import choose
-from mailq.stages.dns import host_targets, parse_endpoint
 from mailq.wiring import policy_of, timeouts_of
 
 PATIENCE = 10.0

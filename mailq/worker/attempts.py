@@ -14,7 +14,7 @@ from mailq.core.job import Job
 from mailq.core.journal import EntryId, JobKey, JournalError
 from mailq.core.result import Result, Trail, pack
 from mailq.core.verdict import Verdict
-from mailq.delivery import Delivery
+from mailq.delivery.attempt import Delivery
 from mailq.ports import Broker, Journal
 from mailq.worker.settlement import Settlement
 from mailq.worker.standstill import Standstill

@@ -26,8 +26,8 @@ from mailq.core.publication import Consumed
 from mailq.core.result import Result, unpack
 from mailq.core.states import ORDER, State
 from mailq.core.verdict import Verdict
-from mailq.delivery import Delivery
-from mailq.offload import offloaded
+from mailq.delivery.attempt import Delivery
+from mailq.delivery.offload import offloaded
 from mailq.ports import (
     STOPS,
     Broker,

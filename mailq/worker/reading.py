@@ -11,7 +11,7 @@ from functools import partial
 from mailq.core.document import HeavyBodyError, OversizeBodyError, Unpacked, unpack
 from mailq.core.job import Job
 from mailq.core.publication import Consumed
-from mailq.offload import LARGE, offloaded
+from mailq.delivery.offload import LARGE, offloaded
 
 
 class Reading:

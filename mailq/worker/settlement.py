@@ -26,7 +26,7 @@ from mailq.core.result import Certificates, Result, Trail, failed
 from mailq.core.states import Kind, State
 from mailq.core.times import format_time
 from mailq.core.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
-from mailq.offload import offloaded
+from mailq.delivery.offload import offloaded
 from mailq.ports import Now, Observer, OversizedError, Publisher
 
 LONGEST_ABSENCE = 31_536_000.0

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 from mailq.core.provenance import Outbox
-from mailq.delivery import Delivery
+from mailq.delivery.attempt import Delivery
 from mailq.ports import Broker, BrokerError, Duplicates, Journal, Observer
 from mailq.worker.handler import Bounds, Handling
 from mailq.worker.settlement import Settlement

@@ -8,11 +8,11 @@ import pytest
 
 from mailq.core.failure import Failure
 from mailq.core.job import Job
-from mailq.core.policy import Policy
 from mailq.core.reply import Reply
 from mailq.core.result import Trail, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, judge
+from mailq.delivery.policy import Policy
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 DOUBT = {"state": "message", "result": "lost", "in_doubt": True}

@@ -11,7 +11,7 @@ from mailq.core.recent import ENTRY, Recent, weight
 from mailq.core.reply import Reply
 from mailq.core.routing import Source, Target
 from mailq.core.states import Kind, State
-from mailq.traffic.governor import Governor
+from mailq.delivery.governor import Governor
 
 SOURCE = Source(None, "w.test")
 

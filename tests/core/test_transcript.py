@@ -15,7 +15,7 @@ from mailq.core.result import Trail, accepted, failed, pack, unpack
 from mailq.core.routing import Login
 from mailq.core.states import Kind, State
 from mailq.core.transcript import MAX_LINE, MAX_TRANSCRIPT, lines, masked
-from mailq.smtp.auth import MECHANISMS
+from mailq.delivery.smtp.auth import MECHANISMS
 
 NOW = datetime(2030, 1, 31, 12, 0, 0, tzinfo=UTC)
 OK = Reply(250, None, "ok")

@@ -26,7 +26,7 @@ from mailq.core.rules import TRANSIENT as PASSING
 from mailq.core.states import AUTH_STATES, Kind, State
 from mailq.core.times import format_time
 from mailq.core.verdict import Outcome, Verdict, back_at, deadline, expired, judge
-from mailq.smtp.auth import secrets
+from mailq.delivery.smtp.auth import secrets
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 MEANING = Meaning(ruleset_of(()), Patterns())

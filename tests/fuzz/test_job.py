@@ -15,7 +15,7 @@ from mailq.core.document import InvalidJobError
 from mailq.core.job import Job
 from mailq.core.publication import Consumed
 from mailq.core.verdict import deadline
-from mailq.smtp.envelope import rcpt_to
+from mailq.delivery.smtp.envelope import rcpt_to
 
 SECRET = "hunter2 is no word of a fuzzer"
 

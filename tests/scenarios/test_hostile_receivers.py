@@ -12,7 +12,7 @@ from support.hostile import Hostile, mailer
 
 from mailq.core.reply import MAX_REPLY
 from mailq.core.states import Kind, State
-from mailq.smtp import opening
+from mailq.delivery.smtp import opening
 
 SOON = 0.2
 """The clock of the state under attack."""

@@ -15,9 +15,9 @@ from support.hostile import mailer
 from mailq.core.failure import Failure, Trouble
 from mailq.core.job import Job
 from mailq.core.result import Trail
+from mailq.delivery.smtp.session import Session
 from mailq.edges.wire.dialer import TcpWire
 from mailq.lab.ports import free_port
-from mailq.smtp.session import Session
 
 HELD = (Job, Trail, Session, TcpWire, Failure, Trouble, types.FrameType)
 

@@ -17,10 +17,10 @@ from mailq.core import letters
 from mailq.core.mime import extract
 from mailq.core.passing_on import DROPPED
 from mailq.core.publication import Consumed, Publication
+from mailq.delivery.stages import process
 from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.poison import revived
-from mailq.stages import process
 
 
 class InjectedError(Exception):
@@ -37,7 +37,7 @@ def bug(monkeypatch):
             raise InjectedError("as injected\r\n")
         return sources(job, *rest)
 
-    monkeypatch.setattr("mailq.delivery.process.sources", faulty)
+    monkeypatch.setattr("mailq.delivery.attempt.process.sources", faulty)
     return switch
 
 
@@ -237,7 +237,7 @@ async def test_a_job_that_was_handed_out_often_is_tried_alone_and_delivered(syst
     receiver = await sink()
     mail = await system(receiver, worker={"poison_after": 1, "drain_timeout": 5})
     channel = await rabbit.channel()
-    monkeypatch.setattr("mailq.delivery.extract", stumbling)
+    monkeypatch.setattr("mailq.delivery.attempt.extract", stumbling)
     await mail.stop()
     for number in range(20):
         await mail.send(recipient=f"accept+{number}@a.test", id=str(number))

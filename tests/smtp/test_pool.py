@@ -12,9 +12,9 @@ from mailq.config import Config
 from mailq.core.limits import Allowance
 from mailq.core.result import Trail
 from mailq.core.routing import Route, Source, Target, Tls
+from mailq.delivery.smtp.session_pool import TENURE, Pool
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.smtp.pool import TENURE, Pool
 from mailq.wiring import timeouts_of
 
 PLACES = 10

@@ -11,7 +11,7 @@ from support.hostile import Hostile, mailer
 from support.system import until
 
 from mailq.core.states import Kind, State
-from mailq.smtp.session import BLOCK
+from mailq.delivery.smtp.session import BLOCK
 
 ANSWERS = {
     "MAIL": b"250 ok\r\n",

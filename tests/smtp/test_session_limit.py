@@ -7,7 +7,7 @@ from support.hostile import Hostile, mailer
 from support.limited import HELLO, PLAIN, Receiver
 
 from mailq.core.states import Kind, State
-from mailq.smtp import session_limits
+from mailq.delivery.smtp import session_limits
 
 REFUSALS = [
     (b"DATA", b"452 4.4.5 Maximum number of messages per session exceeded.", False),

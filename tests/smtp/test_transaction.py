@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mailq.core.reply import Reply, ReplyReader
 from mailq.core.states import Kind, State
-from mailq.smtp.transaction import Transaction
+from mailq.delivery.smtp.transaction import Transaction
 
 MAIL, RCPT = "MAIL FROM:<a@a.test>", "RCPT TO:<b@b.test>"
 

@@ -12,7 +12,7 @@ from mailq.core.failure import Failure
 from mailq.core.networks import Networks
 from mailq.core.routing import MAX_HOSTS, Target
 from mailq.core.states import Kind, State
-from mailq.stages.dns import SLICE, Endpoint, host_site, host_targets, parse_endpoint, site, targets
+from mailq.delivery.stages.dns import SLICE, Endpoint, host_site, host_targets, parse_endpoint, site, targets
 
 NXDOMAIN = Failure(State.DNS, Kind.ERROR, "gone", code=550, status="5.1.2")
 SERVFAIL = Failure(State.DNS, Kind.ERROR, "servfail")

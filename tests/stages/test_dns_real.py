@@ -9,8 +9,8 @@ from mailq.config.dns import DnsConfig
 from mailq.core.failure import Failure
 from mailq.core.networks import Networks
 from mailq.core.states import Kind
+from mailq.delivery.stages.dns import host_targets, targets
 from mailq.edges.resolver import DnsResolver
-from mailq.stages.dns import host_targets, targets
 
 DEFAULTS = Networks(DnsConfig().prohibited)
 

@@ -9,8 +9,8 @@ from mailq.config import Config
 from mailq.config.delivery import SourceConfig
 from mailq.core.failure import Failure
 from mailq.core.job import Job
+from mailq.delivery.stages.process import sources
 from mailq.edges.sources import HostSources
-from mailq.stages.process import sources
 
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
 SOURCES = [SourceConfig(ip="127.0.0.1", pool="bulk"), SourceConfig(ip="127.0.0.2", pool="fast")]

@@ -25,14 +25,14 @@ from mailq.core.failure import Postponed
 from mailq.core.job import Job
 from mailq.core.limits import LimitRule
 from mailq.core.result import Result, Trail
-from mailq.delivery import Delivery
+from mailq.delivery.attempt import Delivery
+from mailq.delivery.governor import Governor
+from mailq.delivery.smtp.session_pool import Pool
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
 from mailq.ports import Claim
-from mailq.smtp.pool import Pool
-from mailq.traffic.governor import Governor
 from mailq.wiring import meaning_of, policy_of, timeouts_of
 from support.dialogue import Leave
 from support.limits import private_table

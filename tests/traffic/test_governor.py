@@ -10,8 +10,8 @@ from mailq.core.pause import LEAST, MOST, Pause, paused
 from mailq.core.reply import Reply
 from mailq.core.routing import Login, Route, Source, Target, Tls
 from mailq.core.states import Kind, State
-from mailq.traffic import governor
-from mailq.traffic.governor import Governor
+from mailq.delivery import governor
+from mailq.delivery.governor import Governor
 
 SITE = ("mx.a.test",)
 BULK, OTHER = (Source(f"192.0.2.{number}", "w.test", "bulk") for number in (1, 2))

@@ -8,8 +8,8 @@ import pytest
 from support.hostile import Hostile, mailer
 
 from mailq.core.failure import Cause, Postponed
-from mailq.traffic import openings
-from mailq.traffic.openings import AT_ONCE, Openings
+from mailq.delivery import openings
+from mailq.delivery.openings import AT_ONCE, Openings
 
 SLOW = (None, "192.0.2.1", 25)
 OTHER = (None, "192.0.2.2", 25)

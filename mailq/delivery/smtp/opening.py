@@ -19,10 +19,10 @@ from mailq.core.routing import Login, Route, Tls
 from mailq.core.states import Kind, State
 from mailq.core.transcript import masked
 from mailq.core.trust import STATUS as TRUST_STATUS
+from mailq.delivery.smtp import auth
+from mailq.delivery.smtp.envelope import Extensions
+from mailq.delivery.smtp.transaction import check
 from mailq.ports import Wire
-from mailq.smtp import auth
-from mailq.smtp.envelope import Extensions
-from mailq.smtp.transaction import check
 
 T = TypeVar("T")
 

@@ -6,13 +6,13 @@ from random import Random
 from time import monotonic
 
 from mailq.core.failure import Cause, Failure, Postponed
-from mailq.core.policy import Policy
 from mailq.core.recent import ENTRY, OBJECT, Recent
 from mailq.core.result import Trail
 from mailq.core.routing import Target
 from mailq.core.states import Kind, State
+from mailq.delivery.policy import Policy
+from mailq.delivery.stages import dns
 from mailq.ports import Resolver
-from mailq.stages import dns
 
 SHARED = 1.0
 """Seconds for which jobs for one domain share what was found of it, the order of its targets included."""

@@ -16,11 +16,11 @@ from mailq.core.reply import Reply
 from mailq.core.result import Trail
 from mailq.core.routing import Route
 from mailq.core.states import Kind, State
-from mailq.offload import offloaded
+from mailq.delivery.offload import offloaded
+from mailq.delivery.smtp.envelope import mail_from, rcpt_to
+from mailq.delivery.smtp.opening import Opening
+from mailq.delivery.smtp.transaction import Transaction, check
 from mailq.ports import Claim, Wire
-from mailq.smtp.envelope import mail_from, rcpt_to
-from mailq.smtp.opening import Opening
-from mailq.smtp.transaction import Transaction, check
 
 _MESSAGE = State.MESSAGE
 

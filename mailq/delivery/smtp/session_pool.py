@@ -20,9 +20,9 @@ from mailq.core.queueing import Line
 from mailq.core.result import Trail
 from mailq.core.routing import Route
 from mailq.core.states import State
+from mailq.delivery.smtp.session import Session
+from mailq.delivery.smtp.session_limits import SessionLimits
 from mailq.ports import Dialer, Limits
-from mailq.smtp.session import Session
-from mailq.smtp.session_limits import SessionLimits
 
 K = TypeVar("K")
 

@@ -12,14 +12,12 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from mailq.clock import Clock
 from mailq.core.failure import Cause, Failure, Postponed, bare
 from mailq.core.job import Job, Smarthost
 from mailq.core.journal import JournalError
 from mailq.core.limits import Allowance
 from mailq.core.meaning import Meaning
 from mailq.core.mime import Content, extract
-from mailq.core.policy import Policy
 from mailq.core.recent import Recent
 from mailq.core.reply import Reply
 from mailq.core.result import Result, Trail, accepted, failed
@@ -27,15 +25,17 @@ from mailq.core.routing import Route, Source, Target, Tls
 from mailq.core.session_limit import about_session, names_limit
 from mailq.core.states import ORDER, Kind, State
 from mailq.core.verdict import judge
-from mailq.offload import offloaded
+from mailq.delivery.attempt_timeout import Clock
+from mailq.delivery.destinations import Destinations
+from mailq.delivery.governor import Governor
+from mailq.delivery.offload import offloaded
+from mailq.delivery.openings import Openings
+from mailq.delivery.policy import Policy
+from mailq.delivery.smtp.auth import Unfinished
+from mailq.delivery.smtp.session import Session
+from mailq.delivery.smtp.session_pool import Held, Pool
+from mailq.delivery.stages import bind, process, storage
 from mailq.ports import STOPS, Claim, Now, Observer, Resolver, Sources
-from mailq.smtp.auth import Unfinished
-from mailq.smtp.pool import Held, Pool
-from mailq.smtp.session import Session
-from mailq.stages import bind, process, storage
-from mailq.stages.destinations import Destinations
-from mailq.traffic.governor import Governor
-from mailq.traffic.openings import Openings
 
 UNRECORDED = 5.0
 """Seconds for which a job goes away whose handing over could not be recorded."""

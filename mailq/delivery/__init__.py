@@ -1,0 +1,1 @@
+"""An attempt: one job in, exactly one result out."""
