@@ -24,7 +24,6 @@ from unittest.mock import patch
 import uvloop
 
 from bench.jobs import Jobs
-from mailq import wiring
 from mailq.config import Config
 from mailq.core.publication import Consumed, Publication
 from mailq.core.reply import Reply
@@ -36,6 +35,7 @@ from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
 from mailq.edges.shared import SharedTable
 from mailq.ports import BrokerError
+from mailq.service import build
 
 EHLO = Reply(250, None, "sink.bench.test\nPIPELINING\nSIZE 10240000\n8BITMIME\nENHANCEDSTATUSCODES")
 ANSWERS = (Reply(250, "2.1.0", "Ok"), Reply(250, "2.1.5", "Ok"), Reply(354, None, "End data with <CR><LF>.<CR><LF>"))
@@ -182,7 +182,7 @@ async def work(
     log = stack.enter_context(configure(config.log, nowhere))
     limits = stack.enter_context(closing(SharedTable(config.worker.journal_dir)))
     journal = FileJournal(config.worker.journal_dir, config.journal, 0)
-    worker = wiring.build(config, Observers(Metrics(), log), limits, journal)
+    worker = build.build(config, Observers(Metrics(), log), limits, journal)
 
     lives: list[Broker] = []
 
@@ -191,7 +191,7 @@ async def work(
         return lives[-1]
 
     # Under valgrind all takes fifty times as long: nobody is to lose patience then.
-    with patch.object(wiring.Broker, "open", broker), patch.object(session_pool, "PATIENCE", math.inf):
+    with patch.object(build.Broker, "open", broker), patch.object(session_pool, "PATIENCE", math.inf):
         began = time.process_time()
         await worker.run()
         spent = time.process_time() - began
@@ -213,7 +213,7 @@ def main() -> None:
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory(prefix="mailq-bench-") as home, ExitStack() as stack:
             nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-            stack.enter_context(patch.object(wiring, "TcpDialer", lambda *_: Dialer()))
+            stack.enter_context(patch.object(build, "TcpDialer", lambda *_: Dialer()))
             tables: dict[str, object] = {
                 "worker": {"journal_dir": home},
                 "dns": {"overrides": {"*": ["127.0.0.1:25"]}},
@@ -221,7 +221,7 @@ def main() -> None:
             }
             config = Config.model_validate(tables | {"delivery": {"ehlo": "worker.bench.test"}})
             jobs = Jobs(options.size, 1).take(options.jobs)
-            wiring._settle_in()  # noqa: SLF001 - as every worker does
+            build._settle_in()  # noqa: SLF001 - as every worker does
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 if profile:
                     profile.enable()

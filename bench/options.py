@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailq.supervisor import cores
+from mailq.service.supervisor import cores
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from mailq.edges.amqp.fields import decode_table
 from mailq.edges.amqp.fitting import fitted as fitted_headers
 from mailq.edges.amqp.frames import publish_frames
 from mailq.lab import syntax
-from mailq.wiring import policy_of
+from mailq.service.build import policy_of
 
 LIMIT = 1024 * 1024
 """Octets of a job, unfolded."""

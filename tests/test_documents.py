@@ -17,7 +17,7 @@ from mailq.core.records import ResultRecord
 from mailq.data import bounces
 from mailq.edges.hook_metrics import HookMetrics
 from mailq.edges.metrics import Fleet, Metrics
-from mailq.supervisor import GRACE
+from mailq.service.supervisor import GRACE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

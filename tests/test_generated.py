@@ -25,7 +25,7 @@ from mailq.core.result import Trail, accepted, failed
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.observers import Observers
-from mailq.wiring import build
+from mailq.service.build import build
 
 ROOT = Path(__file__).parent.parent
 NOW = datetime(2030, 1, 31, 12, 0, 0, tzinfo=UTC)

@@ -22,7 +22,7 @@ from mailq.edges.journal.shelf import refusal as journal_refusal
 from mailq.edges.shared.file import refusal as limits_refusal
 from mailq.edges.shared.table import SLOTS
 from mailq.edges.sources import exists
-from mailq.supervisor import cores
+from mailq.service.supervisor import cores
 
 FILES = 2
 """Journal files that a process has at most at once."""

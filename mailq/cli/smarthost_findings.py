@@ -22,7 +22,7 @@ from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.wiring import policy_of, timeouts_of
+from mailq.service.build import policy_of, timeouts_of
 
 PATIENCE = 10.0
 """Seconds to wait in each state."""

@@ -21,7 +21,7 @@ from mailq.edges.amqp.broker import Broker
 from mailq.edges.journal import FileJournal
 from mailq.lab.sink import Sink
 from mailq.ports import BrokerError
-from mailq.wiring import build
+from mailq.service.build import build
 
 JOBS = 60
 

@@ -149,7 +149,7 @@ def test_run_begins_its_log_before_the_slow_imports(tmp_path):
         "event": "starting", "version": mailq.__version__, "broker": "amqp://127.0.0.1:1/mail", "outbox": "outbox",
         "journal": str(tmp_path / "kept"), "http": "127.0.0.1:9125",
     }.items()  # fmt: skip
-    for slow in ("aiohttp", "dns", "cryptography", "aiosmtplib", "mailq.wiring", "mailq.supervisor"):
+    for slow in ("aiohttp", "dns", "cryptography", "aiosmtplib", "mailq.service.build", "mailq.service.supervisor"):
         assert slow not in imported
 
 

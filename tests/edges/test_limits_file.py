@@ -14,7 +14,7 @@ from mailq.config import Config
 from mailq.config.load import ConfigError
 from mailq.edges.shared.file import COLUMNS, NAME
 from mailq.edges.shared.table import WAYS
-from mailq.wiring import limits_of
+from mailq.service.build import limits_of
 
 SLOTS = WAYS * 8
 PROCESS = """

@@ -11,7 +11,7 @@ from mailq.config import Config
 from mailq.core.job import Smarthost
 from mailq.core.routing import Login, Route, Source, Target, Tls
 from mailq.core.trust import Trust
-from mailq.wiring import policy_of
+from mailq.service.build import policy_of
 
 OPENING = r"""
 @ smarthost.username=me

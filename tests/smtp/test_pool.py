@@ -15,7 +15,7 @@ from mailq.core.routing import Route, Source, Target, Tls
 from mailq.delivery.smtp.session_pool import TENURE, Pool
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.wiring import timeouts_of
+from mailq.service.build import timeouts_of
 
 PLACES = 10
 ALLOWANCE = Allowance(PLACES, "connections", None, "", None, "", 1_000_000, 3600.0, 60.0)

@@ -9,7 +9,7 @@ import pytest
 
 from mailq.config import Config
 from mailq.edges.control import Order, Place, Status, SupervisorEnd, WorkerEnd, pair
-from mailq.supervisor import cores, describe, dump
+from mailq.service.supervisor import cores, describe, dump
 
 FULL = {
     "rabbitmq": {"url": "amqp://me:geheim@broker.example/vhost"},
@@ -41,7 +41,7 @@ def test_how_a_process_ended_in_words(code, words):
 def test_cores_are_those_this_process_may_use():
     mine = os.sched_getaffinity(0)
     assert 1 <= cores() <= len(mine)
-    code = "from mailq.supervisor import *; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(cores())"
+    code = "from mailq.service.supervisor import *; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "1\n"
 

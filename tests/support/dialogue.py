@@ -43,7 +43,7 @@ from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.wiring import meaning_of, policy_of, timeouts_of
+from mailq.service.build import meaning_of, policy_of, timeouts_of
 from support.limits import private_table
 
 DEADLINE = 10.0

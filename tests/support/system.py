@@ -29,7 +29,7 @@ from mailq.core.result import Result
 from mailq.edges.amqp.address import outbox_of
 from mailq.lab.knot import PrivateKnot
 from mailq.lab.sink import Sink
-from mailq.wiring import build, journal_of
+from mailq.service.build import build, journal_of
 from mailq.worker.worker import Worker
 from support.limits import private_table
 from support.rabbitmq import Rabbit

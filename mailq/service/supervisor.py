@@ -33,8 +33,8 @@ from mailq.edges.http import HttpServer
 from mailq.edges.log import Logger, configure
 from mailq.edges.metrics import Fleet
 from mailq.edges.observers import Observers
-from mailq.reload import Reload
-from mailq.wiring import build, caution, limits_of
+from mailq.service.build import build, caution, limits_of
+from mailq.service.reload import Reload
 
 PATIENCE = 1.0
 """Seconds in which a process answers."""

@@ -46,7 +46,7 @@ from mailq.edges.tls import Security
 from mailq.edges.watchdog import watching
 from mailq.edges.wire import TcpDialer
 from mailq.ports import BrokerError, Journal, Limits, Observer
-from mailq.reload import Reload, describe, meaning_of
+from mailq.service.reload import Reload, describe, meaning_of
 from mailq.worker.handler import Bounds
 from mailq.worker.settlement import Settlement
 from mailq.worker.worker import Worker
