@@ -28,7 +28,7 @@ from mailq.core.retry import STEPS
 from mailq.core.states import Kind, State
 from mailq.core.verdict import Outcome
 from mailq.edges.amqp import lane, topology
-from mailq.webhook_line import Rules
+from mailq.webhooks.endpoint_queue import Rules
 
 AJV = """
 import { readFileSync } from "node:fs";

@@ -22,7 +22,7 @@ from mailq.core.provenance import HEADER
 from mailq.core.retry import STEPS
 from mailq.edges.amqp.lane import OUTCOMES, endpoint_queues, intake_queues
 from mailq.edges.amqp.topology import bindings, delay_queue, queues
-from mailq.webhook_line import Rules
+from mailq.webhooks.endpoint_queue import Rules
 
 Object = dict[str, Any]
 

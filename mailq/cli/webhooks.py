@@ -1,6 +1,6 @@
 """`mailq webhooks`: tell endpoints of results, in a process of its own; or send one a sample.
 
-Here the flow of webhooks meets its edges; what it does is in `mailq.webhooks` and `mailq.webhook_line`.
+Here the flow of webhooks meets its edges; what it does is in `mailq.webhooks.intake` and `mailq.webhooks.endpoint_queue`.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ from mailq.edges.hook_metrics import HookMetrics
 from mailq.edges.hooks import Poster
 from mailq.edges.http import HttpServer, ListenError
 from mailq.edges.log import configure
-from mailq.webhook_line import Line, Observer, Post, Rules
-from mailq.webhooks import Bounds, Intake, Webhooks
+from mailq.webhooks.endpoint_queue import Line, Observer, Post, Rules
+from mailq.webhooks.intake import Bounds, Intake, Webhooks
 
 group = typer.Typer(
     cls=PlainGroup, invoke_without_command=True, rich_markup_mode="rich", pretty_exceptions_enable=False

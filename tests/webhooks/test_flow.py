@@ -16,7 +16,7 @@ from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.hooks import Poster
 from mailq.lab.proxy import Proxy
 from mailq.ports import OversizedError
-from mailq.webhook_line import Line
+from mailq.webhooks.endpoint_queue import Line
 
 
 async def test_an_event_is_signed_and_says_everything(hooks, receiver):
@@ -318,7 +318,7 @@ async def test_a_document_on_which_the_code_stumbles_ends_nothing(hooks, receive
             raise KeyError("x")
         return events.events_of(document, *others)
 
-    monkeypatch.setattr("mailq.webhooks.events_of", events_of)
+    monkeypatch.setattr("mailq.webhooks.intake.events_of", events_of)
     await running.tell("panic", panic=True)
     await running.tell("bug", bug=True)
     await running.tell("a")

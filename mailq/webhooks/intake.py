@@ -20,7 +20,7 @@ from mailq.core.events import events_of, is_dry_run
 from mailq.core.hooks import Item, give_up
 from mailq.core.publication import Consumed, Publication
 from mailq.ports import STOPS, BrokerError
-from mailq.webhook_line import Lane, Line, Observer, Rules
+from mailq.webhooks.endpoint_queue import Lane, Line, Observer, Rules
 
 PREFETCH = 500
 """Documents of the intake in memory at most."""

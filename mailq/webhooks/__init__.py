@@ -1,0 +1,1 @@
+"""The way from results to HTTP endpoints."""
