@@ -19,8 +19,8 @@ from bench.options import Options, parse
 from bench.postfix import Postfix
 from bench.servers import profile_file
 from bench.soak import Soak
-from mailq.lab.rabbitmq import LabError, PrivateRabbit
 from mailq.ports import BrokerError
+from mailq.testbed.rabbitmq import LabError, PrivateRabbit
 
 T = TypeVar("T")
 

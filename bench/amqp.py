@@ -21,7 +21,7 @@ import uvloop
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp.broker import Broker
-from mailq.lab.rabbitmq import PrivateRabbit
+from mailq.testbed.rabbitmq import PrivateRabbit
 
 JOB = b"x" * 14_000
 RESULT = b"y" * 1_000

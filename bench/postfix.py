@@ -23,7 +23,7 @@ from bench.measure import Phase
 from bench.options import Options
 from bench.servers import Server, program, receiver
 from bench.usage import busy_seconds, cpu_snapshot
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 LOOK = 0.02
 

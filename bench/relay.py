@@ -18,7 +18,7 @@ from typing import cast
 import orjson
 import uvloop
 
-from mailq.lab.certificates import Authority
+from mailq.testbed.certificates import Authority
 
 _OFFER = b"250-relay.bench.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 STARTTLS\r\n"
 _MAX_LINE = 4096

@@ -22,7 +22,7 @@ import orjson
 
 from bench import BenchError
 from bench.options import Options
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 START_SECONDS = 20.0
 STOP_SECONDS = 40.0

@@ -33,7 +33,7 @@ from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.topology import delay_queue
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 PROCESSES = 2
 IDLE_TIMEOUT = 2.0

@@ -1,7 +1,7 @@
 """The mixed load of a soak: receivers that behave and receivers that do not, and what must come of each job.
 
 A site is one receiver with a domain of its own, `NAME.soak.test`; a word is what the lab's sink does with a
-recipient (`mailq.lab.behaviours`). Every job has a recipient of its own, which is its id as well, so that
+recipient (`mailq.sink.behaviours`). Every job has a recipient of its own, which is its id as well, so that
 results and takings can be told apart one by one. The order is the same in every run, evenly mixed.
 """
 

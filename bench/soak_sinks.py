@@ -17,8 +17,8 @@ from pathlib import Path
 import uvloop
 
 from bench.soak_mix import SITES
-from mailq.lab.certificates import Authority
-from mailq.lab.sink import Sink
+from mailq.sink.server import Sink
+from mailq.testbed.certificates import Authority
 
 KEPT = 16_000_000
 """Octets of messages that a sink holds until they are noted down, which is soon."""

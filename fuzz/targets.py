@@ -35,8 +35,8 @@ from mailq.delivery.stages import storage
 from mailq.edges.amqp.fields import decode_table
 from mailq.edges.amqp.fitting import fitted as fitted_headers
 from mailq.edges.amqp.frames import publish_frames
-from mailq.lab import syntax
 from mailq.service.build import policy_of
+from mailq.sink import syntax
 
 LIMIT = 1024 * 1024
 """Octets of a job, unfolded."""

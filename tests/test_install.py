@@ -17,7 +17,7 @@ import pytest
 from support import pages
 
 import mailq
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/how-to/install.md").read_text("utf-8")

@@ -22,10 +22,10 @@ from rich.text import Text
 
 from mailq.cli.directories import new_directory
 from mailq.cli.output import complain
-from mailq.cli.stage import DemoError, Documents, Play
 from mailq.config import Config
-from mailq.lab.rabbitmq import LabError, PrivateRabbit
 from mailq.ports import BrokerError
+from mailq.testbed.demo import DemoError, Documents, Play
+from mailq.testbed.rabbitmq import LabError, PrivateRabbit
 
 SHOWN_WHOLE = "greylist@demo.test"
 """The job whose result is shown as JSON: it has two attempts."""

@@ -17,9 +17,9 @@ from rich.markup import escape
 
 from mailq.cli.output import complain
 from mailq.core.reply import printable
-from mailq.lab.behaviours import NOTES, TABLE
-from mailq.lab.certificates import Authority
-from mailq.lab.sink import Message, Sink
+from mailq.sink.behaviours import NOTES, TABLE
+from mailq.sink.server import Message, Sink
+from mailq.testbed.certificates import Authority
 
 _HELP = """\
 Receive mail, and misbehave on demand.

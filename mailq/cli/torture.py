@@ -14,11 +14,11 @@ import uvloop
 
 from mailq.cli.directories import new_directory
 from mailq.cli.output import complain
-from mailq.lab.rabbitmq import LabError
-from mailq.lab.torture import TortureError, report
-from mailq.lab.torture.plan import KINDS, schedule
-from mailq.lab.torture.show import Show
 from mailq.ports import BrokerError
+from mailq.testbed.rabbitmq import LabError
+from mailq.torture import TortureError, report
+from mailq.torture.plan import KINDS, schedule
+from mailq.torture.show import Show
 
 _HELP = """\
 Torture mailq: no mail may be lost, whatever happens.

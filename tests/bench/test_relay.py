@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.servers import relay, smtp_sink
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 MESSAGE = b"Subject: x\r\n\r\n" + b"y" * 70 + b"\r\n.\r\n"
 

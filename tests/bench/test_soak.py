@@ -17,8 +17,8 @@ from bench.soak_mix import SITES, WORDS, Mix, domain, limits, word_of
 from bench.soak_sinks import ignored
 from bench.soak_watch import Sample, descriptors, fallen, rss_mb, slope
 from mailq.core.job import Job
-from mailq.lab.behaviours import of_recipient
-from mailq.lab.ports import free_port
+from mailq.sink.behaviours import of_recipient
+from mailq.testbed.free_port import free_port
 
 ROOT = Path(__file__).parents[2]
 RATE, SECONDS = 50, 10

@@ -19,9 +19,9 @@ from mailq.config import Config
 from mailq.core.publication import Publication
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.journal import FileJournal
-from mailq.lab.sink import Sink
 from mailq.ports import BrokerError
 from mailq.service.build import build
+from mailq.sink.server import Sink
 
 JOBS = 60
 

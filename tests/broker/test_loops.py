@@ -5,10 +5,10 @@ import asyncio
 import pytest
 import uvloop
 from support.broker import Inbox, Remembering
+from support.proxy import Proxy
 
 from mailq.core.publication import Publication
 from mailq.edges.amqp.broker import Broker
-from mailq.lab.proxy import Proxy
 
 COUNT = 300
 

@@ -7,14 +7,14 @@ import traceback
 import pytest
 from pydantic import SecretStr
 from support.broker import Inbox, until
+from support.proxy import Proxy
 
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.publication import Publication
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.broker import Broker
-from mailq.lab.ports import free_port
-from mailq.lab.proxy import Proxy
 from mailq.ports import BrokerError
+from mailq.testbed.free_port import free_port
 
 SECRET = "s3cr3t/with:odd@signs"
 

@@ -14,8 +14,8 @@ from support.rabbitmq import Rabbit
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.publication import Publication
 from mailq.edges.amqp.broker import Broker
-from mailq.lab import rabbitmq as lab
-from mailq.lab.rabbitmq import LabError, PrivateRabbit
+from mailq.testbed import rabbitmq as lab
+from mailq.testbed.rabbitmq import LabError, PrivateRabbit
 
 
 async def test_every_test_has_a_virtual_host_of_its_own(rabbit: Rabbit):
@@ -76,7 +76,7 @@ async def test_what_is_confirmed_survives_a_power_cut(tmp_path):
 _ABANDON = """
 import os, signal, sys
 from pathlib import Path
-from mailq.lab.rabbitmq import PrivateRabbit
+from mailq.testbed.rabbitmq import PrivateRabbit
 rabbit = PrivateRabbit(Path(sys.argv[1]))
 rabbit.start()
 print(rabbit._process.pid, flush=True)

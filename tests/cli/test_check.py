@@ -21,9 +21,9 @@ from mailq.core.retry import STEPS
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
-from mailq.lab.certificates import Authority
-from mailq.lab.ports import free_port
-from mailq.lab.sink import Sink
+from mailq.sink.server import Sink
+from mailq.testbed.certificates import Authority
+from mailq.testbed.free_port import free_port
 
 DELAYS = [f"outbox.delay.{step}" for step in STEPS]
 QUEUES = ("outbox", "outbox.poison", "results", "success", "failures", "retry")

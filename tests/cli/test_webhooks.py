@@ -13,7 +13,7 @@ from support.hooks import SECRET, Receiver, document, ready, until
 from mailq.cli import main
 from mailq.core.publication import Publication
 from mailq.edges.amqp.broker import Broker
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")} | {"COLUMNS": "200"}
 

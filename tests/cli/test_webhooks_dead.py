@@ -15,7 +15,7 @@ from mailq.cli import build
 from mailq.core.hooks import replay
 from mailq.core.publication import Consumed, Publication
 from mailq.edges.amqp.broker import Broker
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")} | {"COLUMNS": "200"}
 DEAD = "webhooks.dead"

@@ -44,7 +44,7 @@ def place():
 
 def mount():
     global disk
-    from mailq.lab.torture.disk import make
+    from mailq.torture.disk import make
     disk = make(pathlib.Path(sys.argv[1]))
 
 def other():

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from support.node import ROOT, workshop
+from support.proxy import Proxy
 
 from mailq.core.examples import EXAMPLES
-from mailq.lab.proxy import Proxy
 
 DEADLINE = 30.0
 LANGUAGES = ("python", "javascript")

@@ -18,7 +18,7 @@ from support.system import until
 
 from bench.servers import Server, program, relay
 from mailq.core.mime import normalize
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 JOBS = 1000
 CONNECTIONS = 5

@@ -8,7 +8,7 @@ import time
 import pytest
 from support.system import until
 
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mailq.core.states import State
-from mailq.lab.behaviours import Action, Behaviour, of_recipient, of_sender, parse_fault
+from mailq.sink.behaviours import Action, Behaviour, of_recipient, of_sender, parse_fault
 
 PAYLOAD = b"Subject: x\r\n\r\nbody\r\n.\r\n"
 REFUSED = Behaviour(State.RCPTTO, Action.ANSWER, 553, text="no such behaviour, see mailq sink --help")

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from mailq.lab.certificates import Authority
+from mailq.testbed.certificates import Authority
 
 
 async def _shake_hands(certificate, client, name):

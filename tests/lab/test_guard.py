@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mailq.lab.guard import guarded
+from mailq.testbed.guard import guarded
 
 # With a handler, a signal right before the sleep would be seen after it.
 SAY_AND_WAIT = """
@@ -19,7 +19,7 @@ sys.exit(7 if signal.sigtimedwait({signal.SIGTERM}, 60) else 1)
 """
 ABANDON = """
 import os, signal, subprocess, sys
-from mailq.lab.guard import guarded
+from mailq.testbed.guard import guarded
 guard = subprocess.Popen(guarded(sys.executable, "-c", sys.argv[1]), stdin=subprocess.PIPE, start_new_session=True)
 input()
 os.kill(os.getpid(), signal.SIGKILL)

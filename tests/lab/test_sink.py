@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 
-from mailq.lab.sink import Sink
+from mailq.sink.server import Sink
 
 CONTENT = b"From: <a@x.test>\r\nTo: <b@y.test>\r\nSubject: one\r\n\r\nhello\r\n"
 

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from support.system import MIME, until
 
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 DEADLINE = 60.0
 MB = 1_000_000

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import orjson
 import pytest
 from support.broker import Remembering
+from support.proxy import Proxy
 from support.system import MIME, until
 
 from mailq.edges.amqp import insistence, topology
@@ -19,7 +20,6 @@ from mailq.edges.amqp.frames import settle_frame
 from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
-from mailq.lab.proxy import Proxy
 
 
 @asynccontextmanager

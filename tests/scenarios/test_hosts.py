@@ -13,7 +13,7 @@ import orjson
 import pytest
 from support.system import MIME, until
 
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 RUNS = [(4,), (2, 2), (3, 1)]
 """So many processes has each `mailq run`; a single one has no supervisor."""

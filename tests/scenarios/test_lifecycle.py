@@ -14,7 +14,7 @@ import pytest
 from support import pages
 from support.system import MIME, until
 
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 JOBS = 200
 

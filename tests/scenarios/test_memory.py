@@ -17,7 +17,7 @@ from mailq.core.job import Job
 from mailq.core.result import Trail
 from mailq.delivery.smtp.session import Session
 from mailq.edges.wire.dialer import TcpWire
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 HELD = (Job, Trail, Session, TcpWire, Failure, Trouble, types.FrameType)
 

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
+from support.proxy import Proxy
 from support.system import MIME, sent_back, until
 
 from mailq.core.failure import Cause, Postponed
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
-from mailq.lab.proxy import Proxy
 from mailq.ports import BrokerError
 from mailq.worker.attempts import Flight
 

@@ -11,7 +11,7 @@ from support.system import stable, until
 
 from mailq.config.dns import DnsConfig
 from mailq.core.times import format_time
-from mailq.lab.sink import Sink
+from mailq.sink.server import Sink
 
 SUBJECT = "Grüße"
 

@@ -9,7 +9,7 @@ from support.system import until
 from mailq.core import pause
 from mailq.core.states import State
 from mailq.core.times import format_time, parse_time
-from mailq.lab.behaviours import Action, Behaviour
+from mailq.sink.behaviours import Action, Behaviour
 
 SOURCES = [{"ip": f"127.0.0.{number}"} for number in range(11, 19)]
 

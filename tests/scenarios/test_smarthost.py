@@ -7,7 +7,7 @@ from support.system import until
 from mailq.config.dns import DnsConfig
 from mailq.core import breaker
 from mailq.core.failure import Cause
-from mailq.lab.sink import Sink
+from mailq.sink.server import Sink
 
 USERS = {"anna": "geheim"}
 

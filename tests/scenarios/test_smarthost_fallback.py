@@ -5,7 +5,7 @@ from support.system import until
 
 from mailq.config import Config
 from mailq.core.breaker import THRESHOLD
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 
 def smarthost(server, **keys):

@@ -9,16 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+from support.private_knot import PrivateKnot
 
-from mailq.lab.knot import PrivateKnot
-from mailq.lab.rabbitmq import LabError
+from mailq.testbed.rabbitmq import LabError
 
 ZONE = "@ 60 SOA ns.x.test. root.x.test. 1 60 60 60 60\n@ 60 NS ns.x.test.\nns 60 A 127.0.0.1\n"
 
 ORPHAN = """
 import sys, time
 from pathlib import Path
-from mailq.lab.knot import PrivateKnot
+from support.private_knot import PrivateKnot
 server = PrivateKnot(Path(sys.argv[1]), {"x.test": sys.argv[2]})
 server.start()
 print(server.port, flush=True)

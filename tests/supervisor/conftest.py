@@ -13,7 +13,7 @@ import pytest
 from support import pages
 from support.system import MIME
 
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 DEADLINE = 60.0
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")} | {"COLUMNS": "200"}

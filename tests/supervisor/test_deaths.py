@@ -10,11 +10,11 @@ from pathlib import Path
 import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.proxy import Proxy
 from support.system import MIME, until
 
 from mailq.core.states import State
-from mailq.lab.conversation import Conversation
-from mailq.lab.proxy import Proxy
+from mailq.sink.conversation import Conversation
 
 
 def owner(pids, port):

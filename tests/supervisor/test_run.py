@@ -11,10 +11,10 @@ from pathlib import Path
 import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.proxy import Proxy
 from support.system import until
 
-from mailq.lab.ports import free_port
-from mailq.lab.proxy import Proxy
+from mailq.testbed.free_port import free_port
 
 
 def series(page):

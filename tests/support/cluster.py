@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mailq.lab.ports import free_port
-from mailq.lab.rabbitmq import START_SECONDS, PrivateRabbit
+from mailq.testbed.free_port import free_port
+from mailq.testbed.rabbitmq import START_SECONDS, PrivateRabbit
 
 NODES = 3
 

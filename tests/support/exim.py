@@ -22,9 +22,9 @@ from pathlib import Path
 
 import pytest
 
-from mailq.lab.certificates import Authority, ServerCertificate
-from mailq.lab.guard import guarded
-from mailq.lab.ports import free_port
+from mailq.testbed.certificates import Authority, ServerCertificate
+from mailq.testbed.free_port import free_port
+from mailq.testbed.guard import guarded
 
 PROGRAM = Path(__file__).parents[2] / ".run/debian/usr/sbin/exim4"
 """Where scripts/setup has put it."""

@@ -11,7 +11,7 @@ from aiohttp import web
 from mailq.core.hooks import Meaning
 from mailq.core.publication import Publication
 from mailq.edges.amqp.broker import Broker
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 from support import pages
 
 SECRET = "a secret of good length"

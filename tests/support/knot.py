@@ -51,7 +51,7 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from mailq.lab.knot import PrivateKnot
+from support.private_knot import PrivateKnot
 
 _HEAD = """\
 $TTL {ttl}

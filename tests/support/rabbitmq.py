@@ -42,8 +42,8 @@ from mailq.core.publication import Publication
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.publisher import Publisher
-from mailq.lab.ports import free_port
-from mailq.lab.rabbitmq import PrivateRabbit
+from mailq.testbed.free_port import free_port
+from mailq.testbed.rabbitmq import PrivateRabbit
 
 DEADLINE = 20.0
 """Seconds that helpers wait for what a test expects."""

@@ -1,8 +1,8 @@
 """Receiving SMTP servers for tests: our own sink, which misbehaves on demand, and a real Postfix.
 
 Fixtures:
-    certificates: a test CA for the whole run (`mailq.lab.certificates.Authority`).
-    sink: a factory; `await sink(**options)` starts a `mailq.lab.sink.Sink` that ends with the test.
+    certificates: a test CA for the whole run (`mailq.testbed.certificates.Authority`).
+    sink: a factory; `await sink(**options)` starts a `mailq.sink.server.Sink` that ends with the test.
         With `tls=True` it gets a certificate of `certificates` for 127.0.0.1, localhost and sink.test.
     postfix: one `PostfixReceiver` for the whole run. It takes mail for any local part at `postfix.test`
         and `postfix-two.test`, offers STARTTLS (certificate of `certificates` for `mx.postfix.test`, localhost,
@@ -26,10 +26,10 @@ from typing import Any
 
 import pytest
 
-from mailq.lab.certificates import Authority, ServerCertificate
-from mailq.lab.guard import guarded
-from mailq.lab.ports import free_port
-from mailq.lab.sink import Sink
+from mailq.sink.server import Sink
+from mailq.testbed.certificates import Authority, ServerCertificate
+from mailq.testbed.free_port import free_port
+from mailq.testbed.guard import guarded
 
 USER = "relay@postfix.test"
 PASSWORD = "pass phrase"

@@ -27,11 +27,11 @@ from mailq.core.provenance import HEADER, Provenance
 from mailq.core.publication import Publication
 from mailq.core.result import Result
 from mailq.edges.amqp.address import outbox_of
-from mailq.lab.knot import PrivateKnot
-from mailq.lab.sink import Sink
 from mailq.service.build import build, journal_of
+from mailq.sink.server import Sink
 from mailq.worker.worker import Worker
 from support.limits import private_table
+from support.private_knot import PrivateKnot
 from support.rabbitmq import Rabbit
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from mailq.lab.torture.books import Books, Tally
-from mailq.lab.torture.plan import KINDS, Disaster, Job
+from mailq.torture.books import Books, Tally
+from mailq.torture.plan import KINDS, Disaster, Job
 
 JOBS = tuple(Job(f"tx00000-{index:02d}", grey=False) for index in range(3))
 FIRST, SECOND, THIRD = (job.identity for job in JOBS)

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import errno, os, sys, threading
 from pathlib import Path
-from mailq.lab.torture import disk
+from mailq.torture import disk
 
 if len(sys.argv) > 2:
     os.setuid(int(sys.argv[2]))

@@ -11,7 +11,7 @@ from pamqp.header import ContentHeader
 
 from mailq.core.publication import Publication
 from mailq.edges.amqp.frames import PROTOCOL_HEADER, publish_frames, settle_frame
-from mailq.lab.torture.frames import AmqpTap
+from mailq.torture.frames import AmqpTap
 
 IDS = [f"tx00001-{index:02d}" for index in range(4)]
 OPEN = codec.marshal(Connection.Open("/"), 0)

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from mailq.lab.torture.disasters import ACTS
-from mailq.lab.torture.hostile import ATTACKS
-from mailq.lab.torture.plan import BLOCK, KINDS, schedule
+from mailq.torture.disasters import ACTS
+from mailq.torture.hostile import ATTACKS
+from mailq.torture.plan import BLOCK, KINDS, schedule
 
 
 def test_the_same_seed_is_the_same_schedule():

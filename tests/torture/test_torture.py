@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailq.lab.torture.plan import KINDS
+from mailq.torture.plan import KINDS
 
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")}
 

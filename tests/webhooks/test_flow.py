@@ -9,12 +9,12 @@ from base64 import urlsafe_b64encode
 import orjson
 import pytest
 from support.hooks import SECRET, document, until
+from support.proxy import Proxy
 
 from mailq.core import events
 from mailq.core.publication import Publication
 from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.hooks import Poster
-from mailq.lab.proxy import Proxy
 from mailq.ports import OversizedError
 from mailq.webhooks.endpoint_queue import Line
 

@@ -26,10 +26,10 @@ from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
-from mailq.lab.certificates import Authority
-from mailq.lab.guard import guarded
-from mailq.lab.sink import Sink
 from mailq.ports import BrokerError
+from mailq.sink.server import Sink
+from mailq.testbed.certificates import Authority
+from mailq.testbed.guard import guarded
 
 DEADLINE = 30.0
 """Seconds from publishing to the last result."""

@@ -16,19 +16,19 @@ from typing import Any
 import orjson
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.lab.ports import free_port
-from mailq.lab.rabbitmq import PrivateRabbit
-from mailq.lab.torture import TortureError, disk, fleet
-from mailq.lab.torture.disk import Disk
-from mailq.lab.torture.fleet import Fleet
-from mailq.lab.torture.frames import AmqpTap
-from mailq.lab.torture.hostile import ATTACKS, Message
-from mailq.lab.torture.names import Names, address_of, domain_of
-from mailq.lab.torture.plan import Disaster, Job
-from mailq.lab.torture.queues import Queues
-from mailq.lab.torture.receiver import Receiver
-from mailq.lab.torture.relay import Relay
-from mailq.lab.torture.traps import Traps
+from mailq.testbed.free_port import free_port
+from mailq.testbed.rabbitmq import PrivateRabbit
+from mailq.torture import TortureError, disk, fleet
+from mailq.torture.disk import Disk
+from mailq.torture.fleet import Fleet
+from mailq.torture.frames import AmqpTap
+from mailq.torture.hostile import ATTACKS, Message
+from mailq.torture.job_names import Names, address_of, domain_of
+from mailq.torture.plan import Disaster, Job
+from mailq.torture.queues import Queues
+from mailq.torture.receiver import Receiver
+from mailq.torture.relay import Relay
+from mailq.torture.traps import Traps
 
 RUNS = 2
 """How many `mailq run` there are at a time: jobs of a killed one meet workers that know nothing of it."""

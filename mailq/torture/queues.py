@@ -27,8 +27,8 @@ from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.methods import QueueDeclare
 from mailq.edges.amqp.publisher import Publisher
-from mailq.lab.torture.hostile import Message
 from mailq.ports import BrokerError
+from mailq.torture.hostile import Message
 
 HEADER = "torture-publication"
 """The AMQP header with the name of a publication."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 from mailq.core.states import State
-from mailq.lab.behaviours import Action, Behaviour, of_recipient, of_sender, status_of
-from mailq.lab.channel import Channel, LineTooLongError, PeerGoneError
-from mailq.lab.inbox import Inbox, Parameters, Recipient, Visit
-from mailq.lab.login import MECHANISMS, STARTS_WITH_CLIENT, Login
-from mailq.lab.syntax import MAIL_PARAMETERS, RCPT_PARAMETERS, RefusedError, command, path, response
+from mailq.sink.behaviours import Action, Behaviour, of_recipient, of_sender, status_of
+from mailq.sink.channel import Channel, LineTooLongError, PeerGoneError
+from mailq.sink.inbox import Inbox, Parameters, Recipient, Visit
+from mailq.sink.login import MECHANISMS, STARTS_WITH_CLIENT, Login
+from mailq.sink.syntax import MAIL_PARAMETERS, RCPT_PARAMETERS, RefusedError, command, path, response
 
 EXTENSIONS = frozenset({"PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE", "DSN", "ENHANCEDSTATUSCODES"})
 """Offered unless switched off; STARTTLS and AUTH are offered when there is a certificate, or a user."""

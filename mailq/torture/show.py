@@ -9,13 +9,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mailq.lab.torture import TortureError, report
-from mailq.lab.torture import world as worlds
-from mailq.lab.torture.books import Books
-from mailq.lab.torture.disasters import strike
-from mailq.lab.torture.plan import Disaster
-from mailq.lab.torture.world import World
 from mailq.ports import BrokerError
+from mailq.torture import TortureError, report
+from mailq.torture import world as worlds
+from mailq.torture.books import Books
+from mailq.torture.disasters import strike
+from mailq.torture.plan import Disaster
+from mailq.torture.world import World
 
 BACKLOG = 30
 """Disasters whose jobs may be under way."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from mailq.lab.torture.traps import Traps
+from mailq.torture.traps import Traps
 
 _ID = re.compile(rb"<([th]x\d{5}-\d{2}g?)@")
 _HEADER = re.compile(rb"^X-Torture-Id: (\S+)\r$", re.MULTILINE)

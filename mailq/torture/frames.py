@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 
 from mailq.edges.amqp.frames import PROTOCOL_HEADER
-from mailq.lab.torture.relay import Piece
+from mailq.torture.relay import Piece
 
 _FRAME = struct.Struct(">BHI")
 _TAG = struct.Struct(">QB")

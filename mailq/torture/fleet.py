@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mailq.config.example import toml
-from mailq.lab.guard import guarded
-from mailq.lab.ports import free_port
-from mailq.lab.torture import TortureError
-from mailq.lab.torture.processes import MARK, Processes, children, send
+from mailq.testbed.free_port import free_port
+from mailq.testbed.guard import guarded
+from mailq.torture import TortureError
+from mailq.torture.processes import MARK, Processes, children, send
 
 MESSAGE_SECONDS = 10
 """How long workers wait for the answer to the final dot: longer than `rabbitmqctl` takes on a busy machine."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from mailq.lab.torture.hostile import ATTACKS
+from mailq.torture.hostile import ATTACKS
 
 SMTP_POINTS = (
     "intro",

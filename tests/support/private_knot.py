@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mailq.lab.ports import free_port
-from mailq.lab.rabbitmq import LabError
+from mailq.testbed.free_port import free_port
+from mailq.testbed.rabbitmq import LabError
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
@@ -109,7 +109,7 @@ class PrivateKnot:
             raise LabError("knotd is not installed; on Debian and Ubuntu: apt-get install knot")
         self._write_files()
         with (self.directory / "console.log").open("wb") as console:
-            self._process = subprocess.Popen(  # noqa: S603 - our own script and a path of our own finding
+            self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARD, "guard", program, "-c", "knot.conf"],
                 stdin=subprocess.PIPE,
                 stdout=console,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
-from mailq.lab.torture.traps import Traps
+from mailq.torture.traps import Traps
 
 _CHUNK = 64 * 1024
 

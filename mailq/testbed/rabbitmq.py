@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mailq.lab.ports import free_port
+from mailq.testbed.free_port import free_port
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from random import Random
 
-from mailq.lab.torture import TortureError, plan
-from mailq.lab.torture.fleet import HEARTBEAT
-from mailq.lab.torture.plan import Disaster
-from mailq.lab.torture.processes import send
-from mailq.lab.torture.relay import Relay
-from mailq.lab.torture.traps import Trap
-from mailq.lab.torture.world import LOOK, World, came, until
+from mailq.torture import TortureError, plan
+from mailq.torture.fleet import HEARTBEAT
+from mailq.torture.plan import Disaster
+from mailq.torture.processes import send
+from mailq.torture.relay import Relay
+from mailq.torture.traps import Trap
+from mailq.torture.world import LOOK, World, came, until
 
 PACE = 0.005
 """Seconds between two jobs of a disaster."""

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-from mailq.lab.behaviours import parse_fault
-from mailq.lab.channel import Channel
-from mailq.lab.conversation import EXTENSIONS, Conversation, Options
-from mailq.lab.inbox import Inbox, Message
-from mailq.lab.login import MECHANISMS
+from mailq.sink.behaviours import parse_fault
+from mailq.sink.channel import Channel
+from mailq.sink.conversation import EXTENSIONS, Conversation, Options
+from mailq.sink.inbox import Inbox, Message
+from mailq.sink.login import MECHANISMS
 
 __all__ = ["Message", "Sink"]
 

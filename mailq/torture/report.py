@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mailq.lab.torture.books import Books, Tally
+from mailq.torture.books import Books, Tally
 
 _COLUMNS = {
     "disasters": "disasters",

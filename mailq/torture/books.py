@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from mailq.lab.torture.plan import Disaster, Job
+from mailq.torture.plan import Disaster, Job
 
 
 @dataclass(frozen=True, slots=True)

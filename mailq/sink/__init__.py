@@ -1,0 +1,1 @@
+"""The SMTP server of `mailq sink`: it receives mail, and misbehaves on demand."""
