@@ -19,9 +19,9 @@ from mailq.config import Config
 from mailq.config.classify import ruleset_of
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import WebhooksConfig
+from mailq.contracts.examples import EXAMPLES
 from mailq.core import hooks
 from mailq.core.document import InvalidJobError
-from mailq.core.examples import EXAMPLES
 from mailq.core.job import NOT_BUILT, Job
 from mailq.core.records import MessageRecord, ResultRecord
 from mailq.core.retry import STEPS

@@ -14,11 +14,11 @@ def documents() -> dict[str, str]:
     """Return what is generated into `schemas/`, by file name without ending: JSON, the same text each time."""
     import orjson  # noqa: PLC0415 - `mailq version` needs none of these
 
-    from mailq.cli import asyncapi  # noqa: PLC0415
     from mailq.config.rabbitmq import RabbitConfig  # noqa: PLC0415
     from mailq.config.webhooks import WebhooksConfig  # noqa: PLC0415
+    from mailq.contracts import asyncapi  # noqa: PLC0415
+    from mailq.contracts.examples import EXAMPLES  # noqa: PLC0415
     from mailq.core import event_records, records  # noqa: PLC0415
-    from mailq.core.examples import EXAMPLES  # noqa: PLC0415
 
     made = {}
     for name, text in (records.schemas() | {"events": event_records.events_schema()}).items():

@@ -14,7 +14,7 @@ import pytest
 from support.node import ROOT, workshop
 from support.proxy import Proxy
 
-from mailq.core.examples import EXAMPLES
+from mailq.contracts.examples import EXAMPLES
 
 DEADLINE = 30.0
 LANGUAGES = ("python", "javascript")

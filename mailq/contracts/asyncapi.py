@@ -15,8 +15,8 @@ import orjson
 import mailq
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import WebhooksConfig
+from mailq.contracts.examples import EXAMPLES
 from mailq.core import hooks
-from mailq.core.examples import EXAMPLES
 from mailq.core.passing_on import DROPPED, ROUNDS
 from mailq.core.provenance import HEADER
 from mailq.core.retry import STEPS
