@@ -60,7 +60,7 @@ schemas:  ## Make etc/mailq.toml, schemas/*.json and docs/reference/tolerance.md
 	@scripts/setup
 	@$(PY) -m mailq example-config > etc/mailq.toml.new && mv etc/mailq.toml.new etc/mailq.toml
 	@$(PY) -m mailq schemas --out schemas
-	@$(PY) -c "from mailq.core.tolerance import as_markdown; print(as_markdown(), end='')" > docs/reference/tolerance.md
+	@$(PY) -c "from mailq.core.jobs.tolerance import as_markdown; print(as_markdown(), end='')" > docs/reference/tolerance.md
 
 reference:  ## Make the generated pages of docs/reference and the README's picture anew
 	@scripts/setup

@@ -19,7 +19,7 @@ from pathlib import Path
 import uvloop
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker.messages import Consumed, Publication
 from mailq.edges.amqp.broker import Broker
 from mailq.testbed.rabbitmq import PrivateRabbit
 

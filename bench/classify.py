@@ -15,9 +15,9 @@ from pathlib import Path
 
 import orjson
 
-from mailq.core.classify import Ruleset
-from mailq.core.reply import Reply
-from mailq.core.rules import read_reply
+from mailq.core.answers.classify import Ruleset
+from mailq.core.answers.rules import read_reply
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
 from mailq.data import bounces
 

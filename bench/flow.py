@@ -25,9 +25,9 @@ import uvloop
 
 from bench.jobs import Jobs
 from mailq.config import Config
-from mailq.core.publication import Consumed, Publication
-from mailq.core.reply import Reply
-from mailq.core.routing import Source, Target
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.smtp.reply import Reply
+from mailq.core.traffic.routes import Source, Target
 from mailq.delivery.smtp import session_pool
 from mailq.edges.journal import FileJournal
 from mailq.edges.log import configure

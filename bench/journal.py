@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mailq.config.journal import JournalConfig
-from mailq.core.journal import EntryId, JobKey, Standing
-from mailq.core.provenance import Outbox
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
+from mailq.core.broker.provenance import Outbox
+from mailq.core.journal.records import EntryId, JobKey, Standing
 from mailq.edges.journal import FileJournal
 
 RECORD = b"r" * 700

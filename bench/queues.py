@@ -18,7 +18,7 @@ from pamqp import commands
 from bench import BenchError
 from bench.jobs import Jobs
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker.messages import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection

@@ -15,19 +15,19 @@ from random import Random
 import orjson
 
 from mailq.config import Config
-from mailq.core import letters
-from mailq.core.conformance import MENDED, fitted
-from mailq.core.document import InvalidJobError
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.letters import Names
-from mailq.core.mime import Content, extract, payload
-from mailq.core.provenance import UNKNOWN, Outbox
-from mailq.core.publication import Application, Consumed, Publication
-from mailq.core.reply import MAX_REPLY, MalformedReplyError, Reply, ReplyReader
-from mailq.core.result import Result, Trail, accepted, failed
+from mailq.core.answers.verdict import Outcome, Verdict, judge
+from mailq.core.broker import publications
+from mailq.core.broker.messages import Application, Consumed, Publication
+from mailq.core.broker.provenance import UNKNOWN, Outbox
+from mailq.core.broker.publications import Names
+from mailq.core.content.conformance import MENDED, fitted
+from mailq.core.content.mime import Content, extract, payload
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Result, Trail, accepted, failed
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import MAX_REPLY, MalformedReplyError, Reply, ReplyReader
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, Verdict, judge
 from mailq.delivery.smtp.envelope import mail_from, rcpt_to
 from mailq.delivery.smtp.opening import extensions
 from mailq.delivery.smtp.transaction import check
@@ -130,12 +130,12 @@ def refused(error: InvalidJobError, consumed: Consumed) -> list[Publication]:
     result = failed(Trail(), failure, time=NOW, attempt=1)
     told(result)
     verdict = Verdict(Outcome.FAILURE)
-    document = letters.with_result(error.document, result, verdict)
-    told_to_all = letters.report(document, verdict, Names(), consumed, None, message_id=None, extracted=None)
-    publications = list(told_to_all)
-    for publication in publications:
+    document = publications.with_result(error.document, result, verdict)
+    told_to_all = publications.report(document, verdict, Names(), consumed, None, message_id=None, extracted=None)
+    published = list(told_to_all)
+    for publication in published:
         orjson.loads(publication.body)
-    return publications
+    return published
 
 
 def as_taken(content: Content, offered: Mapping[str, str]) -> Content:
@@ -207,18 +207,18 @@ def published(parsed: Job, trail: Trail, ending: Failure | Reply, consumed: Cons
         result = failed(trail, ending, time=NOW, attempt=parsed.attempt)
     told(result)
     verdict = judge(parsed, result, POLICY, NOW, Random(1))  # noqa: S311 - it spreads retries
-    publications = list(letters.settle(parsed, result, verdict, Names(), consumed, NOW))
+    published = list(publications.settle(parsed, result, verdict, Names(), consumed, NOW))
     later = Verdict(Outcome.RETRY, NOW)
-    publications += letters.settle(parsed, result, later, Names(), consumed, NOW)
-    back = publications[-1]
+    published += publications.settle(parsed, result, later, Names(), consumed, NOW)
+    back = published[-1]
     again = Job.parse(back.body, encoding=back.content_encoding, message_id=back.message_id, limit=10 * LIMIT)
     assert (again.recipient, again.envelope, again.mime) == (parsed.recipient, parsed.envelope, parsed.mime)
     assert again.attempt == parsed.attempt + 1
-    for publication in publications[:-1]:
+    for publication in published[:-1]:
         document = orjson.loads(publication.body)
         assert document["results"][-1]["state"] == result.state
         assert "password" not in (document.get("smarthost") or {})
-    return publications
+    return published
 
 
 def message(data: bytes) -> None:
@@ -235,7 +235,7 @@ def message(data: bytes) -> None:
         orjson.dumps(document), 1, message_id=text[:300] or None, headers=decode_table(table), application=properties
     )
     parsed = Job.parse(consumed.body, message_id=consumed.message_id, limit=LIMIT)
-    aside = letters.poison(consumed, "why", Names(), NOW, state="process", exception=text, provenance=UNKNOWN)
+    aside = publications.poison(consumed, "why", Names(), NOW, state="process", exception=text, provenance=UNKNOWN)
     for publication in (*sent(parsed, consumed), aside):
         carried(OUTBOX.signed(publication))
 

@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from mailq.core.ending import End
-from mailq.core.failure import Cause
-from mailq.core.job import Job
-from mailq.core.journal import Entry, EntryId, JobKey, JournalStats
-from mailq.core.pace import Rate, Slot
-from mailq.core.publication import Consumed, Publication
-from mailq.core.reply import Reply
-from mailq.core.result import Result
-from mailq.core.routing import Source, Target
-from mailq.core.verdict import Verdict
+from mailq.core.answers.verdict import Verdict
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.jobs.job import Job
+from mailq.core.journal.records import Entry, EntryId, JobKey, JournalStats
+from mailq.core.outcomes import End
+from mailq.core.results.result import Result
+from mailq.core.smtp.failure import Cause
+from mailq.core.smtp.reply import Reply
+from mailq.core.traffic.rate import Rate, Slot
+from mailq.core.traffic.routes import Source, Target
 
 Now = Callable[[], datetime]
 """Returns the current moment in UTC."""

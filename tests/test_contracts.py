@@ -20,13 +20,13 @@ from mailq.config.classify import ruleset_of
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import WebhooksConfig
 from mailq.contracts.examples import EXAMPLES
-from mailq.core import hooks
-from mailq.core.document import InvalidJobError
-from mailq.core.job import NOT_BUILT, Job
-from mailq.core.records import MessageRecord, ResultRecord
-from mailq.core.retry import STEPS
+from mailq.core.answers.schedule import STEPS
+from mailq.core.answers.verdict import Outcome
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import NOT_BUILT, Job
+from mailq.core.results.schema import MessageRecord, ResultRecord
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome
+from mailq.core.webhooks import endpoint
 from mailq.edges.amqp import lane, topology
 from mailq.webhooks.endpoint_queue import Rules
 
@@ -379,7 +379,7 @@ def test_the_page_knows_a_genuine_signature():
     module = {}
     exec(code, module)
     body = b'{"event": "messageSent"}'
-    header = hooks.signature([b"old secret", b"new secret"], 1_900_000_000, body)
+    header = endpoint.signature([b"old secret", b"new secret"], 1_900_000_000, body)
     for secret in (b"old secret", b"new secret"):
         assert module["genuine"](header, body, secret, 1_900_000_010)
     assert not module["genuine"](header, body, b"another", 1_900_000_010)

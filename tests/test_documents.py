@@ -10,10 +10,10 @@ import pytest
 from mailq.config import Config
 from mailq.config.operations import WorkerConfig
 from mailq.config.patterns import problems as pattern_problems
-from mailq.core.classify import Ruleset
-from mailq.core.classify import problems as rule_problems
-from mailq.core.job import NOT_BUILT, Job
-from mailq.core.records import ResultRecord
+from mailq.core.answers.classify import Ruleset
+from mailq.core.answers.classify import problems as rule_problems
+from mailq.core.jobs.job import NOT_BUILT, Job
+from mailq.core.results.schema import ResultRecord
 from mailq.data import bounces
 from mailq.edges.hook_metrics import HookMetrics
 from mailq.edges.metrics import Fleet, Metrics

@@ -14,16 +14,16 @@ from support.limits import private_table
 from mailq.cli.contracts import documents
 from mailq.config import Config
 from mailq.config.example import example
-from mailq.core import letters
-from mailq.core.document import InvalidJobError
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.publication import Consumed
-from mailq.core.records import MessageRecord, ResultRecord, schemas
-from mailq.core.reply import Reply
-from mailq.core.result import Trail, accepted, failed
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.broker import publications
+from mailq.core.broker.messages import Consumed
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, accepted, failed
+from mailq.core.results.schema import MessageRecord, ResultRecord, schemas
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.observers import Observers
 from mailq.service.build import build
 
@@ -193,7 +193,7 @@ def test_every_letter_to_a_result_queue_is_as_published(validators, outcome):
     job = Job.parse(body, limit=1000)
     result = next(results())
     verdict = Verdict(outcome, NOW if outcome is Outcome.RETRY else None, expired=outcome is Outcome.FAILURE)
-    sent = letters.settle(job, result, verdict, letters.Names(), Consumed(body, 1), NOW)
+    sent = publications.settle(job, result, verdict, publications.Names(), Consumed(body, 1), NOW)
     document = json.loads(sent[0].body)
     validators["message"].validate(document)
     validators["result"].validate(document["results"][-1])

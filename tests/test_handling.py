@@ -4,9 +4,9 @@ import asyncio
 
 from support.broker import until
 
-from mailq.core.ending import End
-from mailq.core.provenance import Outbox
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
+from mailq.core.broker.provenance import Outbox
+from mailq.core.outcomes import End
 from mailq.edges.observers import Observers
 from mailq.worker.handler import Bounds, Handling
 

@@ -8,10 +8,10 @@ import orjson
 import pytest
 from support.broker import until
 
-from mailq.core.document import UNCOUNTED, InvalidJobError
-from mailq.core.ending import End
-from mailq.core.provenance import Outbox
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
+from mailq.core.broker.provenance import Outbox
+from mailq.core.jobs.document import UNCOUNTED, InvalidJobError
+from mailq.core.outcomes import End
 from mailq.delivery.offload import LARGE, offloaded
 from mailq.edges.observers import Observers
 from mailq.worker.handler import Bounds, Handling

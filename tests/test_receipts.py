@@ -7,11 +7,11 @@ import pytest
 from support.broker import until
 
 from mailq.config.journal import JournalConfig
-from mailq.core.failure import Postponed
-from mailq.core.job import Job
-from mailq.core.journal import PARKED, Standing
-from mailq.core.provenance import Outbox, Provenance
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
+from mailq.core.broker.provenance import Outbox, Provenance
+from mailq.core.jobs.job import Job
+from mailq.core.journal.records import PARKED, Standing
+from mailq.core.smtp.failure import Postponed
 from mailq.edges.journal import FileJournal, NullJournal
 from mailq.worker.ack_tracker import Receipts, marked
 from mailq.worker.attempts import Flights

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from mailq.config.journal import JournalConfig
-from mailq.core.journal import JournalError
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
+from mailq.core.journal.records import JournalError
 from mailq.edges.journal import FileJournal, NullJournal
 from mailq.worker import quarantine
 from mailq.worker.quarantine import Suspects

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from mailq.cli.output import cell, complain, write_json
 from mailq.config.classify import ruleset_of
-from mailq.core.classify import Classification, Ruleset, tie
-from mailq.core.reply import MAX_LINE, Reply, printable
-from mailq.core.rules import CLASSES, Rule, read_reply
+from mailq.core.answers.classify import Classification, Ruleset, tie
+from mailq.core.answers.rules import CLASSES, Rule, read_reply
+from mailq.core.smtp.reply import MAX_LINE, Reply, printable
 from mailq.core.states import WIRE_STATES, Kind, State
 
 Answering = StrEnum("Answering", {state.name: state.value for state in State if state in WIRE_STATES})  # type: ignore[misc]

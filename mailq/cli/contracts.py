@@ -18,12 +18,13 @@ def documents() -> dict[str, str]:
     from mailq.config.webhooks import WebhooksConfig  # noqa: PLC0415
     from mailq.contracts import asyncapi  # noqa: PLC0415
     from mailq.contracts.examples import EXAMPLES  # noqa: PLC0415
-    from mailq.core import event_records, records  # noqa: PLC0415
+    from mailq.core.results import schema  # noqa: PLC0415
+    from mailq.core.webhooks import event_schema  # noqa: PLC0415
 
     made = {}
-    for name, text in (records.schemas() | {"events": event_records.events_schema()}).items():
-        schema = orjson.loads(text) | {"examples": EXAMPLES[name]}
-        made[name] = orjson.dumps(schema, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    for name, text in (schema.schemas() | {"events": event_schema.events_schema()}).items():
+        document = orjson.loads(text) | {"examples": EXAMPLES[name]}
+        made[name] = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
     return made | {"asyncapi": asyncapi.document(RabbitConfig(), WebhooksConfig())}
 
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mailq.cli.output import as_json
-from mailq.core.document import InvalidJobError, read_document
-from mailq.core.publication import Consumed
-from mailq.core.reply import printable
+from mailq.core.broker.messages import Consumed
+from mailq.core.jobs.document import InvalidJobError, read_document
+from mailq.core.smtp.reply import printable
 
 SHOWN = 64 * 1024
 """Octets of a body that are shown, once gzip is undone."""

@@ -18,8 +18,8 @@ from mailq.cli.broker import connection, unavailable
 from mailq.cli.dead_letter_view import identity, page, shown
 from mailq.cli.output import complain, write, write_json, write_page, write_table
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Consumed, Publication
-from mailq.core.reply import printable
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.smtp.reply import printable
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.poison import Walk, walk
 from mailq.edges.amqp.publisher import Publisher

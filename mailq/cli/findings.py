@@ -23,11 +23,11 @@ from mailq.config import Config
 from mailq.config.checks import split_endpoint
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import EndpointConfig
-from mailq.core.address import ascii_domain
-from mailq.core.failure import Failure
+from mailq.core.answers.schedule import STEPS
+from mailq.core.jobs.address import ascii_domain
 from mailq.core.networks import Networks, numeric
-from mailq.core.reply import MAX_LINE, printable
-from mailq.core.retry import STEPS
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import MAX_LINE, printable
 from mailq.delivery.stages.dns import override
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address

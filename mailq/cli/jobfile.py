@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mailq.core.document import InvalidJobError
-from mailq.core.job import Job
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job
 
 _DECODER = json.JSONDecoder()
 _SPACE = " \t\r\n"

@@ -15,9 +15,9 @@ from mailq.config import Config
 from mailq.config.classify import ruleset_of
 from mailq.config.load import holds_secrets
 from mailq.config.patterns import problems as pattern_problems
-from mailq.core.classify import problems as rule_problems
-from mailq.core.journal import MAX_RECORD
-from mailq.core.rules import RulesError
+from mailq.core.answers.classify import problems as rule_problems
+from mailq.core.answers.rules import RulesError
+from mailq.core.journal.records import MAX_RECORD
 from mailq.edges.journal.shelf import refusal as journal_refusal
 from mailq.edges.shared.file import refusal as limits_refusal
 from mailq.edges.shared.table import SLOTS

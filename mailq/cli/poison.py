@@ -16,7 +16,7 @@ from mailq.cli import dead_letters
 from mailq.cli.dead_letter_view import age, death, document_of, identity, text_of
 from mailq.cli.dead_letters import LOOK, MOST, Store, Task, perform, wanted
 from mailq.cli.options import ConfigOption, load
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
 from mailq.core.times import format_time, parse_time
 from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.poison import revived

@@ -22,7 +22,7 @@ from mailq.cli.jobfile import Entry, Flaw, read
 from mailq.cli.options import ConfigOption, load
 from mailq.cli.output import complain
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.ceiling import oversized
 from mailq.edges.amqp.publisher import Publisher
 from mailq.ports import BrokerError

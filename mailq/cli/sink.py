@@ -16,7 +16,7 @@ import uvloop
 from rich.markup import escape
 
 from mailq.cli.output import complain
-from mailq.core.reply import printable
+from mailq.core.smtp.reply import printable
 from mailq.sink.behaviours import NOTES, TABLE
 from mailq.sink.server import Message, Sink
 from mailq.testbed.certificates import Authority

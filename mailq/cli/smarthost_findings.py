@@ -9,11 +9,11 @@ from random import Random
 
 from mailq.cli.finding import Finding, Level
 from mailq.config import Config
-from mailq.core.failure import Failure
-from mailq.core.reply import printable
-from mailq.core.result import Trail, failed
-from mailq.core.routing import Route
+from mailq.core.results.result import Trail, failed
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import printable
 from mailq.core.states import AUTH_STATES, State
+from mailq.core.traffic.routes import Route
 from mailq.delivery.smtp.auth import Unfinished
 from mailq.delivery.smtp.session import Session
 from mailq.delivery.stages.bind import choose

@@ -20,9 +20,9 @@ from mailq.cli.broker import connection, unavailable
 from mailq.cli.options import ConfigOption, load
 from mailq.cli.output import complain, one_line, write
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.content_encoding import EncodingError, inflate
-from mailq.core.publication import Consumed
-from mailq.core.reply import printable
+from mailq.core.broker.messages import Consumed
+from mailq.core.jobs.content_encoding import EncodingError, inflate
+from mailq.core.smtp.reply import printable
 from mailq.edges.amqp.consumer import Consumer
 from mailq.ports import BrokerError
 

@@ -22,10 +22,10 @@ from mailq.cli.plain_help import PlainCommand, PlainGroup
 from mailq.cli.webhooks_dead import dead
 from mailq.config import Config
 from mailq.config.operations import HttpConfig
-from mailq.core.event_facts import Context
-from mailq.core.events import event_of
-from mailq.core.hooks import Endpoint, Meaning
 from mailq.core.times import format_time
+from mailq.core.webhooks.endpoint import Endpoint, Meaning
+from mailq.core.webhooks.event_facts import Context
+from mailq.core.webhooks.events import event_of
 from mailq.edges.amqp import lane as queues
 from mailq.edges.amqp.lane import Lane
 from mailq.edges.hook_metrics import HookMetrics

@@ -18,9 +18,9 @@ from mailq.cli.dead_letter_view import age, death, document_of, identity, text_o
 from mailq.cli.dead_letters import LOOK, MOST, Store, Task, perform, wanted
 from mailq.cli.options import ConfigOption, load
 from mailq.config.webhooks import WebhooksConfig
-from mailq.core.hooks import ENDPOINT, EVENT, POINTER, REASON, TIME, replay
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
 from mailq.core.times import format_time
+from mailq.core.webhooks.endpoint import ENDPOINT, EVENT, POINTER, REASON, TIME, replay
 
 _HEADINGS = ("NO", "ID", "AGE", "ENDPOINT", "EVENT", "REASON", "SIZE", "RECIPIENT")
 

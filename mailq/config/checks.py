@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
-from mailq.core.address import AddressError, ascii_domain, host_name
-from mailq.core.schedule import from_formula
+from mailq.core.answers.formula import from_formula
+from mailq.core.jobs.address import AddressError, ascii_domain, host_name
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _EHLO = re.compile(r"[!-~]{1,255}")

@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import Field
 
 from mailq.config.base import Section
-from mailq.core.classify import Ruleset
-from mailq.core.rules import RulesError
+from mailq.core.answers.classify import Ruleset
+from mailq.core.answers.rules import RulesError
 from mailq.data import bounces
 
 

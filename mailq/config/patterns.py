@@ -14,12 +14,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from mailq.config.base import Section
 from mailq.config.checks import Domain, Seconds
-from mailq.core import effects as core
-from mailq.core.classify import Ruleset
-from mailq.core.effects import Edit, Effects, disagreement, message_trouble, overlap, parse_pointer, result_trouble
-from mailq.core.patterns import Facts, Pattern, Patterns, containing, exactly, plain, regex_trouble, wildcard
-from mailq.core.reply import MalformedReplyError, Reply, ReplyReader
-from mailq.core.rules import CLASSES
+from mailq.core.answers import actions as core
+from mailq.core.answers.actions import (
+    Edit,
+    Effects,
+    disagreement,
+    message_trouble,
+    overlap,
+    parse_pointer,
+    result_trouble,
+)
+from mailq.core.answers.classify import Ruleset
+from mailq.core.answers.patterns import Facts, Pattern, Patterns, containing, exactly, plain, regex_trouble, wildcard
+from mailq.core.answers.rules import CLASSES
+from mailq.core.smtp.reply import MalformedReplyError, Reply, ReplyReader
 from mailq.core.states import WIRE_STATES, Kind, State
 
 _TEXTS: dict[str, Callable[[str], str]] = {"exact": exactly, "contains": containing, "wildcard": wildcard, "regex": str}

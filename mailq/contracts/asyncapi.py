@@ -16,10 +16,10 @@ import mailq
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import WebhooksConfig
 from mailq.contracts.examples import EXAMPLES
-from mailq.core import hooks
-from mailq.core.passing_on import DROPPED, ROUNDS
-from mailq.core.provenance import HEADER
-from mailq.core.retry import STEPS
+from mailq.core.answers.schedule import STEPS
+from mailq.core.broker.application_headers import DROPPED, ROUNDS
+from mailq.core.broker.provenance import HEADER
+from mailq.core.webhooks import endpoint
 from mailq.edges.amqp.lane import OUTCOMES, endpoint_queues, intake_queues
 from mailq.edges.amqp.topology import bindings, delay_queue, queues
 from mailq.webhooks.endpoint_queue import Rules
@@ -61,12 +61,12 @@ _STANDARD = {
 
 
 _EVENT_HEADERS: Object = {
-    hooks.EVENT: {"type": "string", "description": "Name of the event."},
-    hooks.TIME: {"type": "integer", "description": "When it was made, in seconds since 1970."},
-    hooks.JOB: {"type": "string", "description": "Identity of the job, `data.queueId`."},
-    hooks.ATTEMPT: {"type": "integer", "description": "Attempt of the job that it tells of."},
-    hooks.TRIES: {"type": "integer", "description": "How often the endpoint has refused it."},
-    hooks.AGAIN: {"type": "integer", "description": "1: it may be there twice."},
+    endpoint.EVENT: {"type": "string", "description": "Name of the event."},
+    endpoint.TIME: {"type": "integer", "description": "When it was made, in seconds since 1970."},
+    endpoint.JOB: {"type": "string", "description": "Identity of the job, `data.queueId`."},
+    endpoint.ATTEMPT: {"type": "integer", "description": "Attempt of the job that it tells of."},
+    endpoint.TRIES: {"type": "integer", "description": "How often the endpoint has refused it."},
+    endpoint.AGAIN: {"type": "integer", "description": "1: it may be there twice."},
 }
 
 
@@ -249,8 +249,8 @@ def _messages() -> Object:
         "x-mailq-time": {"type": "string", "description": "When it was put aside, in UTC."},
     }
     lost = {
-        hooks.REASON: {"type": "string", "description": "Why it was given up."},
-        hooks.ENDPOINT: {"type": "string", "description": "The endpoint it was for; absent where it was for none."},
+        endpoint.REASON: {"type": "string", "description": "Why it was given up."},
+        endpoint.ENDPOINT: {"type": "string", "description": "The endpoint it was for; absent where it was for none."},
     }
     told = {"message_id": "Identity of the event, its `x-mailq.id`.", "delivery_mode": _STANDARD["delivery_mode"]}
     zipped = {"content_encoding": "`gzip`, or absent; other spellings are read too."}

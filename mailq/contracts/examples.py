@@ -8,8 +8,8 @@ Names and addresses are those set aside for documentation (RFC 2606, RFC 5737).
 from datetime import UTC, datetime
 from typing import Any
 
-from mailq.core.event_facts import Context
-from mailq.core.events import event_of
+from mailq.core.webhooks.event_facts import Context
+from mailq.core.webhooks.events import event_of
 
 Document = dict[str, Any]
 

@@ -12,19 +12,19 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from mailq.core.failure import Cause, Failure, Postponed, bare
-from mailq.core.job import Job, Smarthost
-from mailq.core.journal import JournalError
-from mailq.core.limits import Allowance
-from mailq.core.meaning import Meaning
-from mailq.core.mime import Content, extract
-from mailq.core.recent import Recent
-from mailq.core.reply import Reply
-from mailq.core.result import Result, Trail, accepted, failed
-from mailq.core.routing import Route, Source, Target, Tls
-from mailq.core.session_limit import about_session, names_limit
+from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.verdict import judge
+from mailq.core.bounded import Recent
+from mailq.core.content.mime import Content, extract
+from mailq.core.jobs.job import Job, Smarthost
+from mailq.core.journal.records import JournalError
+from mailq.core.results.result import Result, Trail, accepted, failed
+from mailq.core.smtp.failure import Cause, Failure, Postponed, bare
+from mailq.core.smtp.reply import Reply
+from mailq.core.smtp.session_limit import about_session, names_limit
 from mailq.core.states import ORDER, Kind, State
-from mailq.core.verdict import judge
+from mailq.core.traffic.limits import Allowance
+from mailq.core.traffic.routes import Route, Source, Target, Tls
 from mailq.delivery.attempt_timeout import Clock
 from mailq.delivery.destinations import Destinations
 from mailq.delivery.governor import Governor

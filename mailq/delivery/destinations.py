@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from random import Random
 from time import monotonic
 
-from mailq.core.failure import Cause, Failure, Postponed
-from mailq.core.recent import ENTRY, OBJECT, Recent
-from mailq.core.result import Trail
-from mailq.core.routing import Target
+from mailq.core.bounded import ENTRY, OBJECT, Recent
+from mailq.core.results.result import Trail
+from mailq.core.smtp.failure import Cause, Failure, Postponed
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import Target
 from mailq.delivery.policy import Policy
 from mailq.delivery.stages import dns
 from mailq.ports import Resolver

@@ -8,13 +8,13 @@ jobs of this process, bounded in octets. Rates and connections are counted where
 from collections.abc import Sequence
 from time import monotonic
 
-from mailq.core.breaker import Breaker, about_login, counts, login_refusal, remembered
-from mailq.core.failure import Cause, Failure, Postponed
-from mailq.core.limits import Allowance, LimitRule, allowance
-from mailq.core.pause import Pause, paused
-from mailq.core.recent import Recent
-from mailq.core.routing import Login, Route, Source, Target
+from mailq.core.bounded import Recent
+from mailq.core.smtp.failure import Cause, Failure, Postponed
 from mailq.core.states import ORDER, State
+from mailq.core.traffic.breaker import Breaker, about_login, counts, login_refusal, remembered
+from mailq.core.traffic.limits import Allowance, LimitRule, allowance
+from mailq.core.traffic.pause import Pause, paused
+from mailq.core.traffic.routes import Login, Route, Source, Target
 
 PLAINTEXT_MEMORY = 600.0
 """Seconds for which a target whose TLS handshake failed is spoken to without."""

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
-from mailq.core.failure import Cause, Postponed
-from mailq.core.recent import Recent
+from mailq.core.bounded import Recent
+from mailq.core.smtp.failure import Cause, Postponed
 
 SOON = 3.0
 """Seconds in which most servers greet; an opening that takes longer is slow."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mailq.core.conformance import MENDED, Rules
-from mailq.core.job import Smarthost
+from mailq.core.content.conformance import MENDED, Rules
+from mailq.core.jobs.job import Smarthost
 from mailq.core.networks import NO_NETWORKS, Networks, numeric
-from mailq.core.routing import Login, Tls
-from mailq.core.trust import Trust
+from mailq.core.smtp.trust import Trust
+from mailq.core.traffic.routes import Login, Tls
 
 IMPLICIT_TLS_PORT = 465
 """Submission over TLS from the first octet (RFC 8314 section 3.3)."""

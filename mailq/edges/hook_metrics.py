@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mailq.core.hooks import Answer, Meaning
+from mailq.core.webhooks.endpoint import Answer, Meaning
 
 NOBODY = "-"
 """Stands for an endpoint where a message was meant for none."""

@@ -24,9 +24,9 @@ import aiohttp
 
 from mailq import __version__
 from mailq.config.webhooks import EndpointConfig
-from mailq.core.hooks import LONGEST_REST, Answer, emailengine_signature, signature
 from mailq.core.networks import carried
-from mailq.core.reply import printable
+from mailq.core.smtp.reply import printable
+from mailq.core.webhooks.endpoint import LONGEST_REST, Answer, emailengine_signature, signature
 
 MAX_ANSWER = 64 * 1024
 """Octets of an answer that are read so that the connection can be used again."""

@@ -8,12 +8,12 @@ What is seen, and what it is good for, is each observer's own affair.
 from collections.abc import Sequence
 from datetime import datetime
 
-from mailq.core.ending import End
-from mailq.core.failure import Cause
-from mailq.core.job import Job
-from mailq.core.journal import JournalStats
-from mailq.core.result import Result
-from mailq.core.verdict import Verdict
+from mailq.core.answers.verdict import Verdict
+from mailq.core.jobs.job import Job
+from mailq.core.journal.records import JournalStats
+from mailq.core.outcomes import End
+from mailq.core.results.result import Result
+from mailq.core.smtp.failure import Cause
 from mailq.ports import STOPS, Observer
 
 

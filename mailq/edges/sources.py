@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from mailq.config.delivery import SourceConfig
-from mailq.core.routing import Source
+from mailq.core.traffic.routes import Source
 
 REMEMBERED = 30.0
 """Seconds for which it is remembered whether an address exists: addresses move between hosts."""

@@ -28,7 +28,7 @@ from cryptography import x509
 from cryptography.x509.verification import Store
 
 from mailq.config.delivery import TlsConfig
-from mailq.core.certificate import OK, describe, verify
+from mailq.core.smtp.certificate import OK, describe, verify
 from mailq.ports import Now
 
 CACHE_SIZE = 2000

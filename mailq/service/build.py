@@ -15,14 +15,14 @@ from tempfile import gettempdir
 from mailq.config import Config
 from mailq.config.delivery import SmarthostConfig
 from mailq.config.load import ConfigError
-from mailq.core.conformance import Rules
-from mailq.core.job import Smarthost
-from mailq.core.letters import Names
-from mailq.core.limits import LimitRule
-from mailq.core.meaning import Meaning
+from mailq.core.answers.interpreter import Meaning
+from mailq.core.broker.publications import Names
+from mailq.core.content.conformance import Rules
+from mailq.core.jobs.job import Smarthost
 from mailq.core.networks import Networks
-from mailq.core.routing import Tls
 from mailq.core.states import AUTH_STATES, State
+from mailq.core.traffic.limits import LimitRule
+from mailq.core.traffic.routes import Tls
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.destinations import UNANSWERED
 from mailq.delivery.governor import Governor

@@ -13,8 +13,8 @@ from mailq.config import Config
 from mailq.config.classify import ruleset_of
 from mailq.config.load import ConfigError
 from mailq.config.patterns import patterns_of
-from mailq.core.meaning import Meaning
-from mailq.core.rules import RulesError
+from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.rules import RulesError
 from mailq.edges.log import Logger
 
 LIVE = ("patterns", "classification")

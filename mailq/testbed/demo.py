@@ -20,7 +20,7 @@ import orjson
 from pamqp import commands
 
 from mailq.config import Config
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker.messages import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection

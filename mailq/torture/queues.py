@@ -19,8 +19,8 @@ import orjson
 from pamqp import commands
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Consumed, Publication
-from mailq.core.retry import STEPS
+from mailq.core.answers.schedule import STEPS
+from mailq.core.broker.messages import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection

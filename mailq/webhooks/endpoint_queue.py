@@ -22,10 +22,10 @@ from random import Random
 from time import monotonic, time
 from typing import Protocol
 
-from mailq.core.hooks import Answer, Endpoint, Item, Meaning, Wait, Waits, give_up, rest
-from mailq.core.publication import Consumed, Publication
-from mailq.core.recent import Recent
-from mailq.core.retry import STEPS, delay_step
+from mailq.core.answers.schedule import STEPS, delay_step
+from mailq.core.bounded import Recent
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.webhooks.endpoint import Answer, Endpoint, Item, Meaning, Wait, Waits, give_up, rest
 from mailq.ports import STOPS, BrokerError
 
 GRACE = 300.0

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mailq.core.document import InvalidJobError, read_document
-from mailq.core.event_facts import Context
-from mailq.core.events import events_of, is_dry_run
-from mailq.core.hooks import Item, give_up
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.jobs.document import InvalidJobError, read_document
+from mailq.core.webhooks.endpoint import Item, give_up
+from mailq.core.webhooks.event_facts import Context
+from mailq.core.webhooks.events import events_of, is_dry_run
 from mailq.ports import STOPS, BrokerError
 from mailq.webhooks.endpoint_queue import Lane, Line, Observer, Rules
 

@@ -13,8 +13,8 @@ import secrets
 from dataclasses import dataclass, field
 from functools import partial
 
-from mailq.core.journal import PARKED, EntryId, JobKey, JournalError
-from mailq.core.provenance import Provenance
+from mailq.core.broker.provenance import Provenance
+from mailq.core.journal.records import PARKED, EntryId, JobKey, JournalError
 from mailq.ports import Broker, Journal
 from mailq.worker.attempts import Flights
 

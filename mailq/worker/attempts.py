@@ -9,11 +9,11 @@ What became of an attempt that is over, or that another process makes, is known 
 import asyncio
 from dataclasses import dataclass, field
 
-from mailq.core.failure import Cause, Postponed
-from mailq.core.job import Job
-from mailq.core.journal import EntryId, JobKey, JournalError
-from mailq.core.result import Result, Trail, pack
-from mailq.core.verdict import Verdict
+from mailq.core.answers.verdict import Verdict
+from mailq.core.jobs.job import Job
+from mailq.core.journal.records import EntryId, JobKey, JournalError
+from mailq.core.results.result import Result, Trail, pack
+from mailq.core.smtp.failure import Cause, Postponed
 from mailq.delivery.attempt import Delivery
 from mailq.ports import Broker, Journal
 from mailq.worker.settlement import Settlement

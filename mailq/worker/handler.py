@@ -14,18 +14,18 @@ from time import monotonic
 
 import orjson
 
-from mailq.core import letters
-from mailq.core.document import MAX_VALUES, InvalidJobError
-from mailq.core.ending import ENDS, End
-from mailq.core.failure import Cause, Postponed
-from mailq.core.job import Job, Queues
-from mailq.core.job_queues import OUTCOMES
-from mailq.core.journal import PARKED, Entry, EntryId, JobKey, JournalError, Standing
-from mailq.core.provenance import UNKNOWN, Outbox, Provenance
-from mailq.core.publication import Consumed
-from mailq.core.result import Result, unpack
+from mailq.core.answers.verdict import Verdict
+from mailq.core.broker import publications
+from mailq.core.broker.job_queues import OUTCOMES
+from mailq.core.broker.messages import Consumed
+from mailq.core.broker.provenance import UNKNOWN, Outbox, Provenance
+from mailq.core.jobs.document import MAX_VALUES, InvalidJobError
+from mailq.core.jobs.job import Job, Queues
+from mailq.core.journal.records import PARKED, Entry, EntryId, JobKey, JournalError, Standing
+from mailq.core.outcomes import ENDS, End
+from mailq.core.results.result import Result, unpack
+from mailq.core.smtp.failure import Cause, Postponed
 from mailq.core.states import ORDER, State
-from mailq.core.verdict import Verdict
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.offload import offloaded
 from mailq.ports import (
@@ -395,7 +395,7 @@ class Handling:
 
 def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Consumed:
     """Return a message with its last result, ready for another attempt should somebody requeue it."""
-    body = orjson.dumps(letters.with_result(job.document, result, replace(verdict, at=None)))
+    body = orjson.dumps(publications.with_result(job.document, result, replace(verdict, at=None)))
     zipped = consumed.zipped
     return consumed._replace(
         body=gzip.compress(body, 1) if zipped else body, content_encoding="gzip" if zipped else None

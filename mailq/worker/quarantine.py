@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
 from mailq.ports import Journal
 
 DEADLY = 2

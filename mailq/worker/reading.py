@@ -8,9 +8,9 @@ import asyncio
 from collections import deque
 from functools import partial
 
-from mailq.core.document import HeavyBodyError, OversizeBodyError, Unpacked, unpack
-from mailq.core.job import Job
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
+from mailq.core.jobs.document import HeavyBodyError, OversizeBodyError, Unpacked, unpack
+from mailq.core.jobs.job import Job
 from mailq.delivery.offload import LARGE, offloaded
 
 

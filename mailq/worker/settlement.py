@@ -11,21 +11,21 @@ from datetime import datetime, timedelta
 from functools import partial
 from random import Random
 
-from mailq.core import letters
-from mailq.core.document import InvalidJobError
-from mailq.core.failure import Cause, Failure, Postponed
-from mailq.core.job import Job
-from mailq.core.job_queues import forbidden
-from mailq.core.letters import Names
-from mailq.core.lighter import lighter
-from mailq.core.meaning import Meaning
-from mailq.core.passing_on import MOST_ROUNDS, rounds
-from mailq.core.provenance import Outbox, Provenance
-from mailq.core.publication import Consumed, Publication
-from mailq.core.result import Certificates, Result, Trail, failed
+from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
+from mailq.core.broker import publications
+from mailq.core.broker.application_headers import MOST_ROUNDS, rounds
+from mailq.core.broker.job_queues import forbidden
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.broker.provenance import Outbox, Provenance
+from mailq.core.broker.publications import Names
+from mailq.core.broker.shrink import lighter
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Certificates, Result, Trail, failed
+from mailq.core.smtp.failure import Cause, Failure, Postponed
 from mailq.core.states import Kind, State
 from mailq.core.times import format_time
-from mailq.core.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
 from mailq.delivery.offload import offloaded
 from mailq.ports import Now, Observer, OversizedError, Publisher
 
@@ -99,9 +99,9 @@ class Settlement:
             OversizedError: the broker takes no message as large as the job has become, and the job stays as it was.
             BrokerError: nothing may be taken as done; the job must not be acknowledged.
         """
-        work = partial(letters.settle, job, result, verdict, self._names, consumed, self._now())
-        publications = await offloaded(consumed.octets, partial(work, provenance, self._sources, self._certificates))
-        await self._publish(publisher, str(verdict.outcome), publications)
+        work = partial(publications.settle, job, result, verdict, self._names, consumed, self._now())
+        outgoing = await offloaded(consumed.octets, partial(work, provenance, self._sources, self._certificates))
+        await self._publish(publisher, str(verdict.outcome), outgoing)
 
     def expire(self, job: Job) -> tuple[Result, Verdict]:
         """Return the result of a job whose use has ended, or will have before it could be tried, and what it means."""
@@ -137,13 +137,13 @@ class Settlement:
             return False
         if later is None:
             self._observer.parked(job, until, Cause.DUE, "not due yet")
-            work = partial(letters.park, job, job.document, until, self._names, consumed, now, provenance)
+            work = partial(publications.park, job, job.document, until, self._names, consumed, now, provenance)
         else:
             self._observer.parked(job, until, later.cause, later.reason)
-            work = partial(letters.postpone, job, until, self._names, consumed, now, provenance)
+            work = partial(publications.postpone, job, until, self._names, consumed, now, provenance)
         outgoing = [await offloaded(consumed.octets, work)]
-        if later is not None and self._names.delays and not provenance.returned and later.cause in letters.HELD:
-            outgoing += letters.held_back(job, until, later, self._names, consumed, now)
+        if later is not None and self._names.delays and not provenance.returned and later.cause in publications.HELD:
+            outgoing += publications.held_back(job, until, later, self._names, consumed, now)
         await self._publish(publisher, "delay", outgoing)
         return True
 
@@ -163,8 +163,8 @@ class Settlement:
         attempt = len(earlier) + 1 if isinstance(earlier, list) else 1
         result = failed(Trail(), failure, time=self._now(), attempt=attempt)
         verdict = self._final(result)
-        document = letters.with_result(error.document, result, verdict)
-        work = partial(letters.report, document, verdict, self._names, consumed, None, extracted=None)
+        document = publications.with_result(error.document, result, verdict)
+        work = partial(publications.report, document, verdict, self._names, consumed, None, extracted=None)
         report = await offloaded(consumed.octets, lambda: list(work(message_id=consumed.message_id)))
         await self._publish(publisher, str(Outcome.FAILURE), report)
         self._observer.refused(result)
@@ -193,12 +193,12 @@ class Settlement:
             BrokerError: the message must not be acknowledged.
         """
         now = self._now()
-        letter = letters.poison(
+        letter = publications.poison(
             consumed, reason, self._names, now, state=state, exception=exception, provenance=provenance
         )
         told = [letter]
         if self._names.events:
-            told.append(letters.poison_event(consumed, reason, self._names, now, exception=exception))
+            told.append(publications.poison_event(consumed, reason, self._names, now, exception=exception))
         await self._publish(publisher, "poison", told)
         self._observer.poisoned(reason)
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
-from mailq.core.provenance import Outbox
+from mailq.core.broker.provenance import Outbox
 from mailq.delivery.attempt import Delivery
 from mailq.ports import Broker, BrokerError, Duplicates, Journal, Observer
 from mailq.worker.handler import Bounds, Handling

@@ -13,8 +13,8 @@ from bench.measure import Figures, Phase
 from bench.options import parse
 from bench.report import print_json
 from bench.usage import cpu_seconds, peak_rss_mb, tree
-from mailq.core.job import Job
-from mailq.core.mime import normalize
+from mailq.core.content.mime import normalize
+from mailq.core.jobs.job import Job
 
 ROOT = Path(__file__).parents[2]
 

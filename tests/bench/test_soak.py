@@ -16,7 +16,7 @@ from bench.soak_books import LONG, Books
 from bench.soak_mix import SITES, WORDS, Mix, domain, limits, word_of
 from bench.soak_sinks import ignored
 from bench.soak_watch import Sample, descriptors, fallen, rss_mb, slope
-from mailq.core.job import Job
+from mailq.core.jobs.job import Job
 from mailq.sink.behaviours import of_recipient
 from mailq.testbed.free_port import free_port
 

@@ -12,8 +12,8 @@ import pytest
 from support.broker import Inbox
 from support.node import node, workshop
 
-from mailq.core.job import Job
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
+from mailq.core.jobs.job import Job
 
 JOB = {"envelope": "me@example.org", "recipient": "you@example.com", "mime": "Subject: hi\r\n\r\nHello.\r\n"}
 

@@ -16,7 +16,7 @@ from support.limits import private_table
 from support.system import MIME, Seen
 
 from mailq.config import Config
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.journal import FileJournal
 from mailq.ports import BrokerError

@@ -7,7 +7,7 @@ import pytest
 from support.broker import Inbox, until
 from support.rabbitmq import short_consumer_timeout
 
-from mailq.core.publication import Application, Consumed, Publication
+from mailq.core.broker.messages import Application, Consumed, Publication
 from mailq.edges.amqp.topology import delay_queue
 from mailq.ports import BrokerError
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import body, commands, decode, encode, frame, header, heartbeat
 
-from mailq.core.publication import Application, Consumed, Publication
+from mailq.core.broker.messages import Application, Consumed, Publication
 from mailq.edges.amqp.fields import MAX_DEPTH, decode_table, encode_table, text
 from mailq.edges.amqp.frames import (
     MAX_BODY,

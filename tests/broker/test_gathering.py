@@ -4,7 +4,7 @@ import asyncio
 
 from support.broker import Inbox
 
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.connection import CROWD
 from mailq.edges.amqp.gathering import Gathering
 

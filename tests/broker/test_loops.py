@@ -7,7 +7,7 @@ import uvloop
 from support.broker import Inbox, Remembering
 from support.proxy import Proxy
 
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.broker import Broker
 
 COUNT = 300

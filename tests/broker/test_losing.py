@@ -10,7 +10,7 @@ from support.broker import Inbox, until
 from support.proxy import Proxy
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.broker import Broker
 from mailq.ports import BrokerError

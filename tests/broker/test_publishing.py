@@ -9,8 +9,8 @@ import pytest
 from support.broker import DEADLINE, Remembering, until
 from support.rabbitmq import max_message_size
 
-from mailq.core.passing_on import DROPPED
-from mailq.core.publication import Application, Fallback, Publication
+from mailq.core.broker.application_headers import DROPPED
+from mailq.core.broker.messages import Application, Fallback, Publication
 from mailq.edges.amqp import insistence
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.ceiling import KNOWN_SECONDS, Ceiling

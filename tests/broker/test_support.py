@@ -12,7 +12,7 @@ from support.broker import Remembering
 from support.rabbitmq import Rabbit
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.broker import Broker
 from mailq.testbed import rabbitmq as lab
 from mailq.testbed.rabbitmq import LabError, PrivateRabbit

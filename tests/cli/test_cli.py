@@ -17,7 +17,7 @@ from mailq.cli import COMMANDS, build
 from mailq.cli.contracts import documents
 from mailq.config import Config
 from mailq.config.example import example
-from mailq.core.limits import LimitRule, allowance
+from mailq.core.traffic.limits import LimitRule, allowance
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")} | {"COLUMNS": "160"}

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mailq.cli import build
 from mailq.core.escape import UNSAFE
-from mailq.core.hooks import ENDPOINT, REASON
+from mailq.core.webhooks.endpoint import ENDPOINT, REASON
 
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")} | {"COLUMNS": "200"}
 EVIL = (

@@ -16,8 +16,8 @@ from mailq.cli import build
 from mailq.cli.dead_letter_view import MASK, page, shown
 from mailq.cli.poison import summary
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.provenance import HEADER
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.broker.provenance import HEADER
 from mailq.edges.amqp.broker import Broker
 
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")}

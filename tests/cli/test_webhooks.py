@@ -11,7 +11,7 @@ from support import pages
 from support.hooks import SECRET, Receiver, document, ready, until
 
 from mailq.cli import main
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.broker import Broker
 from mailq.testbed.free_port import free_port
 

@@ -12,8 +12,8 @@ from support.hooks import SECRET, Receiver, document, ready, until
 from typer.testing import CliRunner
 
 from mailq.cli import build
-from mailq.core.hooks import replay
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.webhooks.endpoint import replay
 from mailq.edges.amqp.broker import Broker
 from mailq.testbed.free_port import free_port
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.address import MAX_ADDRESS, Address, AddressError, ascii_domain, parse_address, read_address
+from mailq.core.jobs.address import MAX_ADDRESS, Address, AddressError, ascii_domain, parse_address, read_address
 
 ACCEPTED = [
     ("info@example.org", "info@example.org"),

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mailq.core.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker, counts, remembered
-from mailq.core.failure import Failure
-from mailq.core.reply import Reply
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
+from mailq.core.traffic.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker, counts, remembered
 
 REFUSED = Failure(State.CONNECT, Kind.ERROR, "Connection refused")
 

@@ -15,7 +15,7 @@ from cryptography.x509.verification import Store
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.certificate import describe, verify
+from mailq.core.smtp.certificate import describe, verify
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.cli.classify import measure
-from mailq.core.classify import Ruleset, problems, tie
-from mailq.core.failure import DEFAULTS, Failure
-from mailq.core.rules import CLASSES, About, Category, RulesError, compiled, read_reply
+from mailq.core.answers.classify import Ruleset, problems, tie
+from mailq.core.answers.rules import CLASSES, About, Category, RulesError, compiled, read_reply
+from mailq.core.smtp.failure import DEFAULTS, Failure
 from mailq.core.states import LOCAL_STATES, WIRE_STATES, Kind, State
 from mailq.data import bounces
 

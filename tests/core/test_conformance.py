@@ -4,9 +4,9 @@ import quopri
 
 import pytest
 
-from mailq.core.conformance import MENDED, Rules, fitted, prepare
-from mailq.core.failure import Failure
-from mailq.core.mime import Content, normalize
+from mailq.core.content.conformance import MENDED, Rules, fitted, prepare
+from mailq.core.content.mime import Content, normalize
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
 
 HEADER = "Subject: x\r\n\r\n"

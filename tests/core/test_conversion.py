@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailq.core.conversion import SignedError, has_long_line, is_signed, shorten, to_ascii_header, to_seven_bit
-from mailq.core.fields import ConversionError
-from mailq.core.mime import decode, extract, normalize
+from mailq.core.content.conversion import SignedError, has_long_line, is_signed, shorten, to_ascii_header, to_seven_bit
+from mailq.core.content.header_fields import ConversionError
+from mailq.core.content.mime import decode, extract, normalize
 
 LONG = "x" * 600 + " " + "y" * 1200
 TEXTS = st.one_of(

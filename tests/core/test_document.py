@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailq.core.document import (
+from mailq.core.broker.messages import Consumed
+from mailq.core.jobs.document import (
     FEW,
     HALF,
     MAX_DEPTH,
@@ -24,8 +25,7 @@ from mailq.core.document import (
     read_document,
     unpack,
 )
-from mailq.core.json_text import SLICE, count_values, mend_surrogates
-from mailq.core.publication import Consumed
+from mailq.core.jobs.json_text import SLICE, count_values, mend_surrogates
 
 LIMIT = 1_000_000
 JOB = {"recipient": "b@b.test", "mime": "x"}
@@ -242,7 +242,7 @@ def bomb(size):
 
 def test_a_gzip_bomb_is_refused_by_what_it_says_of_itself(monkeypatch):
     packed = bomb(100 * LIMIT)
-    monkeypatch.setattr("mailq.core.content_encoding.zlib.decompressobj", None)
+    monkeypatch.setattr("mailq.core.jobs.content_encoding.zlib.decompressobj", None)
     with pytest.raises(OversizeBodyError, match="more than 1000000 octets; send less, or raise"):
         unpack(packed, "gzip", LIMIT)
 

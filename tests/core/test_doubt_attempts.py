@@ -6,12 +6,12 @@ from random import Random
 import orjson
 import pytest
 
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.reply import Reply
-from mailq.core.result import Trail, failed
+from mailq.core.answers.verdict import Outcome, judge
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, failed
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, judge
 from mailq.delivery.policy import Policy
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)

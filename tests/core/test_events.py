@@ -12,20 +12,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.effects import Effects
-from mailq.core.event_facts import Context
-from mailq.core.event_records import events_schema
-from mailq.core.events import error_code, event_of, events_of, identity
-from mailq.core.failure import Failure
-from mailq.core.hooks import Answer, Endpoint, Item, Meaning, Wait, Waits, emailengine_signature, rest, signature
-from mailq.core.job import Job
-from mailq.core.letters import Names, settle
-from mailq.core.publication import Consumed
-from mailq.core.records import ResultRecord
-from mailq.core.reply import make_reply
-from mailq.core.result import Trail, accepted, failed, pack, unpack
+from mailq.core.answers.actions import Effects
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.broker.messages import Consumed
+from mailq.core.broker.publications import Names, settle
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, accepted, failed, pack, unpack
+from mailq.core.results.schema import ResultRecord
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import make_reply
 from mailq.core.states import AUTH_STATES, Kind, State
-from mailq.core.verdict import Outcome, Verdict
+from mailq.core.webhooks.endpoint import (
+    Answer,
+    Endpoint,
+    Item,
+    Meaning,
+    Wait,
+    Waits,
+    emailengine_signature,
+    rest,
+    signature,
+)
+from mailq.core.webhooks.event_facts import Context
+from mailq.core.webhooks.event_schema import events_schema
+from mailq.core.webhooks.events import error_code, event_of, events_of, identity
 
 NOW = datetime(2025, 10, 17, 8, 15, 32, 456000, UTC)
 CONTEXT = Context("https://emailengine.example.com", "user123", 10)

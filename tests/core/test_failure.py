@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 
-from mailq.core.failure import DEFAULTS, DEFAULTS_BY_KIND, Failure, Trouble
-from mailq.core.reply import Reply
+from mailq.core.smtp.failure import DEFAULTS, DEFAULTS_BY_KIND, Failure, Trouble
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
 
 ENDINGS = [(state, kind) for state, kind in product(State, Kind) if kind is not Kind.ACCEPTED]

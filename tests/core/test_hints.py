@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.hints import Flags, infer, retry_hint
+from mailq.core.answers.flags import Flags, infer, retry_hint
 from mailq.core.states import AUTH_STATES, ORDER, Kind, State
 
 KINDS = [kind for kind in Kind if kind is not Kind.ACCEPTED]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.address import Address
-from mailq.core.document import InvalidJobError
-from mailq.core.job import Job, NextAttempt, Smarthost
+from mailq.core.jobs.address import Address
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job, NextAttempt, Smarthost
 
 LIMIT = 1_000_000
 MOMENT = datetime(2030, 1, 31, 12, tzinfo=UTC)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mailq.core.job import Queues
-from mailq.core.job_queues import forbidden
-from mailq.core.letters import Names
+from mailq.core.broker.job_queues import forbidden
+from mailq.core.broker.publications import Names
+from mailq.core.jobs.job import Queues
 
 NAMES = Names()
 EVERY = ("results", "success", "failure", "retry")

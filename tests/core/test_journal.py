@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core import journal as codec
-from mailq.core.journal import (
+from mailq.core.journal import records as codec
+from mailq.core.journal.index import Index
+from mailq.core.journal.records import (
     HEADER_SIZE,
     MAX_ANSWER,
     MAX_RECORD,
@@ -20,7 +21,6 @@ from mailq.core.journal import (
     encode_header,
     tail,
 )
-from mailq.core.standing import Index
 
 A, B, C = b"a" * 8, b"b" * 8, b"c" * 8
 KEY = JobKey(b"k" * 16, marked=True)

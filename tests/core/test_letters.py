@@ -6,22 +6,32 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from mailq.core.classify import Classification
-from mailq.core.document import read_document
-from mailq.core.event_facts import Context
-from mailq.core.events import event_of
-from mailq.core.failure import Cause, Failure, Postponed
-from mailq.core.hints import Flags
-from mailq.core.job import Job
-from mailq.core.letters import Names, held_back, park, poison, poison_event, postpone, public, settle, with_result
-from mailq.core.passing_on import DROPPED, MOST_DROPPED, MOST_ROUNDS, ROUNDS, rounds
-from mailq.core.provenance import HEADER, UNKNOWN, Outbox, Provenance
-from mailq.core.publication import Application, Consumed, Fallback
-from mailq.core.reply import Reply
-from mailq.core.result import Trail, accepted, failed
-from mailq.core.rules import About, Category
+from mailq.core.answers.classify import Classification
+from mailq.core.answers.flags import Flags
+from mailq.core.answers.rules import About, Category
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.broker.application_headers import DROPPED, MOST_DROPPED, MOST_ROUNDS, ROUNDS, rounds
+from mailq.core.broker.messages import Application, Consumed, Fallback
+from mailq.core.broker.provenance import HEADER, UNKNOWN, Outbox, Provenance
+from mailq.core.broker.publications import (
+    Names,
+    held_back,
+    park,
+    poison,
+    poison_event,
+    postpone,
+    public,
+    settle,
+    with_result,
+)
+from mailq.core.jobs.document import read_document
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, accepted, failed
+from mailq.core.smtp.failure import Cause, Failure, Postponed
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, Verdict
+from mailq.core.webhooks.event_facts import Context
+from mailq.core.webhooks.events import event_of
 from mailq.edges.amqp.poison import revived
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)

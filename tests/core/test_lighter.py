@@ -6,9 +6,9 @@ from random import Random
 import orjson
 import pytest
 
-from mailq.core.letters import Names
-from mailq.core.lighter import lighter
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
+from mailq.core.broker.publications import Names
+from mailq.core.broker.shrink import lighter
 
 NAMES = Names()
 RESULT = {"state": "message", "result": "accepted"}

@@ -3,11 +3,11 @@
 import orjson
 import pytest
 
-from mailq.core.document import InvalidJobError
-from mailq.core.job import Job
-from mailq.core.limits import DEFAULTS, LONGEST_SITE, LimitRule, allowance, under
-from mailq.core.pace import Rate
-from mailq.core.routing import Target
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job
+from mailq.core.traffic.limits import DEFAULTS, LONGEST_SITE, LimitRule, allowance, under
+from mailq.core.traffic.rate import Rate
+from mailq.core.traffic.routes import Target
 
 GOOGLE = ("alt1.gmail-smtp-in.l.google.com", "gmail-smtp-in.l.google.com")
 

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from mailq.config.classify import ruleset_of
 from mailq.config.patterns import PatternConfig, patterns_of
-from mailq.core.classify import Ruleset
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.letters import with_result
-from mailq.core.meaning import Meaning
-from mailq.core.reply import Reply
-from mailq.core.result import Trail, failed
-from mailq.core.rules import CLASSES, About, Category, read_reply
+from mailq.core.answers.classify import Ruleset
+from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.rules import CLASSES, About, Category, read_reply
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.broker.publications import with_result
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, failed
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
 from mailq.core.times import parse_time
-from mailq.core.verdict import Outcome, Verdict
 from mailq.data import bounces
 
 JOB = Job.parse(b'{"recipient": "b@b.test", "mime": "x"}', limit=1000)

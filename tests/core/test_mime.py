@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.mime import Content, normalize, payload
+from mailq.core.content.mime import Content, normalize, payload
 
 MIMES = st.one_of(st.text(), st.text(alphabet="\r\n.ab \u00fc\x00", max_size=60))
 

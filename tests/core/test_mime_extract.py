@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.mime import MAX_FIELDS, MAX_HEADER, addresses, decode, extract, normalize
+from mailq.core.content.mime import MAX_FIELDS, MAX_HEADER, addresses, decode, extract, normalize
 
 MESSAGE = """\
 From: =?utf-8?Q?J=C3=BCrgen_M=2E?= <j@example.com>

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.pace import Pace, Rate, Slot, take
+from mailq.core.traffic.rate import Pace, Rate, Slot, take
 
 
 def go(pace, rate, now, *, patience=5.0, returned=False):

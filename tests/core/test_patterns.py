@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mailq.config.classify import ruleset_of
 from mailq.config.patterns import PatternConfig, PatternTables, patterns_of, problems
-from mailq.core.effects import (
+from mailq.core.answers.actions import (
     FLAGS,
     NOTHING,
     Edit,
@@ -22,9 +22,9 @@ from mailq.core.effects import (
     parse_pointer,
     result_trouble,
 )
-from mailq.core.hints import Flags
-from mailq.core.job import Job
-from mailq.core.patterns import Facts, Pattern, PatternError, Patterns, containing, exactly, wildcard
+from mailq.core.answers.flags import Flags
+from mailq.core.answers.patterns import Facts, Pattern, PatternError, Patterns, containing, exactly, wildcard
+from mailq.core.jobs.job import Job
 from mailq.core.states import Kind, State
 
 RULES = ruleset_of(())

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.provenance import HEADER, Outbox, Provenance
-from mailq.core.publication import Application, Consumed, Publication
+from mailq.core.broker.messages import Application, Consumed, Publication
+from mailq.core.broker.provenance import HEADER, Outbox, Provenance
 
 OUTBOX = Outbox("/", "outbox", "secret")
 BODY = b'{"recipient": "b@b.test", "mime": "' + b"x" * 5000 + b'"}'

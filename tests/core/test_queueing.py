@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from mailq.core.queueing import FIRST_ABSENCE, GRACE, LONGEST_ABSENCE, Line, owes
+from mailq.core.traffic.wait_queue import FIRST_ABSENCE, GRACE, LONGEST_ABSENCE, Line, owes
 
 
 def line(waiting=0, holding=0.0, places=2, progress=0.0):

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from mailq.core.breaker import Breaker
-from mailq.core.failure import Failure
-from mailq.core.limits import LimitRule
-from mailq.core.recent import ENTRY, Recent, weight
-from mailq.core.reply import Reply
-from mailq.core.routing import Source, Target
+from mailq.core.bounded import ENTRY, Recent, weight
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
+from mailq.core.traffic.breaker import Breaker
+from mailq.core.traffic.limits import LimitRule
+from mailq.core.traffic.routes import Source, Target
 from mailq.delivery.governor import Governor
 
 SOURCE = Source(None, "w.test")

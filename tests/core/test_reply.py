@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.reply import (
+from mailq.core.smtp.reply import (
     MAX_BLANK,
     MAX_LINE,
     MAX_REPLY,

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.reply import Reply
-from mailq.core.result import Trail, accepted, failed, pack, unpack, vanished
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, accepted, failed, pack, unpack, vanished
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)

@@ -4,15 +4,15 @@ import itertools
 
 import pytest
 
-from mailq.core.classify import Ruleset
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.meaning import Meaning
-from mailq.core.patterns import Patterns
-from mailq.core.reply import Reply
-from mailq.core.result import Trail
-from mailq.core.routing import Source, Target
+from mailq.core.answers.classify import Ruleset
+from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.patterns import Patterns
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import Source, Target
 
 BEFORE = "process suppression storage responsive personalize rewrite"
 CONNECTION = "bind connect handshake intro ehlo helo starttls"

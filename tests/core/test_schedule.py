@@ -5,9 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 from mailq.config.delivery import DeliveryConfig
-from mailq.core.document import InvalidJobError
-from mailq.core.job import Job
-from mailq.core.schedule import LONGEST, from_formula, planned
+from mailq.core.answers.formula import LONGEST, from_formula, planned
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job
 
 PLAIN = ("", "5", "600,1800")
 WRONG = ("5*2^m", "0*2^n", "5*0^n", "5*2^n ", "5*2**n", "100000*2^n", "5*2^n,3600", "n")

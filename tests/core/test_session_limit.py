@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.reply import make_reply
-from mailq.core.session_limit import LASTS, SessionLimit, about_session, names_limit
+from mailq.core.smtp.reply import make_reply
+from mailq.core.smtp.session_limit import LASTS, SessionLimit, about_session, names_limit
 from mailq.core.states import State
 
 MAIL, RCPT, DATA = State.MAILFROM, State.RCPTTO, State.DATA

@@ -2,8 +2,8 @@
 
 import tracemalloc
 
-from mailq.core import settled
-from mailq.core.settled import CAPACITY, FEWEST, MEMORY, MOST, Settled
+from mailq.core.journal import recently_settled
+from mailq.core.journal.recently_settled import CAPACITY, FEWEST, MEMORY, MOST, Settled
 
 
 def digest(number):
@@ -46,7 +46,7 @@ def test_there_is_room_for_ten_minutes_of_a_busy_host():
 
 
 def test_the_newest_are_remembered_where_there_are_too_many(monkeypatch):
-    monkeypatch.setattr(settled, "MOST", 3)
+    monkeypatch.setattr(recently_settled, "MOST", 3)
     done = filled(4)
     assert not done.has(digest(CAPACITY - 1))
     assert done.has(digest(CAPACITY))
@@ -54,7 +54,7 @@ def test_the_newest_are_remembered_where_there_are_too_many(monkeypatch):
 
 
 def test_what_is_old_is_forgotten_where_there_is_much(monkeypatch):
-    monkeypatch.setattr(settled, "FEWEST", 2)
+    monkeypatch.setattr(recently_settled, "FEWEST", 2)
     done = Settled()
     done.at(1000)
     filled(2, done=done)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mailq.core.reply import make_reply
+from mailq.core.smtp.reply import make_reply
 
 
 @pytest.mark.parametrize(

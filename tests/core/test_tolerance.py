@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailq.core import letters
-from mailq.core.document import InvalidJobError
-from mailq.core.effects import Edit, Effects, apply_to_document
-from mailq.core.job import NOT_BUILT, Job
-from mailq.core.lighter import lighter
-from mailq.core.publication import Consumed, Publication
-from mailq.core.records import schemas
-from mailq.core.reply import Reply
-from mailq.core.result import Trail, accepted
-from mailq.core.tolerance import ABSENT, EMPTY, QUEUES, TABLE, as_markdown, means_true, mend
-from mailq.core.verdict import Outcome, Verdict
+from mailq.core.answers.actions import Edit, Effects, apply_to_document
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.broker import publications
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.broker.shrink import lighter
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import NOT_BUILT, Job
+from mailq.core.jobs.tolerance import ABSENT, EMPTY, QUEUES, TABLE, as_markdown, means_true, mend
+from mailq.core.results.result import Trail, accepted
+from mailq.core.results.schema import schemas
+from mailq.core.smtp.reply import Reply
 from mailq.worker.reading import Reading
 
 ROOT = Path(__file__).parents[2]
@@ -431,7 +431,9 @@ def told(**properties):
     job = Job.parse(body, limit=LIMIT)
     result = accepted(Trail(warnings=job.warnings), Reply(250, None, "queued"), time=NOW, attempt=1)
     final, later = Verdict(Outcome.SUCCESS, None), Verdict(Outcome.RETRY, NOW)
-    made = (letters.settle(job, result, each, letters.Names(), Consumed(body, 1), NOW) for each in (final, later))
+    made = (
+        publications.settle(job, result, each, publications.Names(), Consumed(body, 1), NOW) for each in (final, later)
+    )
     return [publication.body for publications in made for publication in publications]
 
 
@@ -445,7 +447,7 @@ def test_results_and_retries_have_what_the_producer_wrote():
 
 
 def test_a_lighter_result_keeps_its_integers():
-    names = letters.Names()
+    names = publications.Names()
     body = orjson.dumps({"recipient": "a@b.test", "results": [{}], "big": "x" * 500, "n": orjson.Fragment(str(2**70))})
     light = lighter(Publication(names.exchange, "success", body), names, 400)
     assert json.loads(light.body) == {"recipient": "a@b.test", "results": [{}], "n": 2**70}

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.reply import MAX_REPLY, Reply
-from mailq.core.result import Trail, accepted, failed, pack, unpack
-from mailq.core.routing import Login
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, accepted, failed, pack, unpack
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import MAX_REPLY, Reply
+from mailq.core.smtp.transcript import MAX_LINE, MAX_TRANSCRIPT, lines, masked
 from mailq.core.states import Kind, State
-from mailq.core.transcript import MAX_LINE, MAX_TRANSCRIPT, lines, masked
+from mailq.core.traffic.routes import Login
 from mailq.delivery.smtp.auth import MECHANISMS
 
 NOW = datetime(2030, 1, 31, 12, 0, 0, tzinfo=UTC)

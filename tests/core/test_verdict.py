@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.config.classify import ruleset_of
-from mailq.core.classify import Ruleset
-from mailq.core.effects import NOTHING, Effects
-from mailq.core.failure import Failure
-from mailq.core.hints import Flags
-from mailq.core.job import Job
-from mailq.core.meaning import Meaning
-from mailq.core.patterns import Pattern, Patterns
-from mailq.core.reply import Reply
-from mailq.core.result import Trail, accepted, failed, pack, unpack
-from mailq.core.routing import Login
-from mailq.core.rules import CLASSES, About, read_reply
-from mailq.core.rules import TRANSIENT as PASSING
+from mailq.core.answers.actions import NOTHING, Effects
+from mailq.core.answers.classify import Ruleset
+from mailq.core.answers.flags import Flags
+from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.patterns import Pattern, Patterns
+from mailq.core.answers.rules import CLASSES, About, read_reply
+from mailq.core.answers.rules import TRANSIENT as PASSING
+from mailq.core.answers.verdict import Outcome, Verdict, back_at, deadline, expired, judge
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, accepted, failed, pack, unpack
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import AUTH_STATES, Kind, State
 from mailq.core.times import format_time
-from mailq.core.verdict import Outcome, Verdict, back_at, deadline, expired, judge
+from mailq.core.traffic.routes import Login
 from mailq.delivery.smtp.auth import secrets
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)

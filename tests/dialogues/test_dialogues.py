@@ -10,8 +10,8 @@ import pytest
 from support.dialogue import SECRET, deliver, read
 from support.dialogue_server import DialogueServer
 
+from mailq.core.smtp.transcript import MAX_TRANSCRIPT
 from mailq.core.states import WIRE_STATES, Kind, State
-from mailq.core.transcript import MAX_TRANSCRIPT
 
 FILES = sorted(Path(__file__).parent.glob("*.smtp"))
 NOT_SPOKEN = {State.AUTHXOAUTH2}

@@ -14,8 +14,7 @@ import pytest
 from support.puppet import Puppet
 
 from mailq.config.journal import JournalConfig
-from mailq.core.failure import Postponed
-from mailq.core.journal import (
+from mailq.core.journal.records import (
     ANSWER_BODY,
     INTENT_SIZE,
     MAX_ANSWER,
@@ -27,6 +26,7 @@ from mailq.core.journal import (
     Standing,
     answer,
 )
+from mailq.core.smtp.failure import Postponed
 from mailq.edges.journal import FileJournal, NullJournal, keeper
 from mailq.edges.journal.shelf import LOOK
 
@@ -34,7 +34,7 @@ SMALL = 256 * 1024
 PROCESS = """
 import os, resource, sys
 from mailq.config.journal import JournalConfig
-from mailq.core.journal import JobKey
+from mailq.core.journal.records import JobKey
 from mailq.edges.journal import FileJournal
 
 def start(**more):

@@ -19,7 +19,7 @@ from mailq.service.build import limits_of
 SLOTS = WAYS * 8
 PROCESS = """
 import fcntl, os, pathlib, sys
-from mailq.core.pace import Rate
+from mailq.core.traffic.rate import Rate
 from mailq.edges.shared import SharedTable
 
 def do(awaitable):

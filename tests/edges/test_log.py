@@ -16,13 +16,13 @@ from time import monotonic
 import pytest
 
 from mailq.config.operations import LogConfig
-from mailq.core.ending import End
-from mailq.core.failure import Cause
-from mailq.core.job import Job
-from mailq.core.journal import JournalStats
-from mailq.core.result import Result
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.jobs.job import Job
+from mailq.core.journal.records import JournalStats
+from mailq.core.outcomes import End
+from mailq.core.results.result import Result
+from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.log import configure, outlet
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)

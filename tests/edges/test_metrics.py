@@ -10,15 +10,15 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mailq.core.effects import FLAGS, Effects
-from mailq.core.ending import End
-from mailq.core.failure import Cause
-from mailq.core.hints import NO_FLAGS, Flags, infer
-from mailq.core.job import Job
-from mailq.core.journal import JournalStats
-from mailq.core.result import Result
+from mailq.core.answers.actions import FLAGS, Effects
+from mailq.core.answers.flags import NO_FLAGS, Flags, infer
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.jobs.job import Job
+from mailq.core.journal.records import JournalStats
+from mailq.core.outcomes import End
+from mailq.core.results.result import Result
+from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.metrics import BOUNDS, KEYS, SILENCE, STATES, Fleet, Heartbeat, Metrics
 from mailq.ports import Observer
 

@@ -10,7 +10,7 @@ import pytest
 from support.dns_server import NameServerOf, many_mx
 
 from mailq.config.dns import DnsConfig
-from mailq.core.failure import Failure
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind
 from mailq.edges.resolver.name_server import MAX_OCTETS, MAX_RECORDS
 from mailq.edges.resolver.resolver import DELAY, LATE, DnsResolver

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mailq.core.failure import Cause
-from mailq.core.job import Job
-from mailq.core.result import Result
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Result
+from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.observers import Observers
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 from support.limits import beside, private_table
 
-from mailq.core.pace import Rate, Slot
+from mailq.core.traffic.rate import Rate, Slot
 from mailq.edges.shared import SharedTable
 from mailq.edges.shared.table import WAYS
 from mailq.ports import Limits

@@ -12,7 +12,7 @@ from cryptography.x509.verification import Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailq.core.certificate import MAX_NAMES, MAX_TEXT, describe, verify
+from mailq.core.smtp.certificate import MAX_NAMES, MAX_TEXT, describe, verify
 
 HOST = "mx.example.com"
 NOW = datetime.now(UTC) + timedelta(minutes=1)

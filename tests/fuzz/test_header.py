@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fuzz import targets
-from mailq.core.mime import _CHARSETS, MAX_FIELDS, MAX_HEADER, decode, extract, normalize
+from mailq.core.content.mime import _CHARSETS, MAX_FIELDS, MAX_HEADER, decode, extract, normalize
 
 OCTETS = st.binary(max_size=30) | st.lists(
     st.sampled_from([b"+2AA-", b"+3AA-", b"\x1b$B", b"\x1b(J", b"\x0e", b"\x0f", b"~{", b"\\ud800", b"\0\xd8"]),

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fuzz import targets
-from mailq.core.document import InvalidJobError
-from mailq.core.job import Job
-from mailq.core.publication import Consumed
-from mailq.core.verdict import deadline
+from mailq.core.answers.verdict import deadline
+from mailq.core.broker.messages import Consumed
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job
 from mailq.delivery.smtp.envelope import rcpt_to
 
 SECRET = "hunter2 is no word of a fuzzer"

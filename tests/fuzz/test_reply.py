@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzz import targets
-from mailq.core.reply import MAX_LINE, MAX_REPLY, MalformedReplyError, ReplyReader
+from mailq.core.smtp.reply import MAX_LINE, MAX_REPLY, MalformedReplyError, ReplyReader
 
 CODES = [b"250", b"220", b"354", b"421", b"550", b"599", b"199", b"600", b"25", b"2500", b"abc", b""]
 TEXTS = [b"ok", b"", b"5.1.1 no", b"2.0.0", b"5.1.1", b"\x00\x1b[2J", b"\xff\xc2\x85", "\u202e\u2028".encode(), b"x\ry"]

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from fuzz import targets
 from mailq.config.operations import LogConfig
-from mailq.core.failure import Cause, Failure
-from mailq.core.job import Job
-from mailq.core.reply import printable
-from mailq.core.result import Trail, accepted, failed
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail, accepted, failed
+from mailq.core.smtp.failure import Cause, Failure
+from mailq.core.smtp.reply import printable
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.log import Log
 from mailq.edges.log.lines import renderer
 from mailq.edges.log.outlet import PIPE_BUF

@@ -17,7 +17,7 @@ from support.receivers import PostfixReceiver
 from support.system import until
 
 from bench.servers import Server, program, relay
-from mailq.core.mime import normalize
+from mailq.core.content.mime import normalize
 from mailq.testbed.free_port import free_port
 
 JOBS = 1000

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
+from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.times import format_time
-from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.metrics import Metrics
 
 PASSWORD = "hunter2"

@@ -8,10 +8,10 @@ import pytest
 from support.hostile import Hostile, mailer
 from support.system import until
 
-from mailq.core.document import InvalidJobError
-from mailq.core.job import Job
-from mailq.core.letters import public
-from mailq.core.mime import normalize
+from mailq.core.broker.publications import public
+from mailq.core.content.mime import normalize
+from mailq.core.jobs.document import InvalidJobError
+from mailq.core.jobs.job import Job
 from mailq.core.states import State
 
 ENDS = [

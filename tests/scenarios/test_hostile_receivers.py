@@ -10,7 +10,7 @@ import pytest
 import trustme
 from support.hostile import Hostile, mailer
 
-from mailq.core.reply import MAX_REPLY
+from mailq.core.smtp.reply import MAX_REPLY
 from mailq.core.states import Kind, State
 from mailq.delivery.smtp import opening
 

@@ -2,7 +2,7 @@
 
 from cryptography import x509
 
-from mailq.core import job as jobs
+from mailq.core.jobs import job as jobs
 from mailq.core.states import State
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from support.hostile import mailer
 
-from mailq.core.failure import Failure, Trouble
-from mailq.core.job import Job
-from mailq.core.result import Trail
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail
+from mailq.core.smtp.failure import Failure, Trouble
 from mailq.delivery.smtp.session import Session
 from mailq.edges.wire.dialer import TcpWire
 from mailq.testbed.free_port import free_port

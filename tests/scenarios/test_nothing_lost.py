@@ -14,7 +14,7 @@ import pytest
 from support.proxy import Proxy
 from support.system import MIME, sent_back, until
 
-from mailq.core.failure import Cause, Postponed
+from mailq.core.smtp.failure import Cause, Postponed
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
 from mailq.ports import BrokerError

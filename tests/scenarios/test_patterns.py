@@ -6,9 +6,9 @@ import orjson
 import pytest
 from support.system import until
 
-from mailq.core import pause
 from mailq.core.states import State
 from mailq.core.times import format_time, parse_time
+from mailq.core.traffic import pause
 from mailq.sink.behaviours import Action, Behaviour
 
 SOURCES = [{"ip": f"127.0.0.{number}"} for number in range(11, 19)]

@@ -13,10 +13,10 @@ from support.broker import Remembering
 from support.rabbitmq import max_message_size
 from support.system import MIME, until
 
-from mailq.core import letters
-from mailq.core.mime import extract
-from mailq.core.passing_on import DROPPED
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker import publications
+from mailq.core.broker.application_headers import DROPPED
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.content.mime import extract
 from mailq.delivery.stages import process
 from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.broker import Broker
@@ -201,14 +201,14 @@ async def test_a_job_that_cannot_be_zipped_is_put_aside_as_it_was(system, sink, 
 async def test_a_bug_outside_the_attempt_gives_the_job_back_and_in_the_end_puts_it_aside(
     system, sink, rabbit, monkeypatch
 ):
-    settle = letters.settle
+    settle = publications.settle
 
     def faulty(job, *rest):
         if job.recipient.local.startswith("bug"):
             raise InjectedError("while settling")
         return settle(job, *rest)
 
-    monkeypatch.setattr(letters, "settle", faulty)
+    monkeypatch.setattr(publications, "settle", faulty)
     receiver = await sink()
     mail = await system(receiver)
     await mail.send(recipient="bug@a.test", id="one")

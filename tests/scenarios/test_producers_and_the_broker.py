@@ -10,7 +10,7 @@ import orjson
 import pytest
 from support.system import MIME, until
 
-from mailq.core.passing_on import DROPPED, MOST_ROUNDS, ROUNDS
+from mailq.core.broker.application_headers import DROPPED, MOST_ROUNDS, ROUNDS
 
 OWN = frozenset({"x-delivery-count", "x-death", ROUNDS})
 

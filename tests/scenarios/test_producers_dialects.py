@@ -6,7 +6,7 @@ import zlib
 import orjson
 from support.system import until
 
-from mailq.core.document import HALF
+from mailq.core.jobs.document import HALF
 
 MIME = "Subject: x\n\nhi\n"
 

@@ -8,8 +8,8 @@ import pytest
 from support.rabbitmq import Rabbit
 from support.system import MIME, sent_back, until
 
-from mailq.core.provenance import HEADER
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
+from mailq.core.broker.provenance import HEADER
 from mailq.edges.amqp.address import outbox_of
 
 SOON = {"retries": [1], "greylist_retry": 0}

@@ -5,8 +5,8 @@ import pytest
 from support.system import until
 
 from mailq.config.dns import DnsConfig
-from mailq.core import breaker
-from mailq.core.failure import Cause
+from mailq.core.smtp.failure import Cause
+from mailq.core.traffic import breaker
 from mailq.sink.server import Sink
 
 USERS = {"anna": "geheim"}

@@ -4,7 +4,7 @@ import pytest
 from support.system import until
 
 from mailq.config import Config
-from mailq.core.breaker import THRESHOLD
+from mailq.core.traffic.breaker import THRESHOLD
 from mailq.testbed.free_port import free_port
 
 

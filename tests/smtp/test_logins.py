@@ -8,9 +8,9 @@ from support.dialogue import SECRET, deliver, parse
 from support.dialogue_server import DialogueServer, authority, certificate
 
 from mailq.config import Config
-from mailq.core.job import Smarthost
-from mailq.core.routing import Login, Route, Source, Target, Tls
-from mailq.core.trust import Trust
+from mailq.core.jobs.job import Smarthost
+from mailq.core.smtp.trust import Trust
+from mailq.core.traffic.routes import Login, Route, Source, Target, Tls
 from mailq.service.build import policy_of
 
 OPENING = r"""

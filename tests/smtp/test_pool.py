@@ -9,9 +9,9 @@ import pytest
 from support.limits import beside, private_table
 
 from mailq.config import Config
-from mailq.core.limits import Allowance
-from mailq.core.result import Trail
-from mailq.core.routing import Route, Source, Target, Tls
+from mailq.core.results.result import Trail
+from mailq.core.traffic.limits import Allowance
+from mailq.core.traffic.routes import Route, Source, Target, Tls
 from mailq.delivery.smtp.session_pool import TENURE, Pool
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.reply import Reply, ReplyReader
+from mailq.core.smtp.reply import Reply, ReplyReader
 from mailq.core.states import Kind, State
 from mailq.delivery.smtp.transaction import Transaction
 

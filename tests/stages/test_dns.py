@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.failure import Failure
 from mailq.core.networks import Networks
-from mailq.core.routing import MAX_HOSTS, Target
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import MAX_HOSTS, Target
 from mailq.delivery.stages.dns import SLICE, Endpoint, host_site, host_targets, parse_endpoint, site, targets
 
 NXDOMAIN = Failure(State.DNS, Kind.ERROR, "gone", code=550, status="5.1.2")

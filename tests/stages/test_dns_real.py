@@ -6,8 +6,8 @@ from random import Random
 import pytest
 
 from mailq.config.dns import DnsConfig
-from mailq.core.failure import Failure
 from mailq.core.networks import Networks
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind
 from mailq.delivery.stages.dns import host_targets, targets
 from mailq.edges.resolver import DnsResolver

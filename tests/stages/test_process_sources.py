@@ -7,8 +7,8 @@ import pytest
 
 from mailq.config import Config
 from mailq.config.delivery import SourceConfig
-from mailq.core.failure import Failure
-from mailq.core.job import Job
+from mailq.core.jobs.job import Job
+from mailq.core.smtp.failure import Failure
 from mailq.delivery.stages.process import sources
 from mailq.edges.sources import HostSources
 

@@ -12,9 +12,9 @@ import dns.rrset
 import pytest
 
 from mailq.config.dns import DnsConfig
-from mailq.core.failure import Failure
-from mailq.core.routing import MAX_HOSTS
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import MAX_HOSTS
 from mailq.edges.resolver.resolver import MAX_ADDRESSES, DnsResolver, _records
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
 
 DEADLINE = 20.0
 

@@ -34,8 +34,8 @@ from typing import Any
 import orjson
 
 from mailq.config import Config
-from mailq.core.job import Job
-from mailq.core.result import Result, Trail
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Result, Trail
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.governor import Governor
 from mailq.delivery.smtp.session_pool import Pool

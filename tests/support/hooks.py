@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import orjson
 from aiohttp import web
 
-from mailq.core.hooks import Meaning
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
+from mailq.core.webhooks.endpoint import Meaning
 from mailq.edges.amqp.broker import Broker
 from mailq.testbed.free_port import free_port
 from support import pages

@@ -21,10 +21,10 @@ from typing import Any, Self, cast
 import orjson
 
 from mailq.config import Config
-from mailq.core.failure import Postponed
-from mailq.core.job import Job
-from mailq.core.limits import LimitRule
-from mailq.core.result import Result, Trail
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Result, Trail
+from mailq.core.smtp.failure import Postponed
+from mailq.core.traffic.limits import LimitRule
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.governor import Governor
 from mailq.delivery.smtp.session_pool import Pool

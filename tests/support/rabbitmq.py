@@ -38,7 +38,7 @@ import trustme
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.publisher import Publisher

@@ -22,10 +22,10 @@ import orjson
 import pytest
 
 from mailq.config import Config
-from mailq.core.job import Job
-from mailq.core.provenance import HEADER, Provenance
-from mailq.core.publication import Publication
-from mailq.core.result import Result
+from mailq.core.broker.messages import Publication
+from mailq.core.broker.provenance import HEADER, Provenance
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Result
 from mailq.edges.amqp.address import outbox_of
 from mailq.service.build import build, journal_of
 from mailq.sink.server import Sink

@@ -9,7 +9,7 @@ from pamqp import frame as codec
 from pamqp.commands import Basic, Connection
 from pamqp.header import ContentHeader
 
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.frames import PROTOCOL_HEADER, publish_frames, settle_frame
 from mailq.torture.frames import AmqpTap
 

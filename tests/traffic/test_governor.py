@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from mailq.core.breaker import FIRST_PAUSE, PROBE_TIME, PROBE_WAIT, THRESHOLD, about_login, login_refusal
-from mailq.core.failure import Cause, Failure, Postponed
-from mailq.core.pause import LEAST, MOST, Pause, paused
-from mailq.core.reply import Reply
-from mailq.core.routing import Login, Route, Source, Target, Tls
+from mailq.core.smtp.failure import Cause, Failure, Postponed
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
+from mailq.core.traffic.breaker import FIRST_PAUSE, PROBE_TIME, PROBE_WAIT, THRESHOLD, about_login, login_refusal
+from mailq.core.traffic.pause import LEAST, MOST, Pause, paused
+from mailq.core.traffic.routes import Login, Route, Source, Target, Tls
 from mailq.delivery import governor
 from mailq.delivery.governor import Governor
 

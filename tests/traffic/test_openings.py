@@ -7,7 +7,7 @@ import socket
 import pytest
 from support.hostile import Hostile, mailer
 
-from mailq.core.failure import Cause, Postponed
+from mailq.core.smtp.failure import Cause, Postponed
 from mailq.delivery import openings
 from mailq.delivery.openings import AT_ONCE, Openings
 

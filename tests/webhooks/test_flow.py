@@ -11,8 +11,8 @@ import pytest
 from support.hooks import SECRET, document, until
 from support.proxy import Proxy
 
-from mailq.core import events
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
+from mailq.core.webhooks import events
 from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.hooks import Poster
 from mailq.ports import OversizedError

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from support.hooks import SECRET
 
 from mailq.config.webhooks import EndpointConfig, WebhooksConfig
-from mailq.core.hooks import Meaning
+from mailq.core.webhooks.endpoint import Meaning
 from mailq.edges.hooks import MAX_ANSWER, Poster, public, retry_after
 
 PRIVATE = (

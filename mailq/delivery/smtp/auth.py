@@ -11,10 +11,10 @@ import hmac
 from collections.abc import Callable, Collection, Generator
 from dataclasses import replace
 
-from mailq.core.failure import Failure
-from mailq.core.reply import Reply
-from mailq.core.routing import Login, Route
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import Login, Route
 
 SHORTEST_SECRET = 3
 """Characters of a password from which on it is masked."""

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from mailq.core.address import Address
-from mailq.core.failure import Failure
-from mailq.core.job import Dsn
-from mailq.core.mime import Content
+from mailq.core.content.mime import Content
+from mailq.core.jobs.address import Address
+from mailq.core.jobs.job import Dsn
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
 
 Extensions = Mapping[str, str]

@@ -11,14 +11,14 @@ from secrets import token_hex
 from time import monotonic
 from typing import Any, TypeVar
 
-from mailq.core.failure import Failure, Trouble
 from mailq.core.networks import same_address
-from mailq.core.reply import Reply
-from mailq.core.result import Trail
-from mailq.core.routing import Login, Route, Tls
+from mailq.core.results.result import Trail
+from mailq.core.smtp.failure import Failure, Trouble
+from mailq.core.smtp.reply import Reply
+from mailq.core.smtp.transcript import masked
+from mailq.core.smtp.trust import STATUS as TRUST_STATUS
 from mailq.core.states import Kind, State
-from mailq.core.transcript import masked
-from mailq.core.trust import STATUS as TRUST_STATUS
+from mailq.core.traffic.routes import Login, Route, Tls
 from mailq.delivery.smtp import auth
 from mailq.delivery.smtp.envelope import Extensions
 from mailq.delivery.smtp.transaction import check

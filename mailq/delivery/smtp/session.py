@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from functools import partial
 from time import monotonic
 
-from mailq.core.conformance import MENDED, Rules, fitted
-from mailq.core.failure import Failure, Trouble
-from mailq.core.job import Job
-from mailq.core.mime import Content, payload
-from mailq.core.reply import Reply
-from mailq.core.result import Trail
-from mailq.core.routing import Route
+from mailq.core.content.conformance import MENDED, Rules, fitted
+from mailq.core.content.mime import Content, payload
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail
+from mailq.core.smtp.failure import Failure, Trouble
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import Route
 from mailq.delivery.offload import offloaded
 from mailq.delivery.smtp.envelope import mail_from, rcpt_to
 from mailq.delivery.smtp.opening import Opening

@@ -2,9 +2,9 @@
 
 from time import monotonic
 
-from mailq.core.limits import Allowance
-from mailq.core.recent import Recent
-from mailq.core.session_limit import SessionLimit
+from mailq.core.bounded import Recent
+from mailq.core.smtp.session_limit import SessionLimit
+from mailq.core.traffic.limits import Allowance
 
 
 class SessionLimits:

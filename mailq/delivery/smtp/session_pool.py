@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeVar
 
-from mailq.core.failure import Cause, Postponed
-from mailq.core.limits import Allowance
-from mailq.core.pace import LEAST_PATIENCE, Rate
-from mailq.core.queueing import Line
-from mailq.core.result import Trail
-from mailq.core.routing import Route
+from mailq.core.results.result import Trail
+from mailq.core.smtp.failure import Cause, Postponed
 from mailq.core.states import State
+from mailq.core.traffic.limits import Allowance
+from mailq.core.traffic.rate import LEAST_PATIENCE, Rate
+from mailq.core.traffic.routes import Route
+from mailq.core.traffic.wait_queue import Line
 from mailq.delivery.smtp.session import Session
 from mailq.delivery.smtp.session_limits import SessionLimits
 from mailq.ports import Dialer, Limits

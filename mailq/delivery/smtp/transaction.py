@@ -7,8 +7,8 @@ although a command was refused is ended as RFC 2920 section 3.1 says, with a lon
 could deliver an empty message: then the connection must go.
 """
 
-from mailq.core.failure import Failure
-from mailq.core.reply import Reply
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
 
 _STATES = _, _RCPTTO, _DATA, _MESSAGE = State.MAILFROM, State.RCPTTO, State.DATA, State.MESSAGE

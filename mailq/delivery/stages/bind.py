@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from random import Random
 
-from mailq.core.failure import Failure
-from mailq.core.routing import Source, Target
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import Source, Target
 
 
 def choose(sources: Sequence[Source], target: Target, rng: Random, pinned: str | None = None) -> Source:

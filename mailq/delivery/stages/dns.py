@@ -18,12 +18,12 @@ from itertools import zip_longest
 from random import Random
 from types import MappingProxyType
 
-from mailq.core.address import AddressError, ascii_domain
-from mailq.core.failure import Failure
+from mailq.core.jobs.address import AddressError, ascii_domain
 from mailq.core.networks import NO_NETWORKS, Networks, numeric
-from mailq.core.reply import printable
-from mailq.core.routing import MAX_HOSTS, Family, Target
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import printable
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import MAX_HOSTS, Family, Target
 from mailq.ports import Resolver
 
 SLICE = 20

@@ -4,11 +4,11 @@ import ipaddress
 from collections.abc import Sequence
 from datetime import datetime
 
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.routing import Source
+from mailq.core.answers.verdict import RetryPolicy, expired, expiry
+from mailq.core.jobs.job import Job
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
-from mailq.core.verdict import RetryPolicy, expired, expiry
+from mailq.core.traffic.routes import Source
 from mailq.ports import Sources
 
 

@@ -1,10 +1,10 @@
 """State storage: get the message of a job, ready to be sent."""
 
-from mailq.core.conformance import Rules, prepare
-from mailq.core.failure import Failure
-from mailq.core.job import Job
-from mailq.core.mime import Content
-from mailq.core.result import Trail
+from mailq.core.content.conformance import Rules, prepare
+from mailq.core.content.mime import Content
+from mailq.core.jobs.job import Job
+from mailq.core.results.result import Trail
+from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.provenance import Outbox
+from mailq.core.broker.provenance import Outbox
 from mailq.ports import BrokerError
 
 

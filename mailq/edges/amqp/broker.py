@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker.messages import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.ceiling import Ceiling

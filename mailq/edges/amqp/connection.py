@@ -18,7 +18,7 @@ from pamqp.base import Frame
 from pamqp.common import FieldTable
 
 from mailq import __version__
-from mailq.core.reply import printable
+from mailq.core.smtp.reply import printable
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.frames import HEARTBEAT, MAX_FRAME, PROTOCOL_HEADER, Event, FrameError, FrameReader
 from mailq.edges.amqp.gathering import Gathering

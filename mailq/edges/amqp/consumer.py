@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pamqp import commands
 from pamqp import frame as codec
 
-from mailq.core.publication import Consumed
+from mailq.core.broker.messages import Consumed
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.frames import Event, reject_frame, settle_frame
 from mailq.edges.amqp.methods import BasicConsume

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mailq.core.reply import printable
+from mailq.core.smtp.reply import printable
 
 TYPE = "x-queue-type"
 LIMIT = "x-delivery-limit"

@@ -9,8 +9,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from mailq.core.passing_on import DROPPED, MOST_DROPPED
-from mailq.core.publication import Publication
+from mailq.core.broker.application_headers import DROPPED, MOST_DROPPED
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.fields import encode_table
 from mailq.edges.amqp.frames import bare_size, properties_room
 

@@ -14,8 +14,8 @@ from pamqp import frame as codec
 from pamqp.base import Frame
 from pamqp.exceptions import PAMQPException
 
-from mailq.core.passing_on import FIRST_ROUND
-from mailq.core.publication import Application, Consumed, Publication
+from mailq.core.broker.application_headers import FIRST_ROUND
+from mailq.core.broker.messages import Application, Consumed, Publication
 from mailq.edges.amqp.fields import MAX_SHORT, decode_table, encode_table, short, text
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"

@@ -11,7 +11,7 @@ A queue that only a job names is that job's trouble: what it does not take goes 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.publisher import NackedError, Publisher
 from mailq.ports import UnroutableError
 

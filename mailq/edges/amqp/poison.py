@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mailq.core.passing_on import application, passed_on
-from mailq.core.provenance import HEADER, Outbox
-from mailq.core.publication import Consumed, Publication
+from mailq.core.broker.application_headers import application, passed_on
+from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.broker.provenance import HEADER, Outbox
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer

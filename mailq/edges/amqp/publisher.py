@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from pamqp import commands
 
-from mailq.core.publication import Publication
+from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.fitting import UNENCODABLE, fitted

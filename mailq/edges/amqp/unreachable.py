@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 
-from mailq.core.reply import printable
+from mailq.core.smtp.reply import printable
 from mailq.ports import BrokerError
 
 _START = "start RabbitMQ (systemctl enable --now rabbitmq-server), or set rabbitmq.url to the broker that runs"

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailq.config.journal import JournalConfig
-from mailq.core import journal as codec
-from mailq.core.failure import Cause, Postponed
-from mailq.core.journal import (
+from mailq.core.journal import records as codec
+from mailq.core.journal.records import (
     CLAIM_SIZE,
     END_SIZE,
     INTENT_SIZE,
@@ -33,6 +32,7 @@ from mailq.core.journal import (
     Mark,
     Standing,
 )
+from mailq.core.smtp.failure import Cause, Postponed
 from mailq.edges.journal.pen import Pen
 from mailq.edges.journal.shelf import Bounds, Shelf
 from mailq.edges.journal.volume import unreadable

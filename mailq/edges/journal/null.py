@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from mailq.core.journal import Entry, EntryId, JobKey, JournalStats, Standing
+from mailq.core.journal.records import Entry, EntryId, JobKey, JournalStats, Standing
 
 
 class NullJournal:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mailq.config.journal import JournalConfig
-from mailq.core.journal import HEADER_SIZE, Header, JournalError
+from mailq.core.journal.records import HEADER_SIZE, Header, JournalError
 from mailq.edges.journal.volume import ENDING, Volume, flush_directory, worded
 
 FULL = 0.8

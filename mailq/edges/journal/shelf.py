@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailq.core.journal import HEADER_SIZE, MAX_RECORD, Header, Tail, decode, decode_header, tail
-from mailq.core.standing import Index
+from mailq.core.journal.index import Index
+from mailq.core.journal.records import HEADER_SIZE, MAX_RECORD, Header, Tail, decode, decode_header, tail
 from mailq.edges.journal.volume import DRAFT, ENDING, leave, unreadable
 
 LOOK = 4096

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from mailq.core.journal import HEADER_SIZE, Header, encode_header
+from mailq.core.journal.records import HEADER_SIZE, Header, encode_header
 
 ENDING = ".journal"
 DRAFT = ".draft"

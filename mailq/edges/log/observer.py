@@ -19,14 +19,14 @@ from typing import TextIO
 import structlog
 
 from mailq.config.operations import LogConfig
-from mailq.core.ending import End
-from mailq.core.failure import Cause
-from mailq.core.job import Job
-from mailq.core.journal import JournalStats
-from mailq.core.recent import Recent
-from mailq.core.result import Result
+from mailq.core.answers.verdict import Verdict
+from mailq.core.bounded import Recent
+from mailq.core.jobs.job import Job
+from mailq.core.journal.records import JournalStats
+from mailq.core.outcomes import End
+from mailq.core.results.result import Result
+from mailq.core.smtp.failure import Cause
 from mailq.core.times import format_time
-from mailq.core.verdict import Verdict
 from mailq.edges.log.lines import Event, Renderer, renderer
 from mailq.edges.log.outlet import PIPE_BUF, Outlet
 

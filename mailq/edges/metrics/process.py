@@ -23,15 +23,15 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from mailq.core.effects import FLAGS
-from mailq.core.ending import End
-from mailq.core.failure import Cause
-from mailq.core.hints import NO_FLAGS
-from mailq.core.job import Job
-from mailq.core.journal import JournalStats
-from mailq.core.result import Result
+from mailq.core.answers.actions import FLAGS
+from mailq.core.answers.flags import NO_FLAGS
+from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.jobs.job import Job
+from mailq.core.journal.records import JournalStats
+from mailq.core.outcomes import End
+from mailq.core.results.result import Result
+from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
-from mailq.core.verdict import Outcome, Verdict
 from mailq.edges.metrics.families import amounts, counter, gauge, histogram, labelled
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)

@@ -28,12 +28,12 @@ import dns.rrset
 
 from mailq.config.checks import split_endpoint
 from mailq.config.dns import DnsConfig
-from mailq.core.address import AddressError, ascii_domain
-from mailq.core.failure import Failure
-from mailq.core.recent import Recent
-from mailq.core.reply import printable
-from mailq.core.routing import MAX_HOSTS, Family
+from mailq.core.bounded import Recent
+from mailq.core.jobs.address import AddressError, ascii_domain
+from mailq.core.smtp.failure import Failure
+from mailq.core.smtp.reply import printable
 from mailq.core.states import Kind, State
+from mailq.core.traffic.routes import MAX_HOSTS, Family
 from mailq.edges.resolver.name_server import NameServer, OversizedAnswer
 
 MAX_ADDRESSES = 50

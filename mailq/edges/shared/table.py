@@ -30,8 +30,8 @@ from functools import lru_cache
 from pathlib import Path
 from time import monotonic
 
-from mailq.core.pace import Pace, Rate, Slot, take
-from mailq.core.queueing import owes
+from mailq.core.traffic.rate import Pace, Rate, Slot, take
+from mailq.core.traffic.wait_queue import owes
 from mailq.edges.shared.file import DIGEST, MOMENTS, LimitsFile, worded
 
 SLOTS = 65_536

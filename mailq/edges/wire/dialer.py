@@ -17,10 +17,10 @@ from aiosmtplib.errors import SMTPException, SMTPServerDisconnected, SMTPTimeout
 from aiosmtplib.protocol import SMTPProtocol
 from aiosmtplib.response import SMTPResponse
 
-from mailq.core.failure import Trouble
-from mailq.core.reply import Reply, printable
-from mailq.core.routing import Source, Target
+from mailq.core.smtp.failure import Trouble
+from mailq.core.smtp.reply import Reply, printable
 from mailq.core.states import Kind
+from mailq.core.traffic.routes import Source, Target
 from mailq.edges.wire.stream import Stream, words
 from mailq.ports import Encryption
 

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Awaitable
 from itertools import islice
 
-from mailq.core.failure import Trouble
-from mailq.core.reply import MalformedReplyError, Reply, ReplyReader
+from mailq.core.smtp.failure import Trouble
+from mailq.core.smtp.reply import MalformedReplyError, Reply, ReplyReader
 from mailq.core.states import Kind
 
 MAX_UNREAD = 32

@@ -1,0 +1,1 @@
+"""The meaning of a receiver's reply: rules, patterns, verdict and schedule. Pure."""

@@ -1,0 +1,1 @@
+"""Messages as mailq reads them from RabbitMQ and publishes them. Pure."""

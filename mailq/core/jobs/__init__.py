@@ -1,0 +1,1 @@
+"""A job: its JSON document, its addresses, and the reading of both. Pure."""

@@ -1,0 +1,1 @@
+"""The facts of an SMTP conversation: replies, failures, certificates, transcript. Pure."""

@@ -1,0 +1,1 @@
+"""Traffic decisions: limits, rates, routes, pauses, circuit breakers, wait queues. Pure."""

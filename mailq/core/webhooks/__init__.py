@@ -1,0 +1,1 @@
+"""Events about results, and the endpoints that receive them. Pure."""
