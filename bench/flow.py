@@ -30,10 +30,10 @@ from mailq.core.smtp.reply import Reply
 from mailq.core.traffic.routes import Source, Target
 from mailq.delivery.smtp import session_pool
 from mailq.edges.journal import FileJournal
+from mailq.edges.limits import SharedTable
 from mailq.edges.log import configure
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
-from mailq.edges.shared import SharedTable
 from mailq.ports import BrokerError
 from mailq.service import build
 

@@ -16,7 +16,7 @@ from statistics import fmean
 
 from bench import BenchError
 from bench.usage import tree
-from mailq.edges.journal.volume import ENDING
+from mailq.edges.journal.segment import ENDING
 
 Page = Mapping[str, float]
 """The value of each series by its name with its labels, as it stands on the page."""

@@ -32,8 +32,8 @@ from mailq.delivery.smtp.envelope import mail_from, rcpt_to
 from mailq.delivery.smtp.opening import extensions
 from mailq.delivery.smtp.transaction import check
 from mailq.delivery.stages import storage
-from mailq.edges.amqp.fields import decode_table
-from mailq.edges.amqp.fitting import fitted as fitted_headers
+from mailq.edges.amqp.encodable import fitted as fitted_headers
+from mailq.edges.amqp.field_tables import decode_table
 from mailq.edges.amqp.frames import publish_frames
 from mailq.service.build import policy_of
 from mailq.sink import syntax

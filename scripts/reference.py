@@ -21,8 +21,8 @@ from mailq.config.example import toml
 from mailq.core.answers.rules import CLASSES
 from mailq.core.smtp.failure import DEFAULTS, DEFAULTS_BY_KIND, Cause
 from mailq.core.states import AUTH_STATES, LOCAL_STATES, Kind, State
-from mailq.edges.hook_metrics import HookMetrics
 from mailq.edges.metrics import Fleet, Metrics
+from mailq.edges.metrics.webhooks import HookMetrics
 
 ROOT = Path(__file__).parent.parent
 MADE = "`make reference` generates this page from the program.\n"

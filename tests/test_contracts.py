@@ -27,7 +27,7 @@ from mailq.core.jobs.job import NOT_BUILT, Job
 from mailq.core.results.schema import MessageRecord, ResultRecord
 from mailq.core.states import Kind, State
 from mailq.core.webhooks import endpoint
-from mailq.edges.amqp import lane, topology
+from mailq.edges.amqp import topology, webhook_broker
 from mailq.webhooks.endpoint_queue import Rules
 
 AJV = """
@@ -273,7 +273,10 @@ def queues():
 def test_the_document_has_the_queues_that_are_declared():
     config = RabbitConfig()
     steps = Rules(retries=WebhooksConfig().retries).steps
-    hooked = (*lane.intake_queues(config, "webhooks"), *lane.endpoint_queues(config, "webhooks", "crm", steps))
+    hooked = (
+        *webhook_broker.intake_queues(config, "webhooks"),
+        *webhook_broker.endpoint_queues(config, "webhooks", "crm", steps),
+    )
     declared = {queue.name: dict(queue.arguments) for queue in (*topology.queues(config), *hooked)}
     assert queues() == declared
     assert len(declared) > len(STEPS) + len(steps)
@@ -298,7 +301,10 @@ def test_bindings_are_those_of_the_program():
         for channel in made("asyncapi")["channels"].values()
         for pattern in channel["bindings"]["amqp"].get("x-bound-to", {}).get("patterns", ())
     ]
-    assert found == [*topology.bindings(RabbitConfig()), *(("webhooks", pattern) for pattern in lane.OUTCOMES)]
+    assert found == [
+        *topology.bindings(RabbitConfig()),
+        *(("webhooks", pattern) for pattern in webhook_broker.OUTCOMES),
+    ]
     key = made("asyncapi")["channels"]["exchange"]["parameters"]["key"]
     assert {example.partition(".")[0] for example in key["examples"]} == {str(outcome) for outcome in Outcome}
 

@@ -15,8 +15,8 @@ from mailq.core.answers.classify import problems as rule_problems
 from mailq.core.jobs.job import NOT_BUILT, Job
 from mailq.core.results.schema import ResultRecord
 from mailq.data import bounces
-from mailq.edges.hook_metrics import HookMetrics
 from mailq.edges.metrics import Fleet, Metrics
+from mailq.edges.metrics.webhooks import HookMetrics
 from mailq.service.supervisor import GRACE
 
 ROOT = Path(__file__).parent.parent

@@ -21,7 +21,7 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.broker.messages import Consumed, Publication
 from mailq.core.smtp.reply import printable
 from mailq.edges.amqp import topology
-from mailq.edges.amqp.poison import Walk, walk
+from mailq.edges.amqp.poison_browser import Walk, walk
 from mailq.edges.amqp.publisher import Publisher
 from mailq.ports import BrokerError
 

@@ -31,13 +31,13 @@ from mailq.core.smtp.reply import MAX_LINE, printable
 from mailq.delivery.stages.dns import override
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
+from mailq.edges.amqp.connect_errors import UnreachableError
 from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.differences import LIMIT, NONE, Difference
 from mailq.edges.amqp.methods import ExchangeDeclare
-from mailq.edges.amqp.unreachable import UnreachableError
-from mailq.edges.hooks import addresses, public
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import exists
+from mailq.edges.webhook_client import addresses, public
 from mailq.ports import BrokerError
 
 PATIENCE = 10.0

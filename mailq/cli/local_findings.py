@@ -18,9 +18,9 @@ from mailq.config.patterns import problems as pattern_problems
 from mailq.core.answers.classify import problems as rule_problems
 from mailq.core.answers.rules import RulesError
 from mailq.core.journal.records import MAX_RECORD
-from mailq.edges.journal.shelf import refusal as journal_refusal
-from mailq.edges.shared.file import refusal as limits_refusal
-from mailq.edges.shared.table import SLOTS
+from mailq.edges.journal.reader import refusal as journal_refusal
+from mailq.edges.limits.file import refusal as limits_refusal
+from mailq.edges.limits.table import SLOTS
 from mailq.edges.sources import exists
 from mailq.service.supervisor import cores
 

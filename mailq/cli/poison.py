@@ -19,7 +19,7 @@ from mailq.cli.options import ConfigOption, load
 from mailq.core.broker.messages import Consumed
 from mailq.core.times import format_time, parse_time
 from mailq.edges.amqp.address import outbox_of
-from mailq.edges.amqp.poison import revived
+from mailq.edges.amqp.poison_browser import revived
 
 _HEADINGS = ("ID", "AGE", "REASON", "STATE", "DELIVERIES", "SIZE", "RECIPIENT")
 

@@ -55,7 +55,7 @@ def run(
     settings = load(config)
     announce(settings)
     # Imported here: a wrong configuration is told at once, and the log begins before the slow imports.
-    from mailq.edges.http import ListenError  # noqa: PLC0415
+    from mailq.edges.http_server import ListenError  # noqa: PLC0415
     from mailq.service import build, supervisor  # noqa: PLC0415
 
     count = (settings.worker.processes if processes is None else processes) or supervisor.cores()

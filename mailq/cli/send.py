@@ -23,7 +23,7 @@ from mailq.cli.options import ConfigOption, load
 from mailq.cli.output import complain
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.broker.messages import Publication
-from mailq.edges.amqp.ceiling import oversized
+from mailq.edges.amqp.max_message_size import oversized
 from mailq.edges.amqp.publisher import Publisher
 from mailq.ports import BrokerError
 

@@ -26,12 +26,12 @@ from mailq.core.times import format_time
 from mailq.core.webhooks.endpoint import Endpoint, Meaning
 from mailq.core.webhooks.event_facts import Context
 from mailq.core.webhooks.events import event_of
-from mailq.edges.amqp import lane as queues
-from mailq.edges.amqp.lane import Lane
-from mailq.edges.hook_metrics import HookMetrics
-from mailq.edges.hooks import Poster
-from mailq.edges.http import HttpServer, ListenError
+from mailq.edges.amqp import webhook_broker as queues
+from mailq.edges.amqp.webhook_broker import Lane
+from mailq.edges.http_server import HttpServer, ListenError
 from mailq.edges.log import configure
+from mailq.edges.metrics.webhooks import HookMetrics
+from mailq.edges.webhook_client import Poster
 from mailq.webhooks.endpoint_queue import Line, Observer, Post, Rules
 from mailq.webhooks.intake import Bounds, Intake, Webhooks
 

@@ -20,8 +20,8 @@ from mailq.core.answers.schedule import STEPS
 from mailq.core.broker.application_headers import DROPPED, ROUNDS
 from mailq.core.broker.provenance import HEADER
 from mailq.core.webhooks import endpoint
-from mailq.edges.amqp.lane import OUTCOMES, endpoint_queues, intake_queues
 from mailq.edges.amqp.topology import bindings, delay_queue, queues
+from mailq.edges.amqp.webhook_broker import OUTCOMES, endpoint_queues, intake_queues
 from mailq.webhooks.endpoint_queue import Rules
 
 Object = dict[str, Any]

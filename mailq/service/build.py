@@ -31,16 +31,16 @@ from mailq.delivery.smtp.session_pool import Pool
 from mailq.delivery.stages.dns import parse_endpoint
 from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.broker import Broker
-from mailq.edges.amqp.ceiling import Ceiling
+from mailq.edges.amqp.max_message_size import Ceiling
 from mailq.edges.control import Order, Place, Status, WorkerEnd
 from mailq.edges.duplicates import DuplicatesFile
-from mailq.edges.http import HttpServer
+from mailq.edges.http_server import HttpServer
 from mailq.edges.journal import FileJournal, NullJournal
+from mailq.edges.limits import SharedTable
 from mailq.edges.log import Logger, configure
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
 from mailq.edges.resolver import DnsResolver
-from mailq.edges.shared import SharedTable
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.watchdog import watching

@@ -29,7 +29,7 @@ from pydantic import SecretStr
 
 from mailq.config import Config
 from mailq.edges.control import Order, Place, Status, SupervisorEnd, pair
-from mailq.edges.http import HttpServer
+from mailq.edges.http_server import HttpServer
 from mailq.edges.log import Logger, configure
 from mailq.edges.metrics import Fleet
 from mailq.edges.observers import Observers

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pamqp import body, commands, decode, encode, frame, header, heartbeat
 
 from mailq.core.broker.messages import Application, Consumed, Publication
-from mailq.edges.amqp.fields import MAX_DEPTH, decode_table, encode_table, text
+from mailq.edges.amqp.field_tables import MAX_DEPTH, decode_table, encode_table, text
 from mailq.edges.amqp.frames import (
     MAX_BODY,
     Confirm,

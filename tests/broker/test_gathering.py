@@ -6,7 +6,7 @@ from support.broker import Inbox
 
 from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.connection import CROWD
-from mailq.edges.amqp.gathering import Gathering
+from mailq.edges.amqp.write_batching import Gathering
 
 HOUR = 3600.0
 

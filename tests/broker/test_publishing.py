@@ -11,9 +11,9 @@ from support.rabbitmq import max_message_size
 
 from mailq.core.broker.application_headers import DROPPED
 from mailq.core.broker.messages import Application, Fallback, Publication
-from mailq.edges.amqp import insistence
+from mailq.edges.amqp import republisher
 from mailq.edges.amqp.broker import Broker
-from mailq.edges.amqp.ceiling import KNOWN_SECONDS, Ceiling
+from mailq.edges.amqp.max_message_size import KNOWN_SECONDS, Ceiling
 from mailq.edges.amqp.publisher import NackedError
 from mailq.ports import BrokerError, OversizedError, UnencodableError, UnroutableError
 
@@ -145,7 +145,7 @@ async def test_a_refused_publication_is_an_error_of_the_publisher_that_names_wha
 async def test_only_what_is_refused_is_offered_again_by_one_caller_at_a_time(
     open_broker, rabbit, observer, monkeypatch
 ):
-    monkeypatch.setattr(insistence, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(republisher, "FIRST_PAUSE", 0.05)
     broker = await open_broker()
     await rabbit.declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     await broker.publish([to_queue("full", b"first")])
@@ -269,7 +269,7 @@ async def test_what_no_queue_of_a_job_takes_goes_to_its_fallback_once(open_broke
 
 
 async def test_a_queue_of_mailqs_own_that_is_gone_is_declared_again(open_broker, rabbit, observer, monkeypatch):
-    monkeypatch.setattr(insistence, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(republisher, "FIRST_PAUSE", 0.05)
     broker = await open_broker()
     await rabbit.delete("outbox.delay.5s")
     parked = [broker.publish([to_queue("outbox.delay.5s", b"%d" % number), to_queue("retry")]) for number in range(5)]
@@ -293,7 +293,7 @@ async def test_a_size_that_was_refused_once_is_not_sent_again_for_a_while(open_b
             await broker.publish([to_queue("results"), to_queue("results", b"x" * 10_001)])
         assert broker.alive
         await broker.publish([to_queue("results", b"x" * 10_000)])
-    monkeypatch.setattr("mailq.edges.amqp.ceiling.monotonic", lambda: time.monotonic() + KNOWN_SECONDS)
+    monkeypatch.setattr("mailq.edges.amqp.max_message_size.monotonic", lambda: time.monotonic() + KNOWN_SECONDS)
     await broker.close()
     broker = await Broker.open(rabbit.config(), 1, Remembering(), ceiling)
     await broker.publish([to_queue("results", b"x" * 10_001)])

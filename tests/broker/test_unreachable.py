@@ -6,8 +6,8 @@ import ssl
 
 import pytest
 
+from mailq.edges.amqp.connect_errors import again, hung_up, silent, turned_away, unknown_host, unreachable
 from mailq.edges.amqp.consumer import _ended
-from mailq.edges.amqp.unreachable import again, hung_up, silent, turned_away, unknown_host, unreachable
 from mailq.ports import BrokerError
 
 WHERE = "127.0.0.1:5672"

@@ -620,7 +620,7 @@ import os, sys
 from mailq.cli.local_findings import journal
 from mailq.config import Config
 from mailq.edges.journal import FileJournal
-from mailq.edges.shared import SharedTable
+from mailq.edges.limits import SharedTable
 os.getuid() or os.setuid(65534)
 config = Config.model_validate({"worker": {"journal_dir": sys.argv[1], "processes": 1}, "journal": {"size": 262144}})
 found = journal(config, "/dev/sda1 / ext4 rw 0 0")

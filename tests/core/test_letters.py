@@ -32,7 +32,7 @@ from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
 from mailq.core.webhooks.event_facts import Context
 from mailq.core.webhooks.events import event_of
-from mailq.edges.amqp.poison import revived
+from mailq.edges.amqp.poison_browser import revived
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 NAMES = Names()

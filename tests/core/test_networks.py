@@ -4,7 +4,7 @@ import pytest
 
 from mailq.config.dns import DnsConfig
 from mailq.core.networks import NO_NETWORKS, Networks
-from mailq.edges.hooks import public
+from mailq.edges.webhook_client import public
 
 DEFAULTS = Networks(DnsConfig().prohibited)
 

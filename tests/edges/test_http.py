@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mailq.config.operations import HttpConfig
-from mailq.edges.http import HttpServer, ListenError
+from mailq.edges.http_server import HttpServer, ListenError
 from mailq.edges.metrics import Metrics
 
 ANY = HttpConfig(port=0)

@@ -27,8 +27,8 @@ from mailq.core.journal.records import (
     answer,
 )
 from mailq.core.smtp.failure import Postponed
-from mailq.edges.journal import FileJournal, NullJournal, keeper
-from mailq.edges.journal.shelf import LOOK
+from mailq.edges.journal import FileJournal, NullJournal, file_journal
+from mailq.edges.journal.reader import LOOK
 
 SMALL = 256 * 1024
 PROCESS = """
@@ -450,7 +450,7 @@ def test_what_the_dead_leave_is_short_and_does_not_stay(spawn, keep, home, monke
     assert left.stat().st_size < 1000
     assert journal.take(key(1)).standing is Standing.DOUBT
     now = time.monotonic
-    monkeypatch.setattr(keeper.time, "monotonic", lambda: now() + 3601)
+    monkeypatch.setattr(file_journal.time, "monotonic", lambda: now() + 3601)
     journal._keep_house()
     assert not list(home.glob("7-*"))
     assert journal.take(key(1)).standing is Standing.UNKNOWN
@@ -462,7 +462,7 @@ def test_a_clock_that_is_set_forward_makes_nothing_old(spawn, keep, monkeypatch)
     process.kill()
     entry = handed(journal, 2)
     now = time.time
-    monkeypatch.setattr(keeper.time, "time", lambda: now() + 90_000)
+    monkeypatch.setattr(file_journal.time, "time", lambda: now() + 90_000)
     journal._keep_house()
     journal.answered(entry, b"two")
     later = keep(keep=3600)
@@ -471,7 +471,7 @@ def test_a_clock_that_is_set_forward_makes_nothing_old(spawn, keep, monkeypatch)
 
 
 def test_the_number_of_dead_files_with_nothing_open_is_bounded(keep, home, monkeypatch):
-    monkeypatch.setattr(keeper, "MAX_DEAD", 3)
+    monkeypatch.setattr(file_journal, "MAX_DEAD", 3)
     early = keep()
     early.take(key(99))  # who was asked once reads on
     for number in range(6):
@@ -486,7 +486,7 @@ def test_the_number_of_dead_files_with_nothing_open_is_bounded(keep, home, monke
 
 
 def test_what_many_dead_left_open_is_told_until_it_is_settled(keep, home, monkeypatch):
-    monkeypatch.setattr(keeper, "MAX_DEAD", 3)
+    monkeypatch.setattr(file_journal, "MAX_DEAD", 3)
     for number in range(40):
         left = keep()
         handed(left, number)
@@ -503,7 +503,7 @@ def test_what_many_dead_left_open_is_told_until_it_is_settled(keep, home, monkey
 
 
 def test_of_much_that_the_dead_left_what_is_open_stays(spawn, keep, home, monkeypatch):
-    monkeypatch.setattr(keeper, "MAX_DEAD_FILES", 1)
+    monkeypatch.setattr(file_journal, "MAX_DEAD_FILES", 1)
     early = keep()
     filling = (
         "[(give({}), j.answered(id, b'x' * 700), j.settled(id), number % 50 or j.tend()) for number in range(460)]"
@@ -630,7 +630,7 @@ def test_strange_files_in_the_directory_hurt_nobody(keep, home):
 def test_entries_that_nobody_asks_for_are_let_go(keep, monkeypatch):
     journal, other = keep(keep=3600), keep()
     twin = handed(journal, 1, b"one", marked=False)
-    monkeypatch.setattr(keeper, "ABANDONED", 0.0)
+    monkeypatch.setattr(file_journal, "ABANDONED", 0.0)
     journal._keep_house()
     found = other.take(key(1, marked=False))
     assert (found.id, found.record) == (twin, b"one")
@@ -639,7 +639,7 @@ def test_entries_that_nobody_asks_for_are_let_go(keep, monkeypatch):
     assert not journal._open
     handed(journal, 2, b"two")
     now = time.monotonic
-    monkeypatch.setattr(keeper.time, "monotonic", lambda: now() + 3601)
+    monkeypatch.setattr(file_journal.time, "monotonic", lambda: now() + 3601)
     journal._keep_house()
     assert not journal._open
     assert journal._pen.promised == 0

@@ -12,15 +12,15 @@ from support.puppet import Puppet
 
 from mailq.config import Config
 from mailq.config.load import ConfigError
-from mailq.edges.shared.file import COLUMNS, NAME
-from mailq.edges.shared.table import WAYS
+from mailq.edges.limits.file import COLUMNS, NAME
+from mailq.edges.limits.table import WAYS
 from mailq.service.build import limits_of
 
 SLOTS = WAYS * 8
 PROCESS = """
 import fcntl, os, pathlib, sys
 from mailq.core.traffic.rate import Rate
-from mailq.edges.shared import SharedTable
+from mailq.edges.limits import SharedTable
 
 def do(awaitable):
     try:

@@ -23,7 +23,7 @@ from mailq.core.outcomes import End
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
-from mailq.edges.log import configure, outlet
+from mailq.edges.log import configure, writer
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 JOB = Job.parse(
@@ -443,7 +443,7 @@ def test_a_broken_pipe_stops_nothing():
 
 
 def test_a_blocked_pipe_delays_nothing_and_what_is_dropped_is_counted(monkeypatch):
-    monkeypatch.setattr(outlet, "MAX_BUFFER", 20_000)
+    monkeypatch.setattr(writer, "MAX_BUFFER", 20_000)
     readable, writable = os.pipe()
     fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, 4096)
     reader, stream = os.fdopen(readable, "rb"), os.fdopen(writable, "w")
@@ -465,7 +465,7 @@ def test_a_blocked_pipe_delays_nothing_and_what_is_dropped_is_counted(monkeypatc
 
 
 def test_a_pipe_blocked_for_good_does_not_keep_the_process_from_ending(monkeypatch):
-    monkeypatch.setattr(outlet, "PATIENCE", 0.2)
+    monkeypatch.setattr(writer, "PATIENCE", 0.2)
     readable, writable = os.pipe()
     stream = os.fdopen(writable, "w")
     with os.fdopen(readable, "rb") as reader:

@@ -15,8 +15,8 @@ import pytest
 from support.limits import beside, private_table
 
 from mailq.core.traffic.rate import Rate, Slot
-from mailq.edges.shared import SharedTable
-from mailq.edges.shared.table import WAYS
+from mailq.edges.limits import SharedTable
+from mailq.edges.limits.table import WAYS
 from mailq.ports import Limits
 
 PROCESSES = 4

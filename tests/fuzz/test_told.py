@@ -17,8 +17,8 @@ from mailq.core.smtp.failure import Cause, Failure
 from mailq.core.smtp.reply import printable
 from mailq.core.states import Kind, State
 from mailq.edges.log import Log
-from mailq.edges.log.lines import renderer
-from mailq.edges.log.outlet import PIPE_BUF
+from mailq.edges.log.render import renderer
+from mailq.edges.log.writer import PIPE_BUF
 
 RENDERERS = {
     "json": renderer("json", {}),

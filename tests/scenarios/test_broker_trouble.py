@@ -14,7 +14,7 @@ from support.broker import Remembering
 from support.proxy import Proxy
 from support.system import MIME, until
 
-from mailq.edges.amqp import insistence, topology
+from mailq.edges.amqp import republisher, topology
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.frames import settle_frame
 from mailq.edges.amqp.publisher import Publisher
@@ -150,7 +150,7 @@ async def test_an_exchange_without_its_bindings_stops_deliveries_until_people_bi
     system, sink, rabbit, monkeypatch
 ):
     """The worker may not declare, so it waits; nobody loses a delivery, and nothing is sent that could not be told."""
-    monkeypatch.setattr(insistence, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(republisher, "FIRST_PAUSE", 0.1)
     receiver = await sink()
     await (await system(receiver)).stop()
     success = await (await rabbit.channel()).get_queue("success")
@@ -169,7 +169,7 @@ async def test_an_exchange_without_its_bindings_stops_deliveries_until_people_bi
 
 
 async def test_a_result_that_the_broker_refuses_is_told_when_it_takes_it(system, sink, rabbit, monkeypatch):
-    monkeypatch.setattr(insistence, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(republisher, "FIRST_PAUSE", 0.1)
     receiver = await sink()
     mail = await system(receiver)
     full = '{"max-length": 1, "overflow": "reject-publish"}'

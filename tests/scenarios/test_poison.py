@@ -20,7 +20,7 @@ from mailq.core.content.mime import extract
 from mailq.delivery.stages import process
 from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.broker import Broker
-from mailq.edges.amqp.poison import revived
+from mailq.edges.amqp.poison_browser import revived
 
 
 class InjectedError(Exception):

@@ -4,8 +4,8 @@ import os
 import tempfile
 import weakref
 
-from mailq.edges.shared import SharedTable
-from mailq.edges.shared.file import LimitsFile
+from mailq.edges.limits import SharedTable
+from mailq.edges.limits.file import LimitsFile
 
 
 def private_table(*, slots: int = 1024) -> SharedTable:

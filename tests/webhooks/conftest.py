@@ -9,7 +9,7 @@ from support.hooks import SECRET, Hooks, Receiver, Watching, until
 from mailq.cli.webhooks import build
 from mailq.config import Config
 from mailq.edges.amqp.broker import Broker
-from mailq.edges.hooks import Poster
+from mailq.edges.webhook_client import Poster
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from support.proxy import Proxy
 from mailq.core.broker.messages import Publication
 from mailq.core.webhooks import events
 from mailq.edges.amqp.publisher import Publisher
-from mailq.edges.hooks import Poster
+from mailq.edges.webhook_client import Poster
 from mailq.ports import OversizedError
 from mailq.webhooks.endpoint_queue import Line
 

@@ -11,7 +11,7 @@ from support.hooks import SECRET
 
 from mailq.config.webhooks import EndpointConfig, WebhooksConfig
 from mailq.core.webhooks.endpoint import Meaning
-from mailq.edges.hooks import MAX_ANSWER, Poster, public, retry_after
+from mailq.edges.webhook_client import MAX_ANSWER, Poster, public, retry_after
 
 PRIVATE = (
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",

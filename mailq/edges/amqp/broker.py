@@ -17,12 +17,12 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.broker.messages import Consumed, Publication
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
-from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.consumer import Consumer, ConsumingEndedError
-from mailq.edges.amqp.fields import MAX_SHORT
-from mailq.edges.amqp.insistence import Insistence
+from mailq.edges.amqp.field_tables import MAX_SHORT
+from mailq.edges.amqp.max_message_size import Ceiling
 from mailq.edges.amqp.publisher import Publisher, UnconfirmedError
+from mailq.edges.amqp.republisher import Insistence
 from mailq.ports import BrokerError, Observer
 
 T = TypeVar("T")

@@ -20,11 +20,11 @@ from pamqp.common import FieldTable
 from mailq import __version__
 from mailq.core.smtp.reply import printable
 from mailq.edges.amqp.address import Address
+from mailq.edges.amqp.connect import reach
+from mailq.edges.amqp.connect_errors import OTHER_PROTOCOL, UnreachableError, again, hung_up, silent, turned_away
 from mailq.edges.amqp.frames import HEARTBEAT, MAX_FRAME, PROTOCOL_HEADER, Event, FrameError, FrameReader
-from mailq.edges.amqp.gathering import Gathering
 from mailq.edges.amqp.methods import ConnectionOpen
-from mailq.edges.amqp.reach import reach
-from mailq.edges.amqp.unreachable import OTHER_PROTOCOL, UnreachableError, again, hung_up, silent, turned_away
+from mailq.edges.amqp.write_batching import Gathering
 from mailq.ports import BrokerError
 
 CROWD = 24

@@ -16,7 +16,7 @@ from pamqp.exceptions import PAMQPException
 
 from mailq.core.broker.application_headers import FIRST_ROUND
 from mailq.core.broker.messages import Application, Consumed, Publication
-from mailq.edges.amqp.fields import MAX_SHORT, decode_table, encode_table, short, text
+from mailq.edges.amqp.field_tables import MAX_SHORT, decode_table, encode_table, short, text
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pamqp import commands
 
 from mailq.core.broker.messages import Publication
-from mailq.edges.amqp.ceiling import Ceiling
 from mailq.edges.amqp.connection import Connection
-from mailq.edges.amqp.fitting import UNENCODABLE, fitted
+from mailq.edges.amqp.encodable import UNENCODABLE, fitted
 from mailq.edges.amqp.frames import Confirm, Event, Returned, publish_frames
+from mailq.edges.amqp.max_message_size import Ceiling
 from mailq.ports import BrokerError, UnencodableError, UnroutableError
 
 PROBE = Publication("", "", b"", content_type=None, mandatory=False)

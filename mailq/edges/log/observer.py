@@ -27,8 +27,8 @@ from mailq.core.outcomes import End
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 from mailq.core.times import format_time
-from mailq.edges.log.lines import Event, Renderer, renderer
-from mailq.edges.log.outlet import PIPE_BUF, Outlet
+from mailq.edges.log.render import Event, Renderer, renderer
+from mailq.edges.log.writer import PIPE_BUF, Outlet
 
 Logger = structlog.typing.FilteringBoundLogger
 

@@ -32,7 +32,7 @@ from time import monotonic
 
 from mailq.core.traffic.rate import Pace, Rate, Slot, take
 from mailq.core.traffic.wait_queue import owes
-from mailq.edges.shared.file import DIGEST, MOMENTS, LimitsFile, worded
+from mailq.edges.limits.file import DIGEST, MOMENTS, LimitsFile, worded
 
 SLOTS = 65_536
 """Keys that can have something to say at once, spread evenly; 48 octets each and 8 for every process."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from mailq.core.broker.application_headers import DROPPED, MOST_DROPPED
 from mailq.core.broker.messages import Publication
-from mailq.edges.amqp.fields import encode_table
+from mailq.edges.amqp.field_tables import encode_table
 from mailq.edges.amqp.frames import bare_size, properties_room
 
 UNENCODABLE = (ValueError, TypeError, OverflowError, RecursionError, struct.error)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from mailq.edges.log.outlet import PIPE_BUF
+from mailq.edges.log.writer import PIPE_BUF
 
 Event = MutableMapping[str, Any]
 Renderer = Callable[[object, str, Event], bytes]

@@ -33,9 +33,9 @@ from mailq.core.journal.records import (
     Standing,
 )
 from mailq.core.smtp.failure import Cause, Postponed
-from mailq.edges.journal.pen import Pen
-from mailq.edges.journal.shelf import Bounds, Shelf
-from mailq.edges.journal.volume import unreadable
+from mailq.edges.journal.reader import Bounds, Shelf
+from mailq.edges.journal.segment import unreadable
+from mailq.edges.journal.writer import Pen
 
 ENDS = 3 * END_SIZE
 """Octets kept for what may follow an answer: that it is published, its release, its end."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mailq.core.journal.index import Index
 from mailq.core.journal.records import HEADER_SIZE, MAX_RECORD, Header, Tail, decode, decode_header, tail
-from mailq.edges.journal.volume import DRAFT, ENDING, leave, unreadable
+from mailq.edges.journal.segment import DRAFT, ENDING, leave, unreadable
 
 LOOK = 4096
 """Octets read to see whether there is something new."""

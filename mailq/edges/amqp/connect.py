@@ -5,7 +5,7 @@ import socket
 from typing import Any
 
 from mailq.edges.amqp.address import Address
-from mailq.edges.amqp.unreachable import unknown_host, unreachable
+from mailq.edges.amqp.connect_errors import unknown_host, unreachable
 
 
 async def reach(address: Address, protocol: asyncio.Protocol, seconds: float) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mailq.config.journal import JournalConfig
 from mailq.core.journal.records import HEADER_SIZE, Header, JournalError
-from mailq.edges.journal.volume import ENDING, Volume, flush_directory, worded
+from mailq.edges.journal.segment import ENDING, Volume, flush_directory, worded
 
 FULL = 0.8
 """The share of a file, used or promised, from which on the next one is reserved."""
