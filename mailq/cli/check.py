@@ -1,8 +1,8 @@
 """`mailq check`: is everything there that a worker with this configuration needs?
 
 Looks and changes nothing: no queue is declared, no mail is sent. Each finding says what was seen
-and what to do about it; the findings themselves are made in `mailq.cli.findings`
-and `mailq.cli.local_findings`.
+and what to do about it; the findings themselves are made in `mailq.cli.check_remote`
+and `mailq.cli.check_local`.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mailq.cli.check_remote import examine
 from mailq.cli.finding import Finding, Level
-from mailq.cli.findings import examine
 from mailq.cli.options import ConfigOption, load
 from mailq.cli.output import cell, write_json
 from mailq.config.load import find_file

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from mailq.ports import DuplicatesError
+from mailq.ports.ports import DuplicatesError
 
 NAME = "unique.sqlite"
 

@@ -14,7 +14,7 @@ from mailq.core.journal.records import JournalStats
 from mailq.core.outcomes import End
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
-from mailq.ports import STOPS, Observer
+from mailq.ports.ports import STOPS, Observer
 
 
 class _Guard:

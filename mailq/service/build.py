@@ -45,7 +45,7 @@ from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.watchdog import watching
 from mailq.edges.wire import TcpDialer
-from mailq.ports import BrokerError, Journal, Limits, Observer
+from mailq.ports.ports import BrokerError, Journal, Limits, Observer
 from mailq.service.reload import Reload, describe, meaning_of
 from mailq.worker.handler import Bounds
 from mailq.worker.settlement import Settlement

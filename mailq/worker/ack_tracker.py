@@ -15,7 +15,7 @@ from functools import partial
 
 from mailq.core.broker.provenance import Provenance
 from mailq.core.journal.records import PARKED, EntryId, JobKey, JournalError
-from mailq.ports import Broker, Journal
+from mailq.ports.ports import Broker, Journal
 from mailq.worker.attempts import Flights
 
 

@@ -28,7 +28,7 @@ from mailq.core.smtp.failure import Cause, Postponed
 from mailq.core.states import ORDER, State
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.offload import offloaded
-from mailq.ports import (
+from mailq.ports.ports import (
     STOPS,
     Broker,
     BrokerError,

@@ -12,7 +12,7 @@ from typing import Any
 
 from mailq.core.broker.provenance import Outbox
 from mailq.delivery.attempt import Delivery
-from mailq.ports import Broker, BrokerError, Duplicates, Journal, Observer
+from mailq.ports.ports import Broker, BrokerError, Duplicates, Journal, Observer
 from mailq.worker.handler import Bounds, Handling
 from mailq.worker.settlement import Settlement
 

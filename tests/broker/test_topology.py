@@ -8,7 +8,7 @@ from support.broker import Inbox
 from mailq.core.answers.schedule import STEPS
 from mailq.core.broker.messages import Publication
 from mailq.edges.amqp import broker as broker_module
-from mailq.ports import BrokerError
+from mailq.ports.ports import BrokerError
 
 SAFE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mailq.cli import local_findings
+from mailq.cli import check_local
 from mailq.cli.check import _print
+from mailq.cli.check_remote import examine, message_size, webhooks
 from mailq.cli.finding import Finding, Level
-from mailq.cli.findings import examine, message_size, webhooks
 from mailq.config.dns import DnsConfig
 from mailq.config.load import load
 from mailq.core.answers.schedule import STEPS
@@ -387,7 +387,7 @@ def test_a_password_of_the_environment_is_not_one_of_the_file(tmp_path, monkeypa
     file = tmp_path / "open.toml"
     file.write_text(text)
     file.chmod(0o644)
-    (finding,) = local_findings.configuration(file)
+    (finding,) = check_local.configuration(file)
     assert (finding.level is Level.WARN) is secret
 
 
@@ -416,8 +416,8 @@ def local(tmp_path):
         file = tmp_path / "local.toml"
         file.write_text(text)
         config = load(file, {"MAILQ_WORKER__JOURNAL_DIR": str(tmp_path / "new" / "journal")} | environ)
-        findings = [*local_findings.meaning(config), *local_findings.limits(config)]
-        findings.append(local_findings.journal(config, mounts))
+        findings = [*check_local.meaning(config), *check_local.limits(config)]
+        findings.append(check_local.journal(config, mounts))
         return {finding.what: finding.as_json() for finding in findings}
 
     return local
@@ -594,7 +594,7 @@ def test_secrets_of_webhooks_are_for_nobody_else(tmp_path):
     for more, level in (("", "ok"), ('secrets = ["0123456789abcdef"]', "warn"), ('headers = {X = "y"}', "warn")):
         file.write_text(endpoint + more)
         file.chmod(0o644)
-        (found,) = local_findings.configuration(file)
+        (found,) = check_local.configuration(file)
         assert found.level == level
 
 
@@ -617,7 +617,7 @@ def place():
 
 AS_A_USER = """
 import os, sys
-from mailq.cli.local_findings import journal
+from mailq.cli.check_local import journal
 from mailq.config import Config
 from mailq.edges.journal import FileJournal
 from mailq.edges.limits import SharedTable

@@ -20,7 +20,7 @@ from mailq.delivery.offload import offloaded
 from mailq.delivery.smtp.envelope import mail_from, rcpt_to
 from mailq.delivery.smtp.opening import Opening
 from mailq.delivery.smtp.transaction import Transaction, check
-from mailq.ports import Claim, Wire
+from mailq.ports.ports import Claim, Wire
 
 _MESSAGE = State.MESSAGE
 

@@ -22,7 +22,7 @@ from mailq.core.traffic.routes import Route
 from mailq.core.traffic.wait_queue import Line
 from mailq.delivery.smtp.session import Session
 from mailq.delivery.smtp.session_limits import SessionLimits
-from mailq.ports import Dialer, Limits
+from mailq.ports.ports import Dialer, Limits
 
 K = TypeVar("K")
 

@@ -1,6 +1,6 @@
 """What `mailq check` sees on this host: the file, rules, patterns, limits, the journal's directory.
 
-Decides as `mailq.cli.findings` does what is a failure and what a warning. Nothing is made or written, so
+Decides as `mailq.cli.check_remote` does what is a failure and what a warning. Nothing is made or written, so
 that a journal can be kept is told from what the system says of its directory.
 """
 

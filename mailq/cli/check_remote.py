@@ -1,7 +1,7 @@
 """What `mailq check` sees of the world: one function per part of it, each returns findings.
 
 Decides what is a failure (the worker cannot do its work), what a warning (it can, but mail will
-suffer), and what to do about each. What can be seen on the host alone is in `mailq.cli.local_findings`;
+suffer), and what to do about each. What can be seen on the host alone is in `mailq.cli.check_local`;
 printing and exit status are the command's.
 """
 
@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from pamqp import commands
 
-from mailq.cli import local_findings
+from mailq.cli import check_local
+from mailq.cli.check_smarthost import smarthost
 from mailq.cli.finding import Finding, Level
-from mailq.cli.smarthost_findings import smarthost
 from mailq.config import Config
 from mailq.config.checks import split_endpoint
 from mailq.config.rabbitmq import RabbitConfig
@@ -38,7 +38,7 @@ from mailq.edges.amqp.methods import ExchangeDeclare
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import exists
 from mailq.edges.webhook_client import addresses, public
-from mailq.ports import BrokerError
+from mailq.ports.ports import BrokerError
 
 PATIENCE = 10.0
 """Seconds to wait for a name or a greeting."""
@@ -69,7 +69,7 @@ _NOT_YET = "not there yet; `mailq run` declares it"
 
 async def examine(config: Config, file: Path | None, domain: str, host: str | None) -> list[Finding]:
     """Return the findings about everything, in the order in which a delivery needs it."""
-    local = local_findings
+    local = check_local
     findings = [*local.configuration(file), *local.meaning(config), *local.limits(config)]
     findings.append(local.journal(config))
     findings += [finding async for finding in broker(config.rabbitmq, config.delivery.max_message_size)]
