@@ -27,8 +27,8 @@ from bench.soak_sinks import TAKEN
 from bench.soak_watch import Page, Sample
 from mailq.config.example import toml
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.answers.schedule import STEPS
 from mailq.core.broker.messages import Consumed
+from mailq.core.delay_queues import STEPS
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer

@@ -18,7 +18,7 @@ from typer.main import get_command
 from mailq.cli import COMMANDS, build, naming
 from mailq.config import Config
 from mailq.config.example import toml
-from mailq.core.answers.rules import CLASSES
+from mailq.core.bounce_classes import CLASSES
 from mailq.core.smtp.failure import DEFAULTS, DEFAULTS_BY_KIND, Cause
 from mailq.core.states import AUTH_STATES, LOCAL_STATES, Kind, State
 from mailq.edges.metrics import Fleet, Metrics

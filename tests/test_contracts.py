@@ -20,8 +20,8 @@ from mailq.config.classify import ruleset_of
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import WebhooksConfig
 from mailq.contracts.examples import EXAMPLES
-from mailq.core.answers.schedule import STEPS
 from mailq.core.answers.verdict import Outcome
+from mailq.core.delay_queues import STEPS
 from mailq.core.jobs.document import InvalidJobError
 from mailq.core.jobs.job import NOT_BUILT, Job
 from mailq.core.results.schema import MessageRecord, ResultRecord

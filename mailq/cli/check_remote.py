@@ -23,7 +23,7 @@ from mailq.config import Config
 from mailq.config.checks import split_endpoint
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import EndpointConfig
-from mailq.core.answers.schedule import STEPS
+from mailq.core.delay_queues import STEPS
 from mailq.core.jobs.address import ascii_domain
 from mailq.core.networks import Networks, numeric
 from mailq.core.smtp.failure import Failure

@@ -20,7 +20,8 @@ from rich.table import Table
 from mailq.cli.output import cell, complain, write_json
 from mailq.config.classify import ruleset_of
 from mailq.core.answers.classify import Classification, Ruleset, tie
-from mailq.core.answers.rules import CLASSES, Rule, read_reply
+from mailq.core.answers.rules import Rule, read_reply
+from mailq.core.bounce_classes import CLASSES
 from mailq.core.smtp.reply import MAX_LINE, Reply, printable
 from mailq.core.states import WIRE_STATES, Kind, State
 

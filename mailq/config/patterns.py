@@ -26,7 +26,7 @@ from mailq.core.answers.actions import (
 )
 from mailq.core.answers.classify import Ruleset
 from mailq.core.answers.patterns import Facts, Pattern, Patterns, containing, exactly, plain, regex_trouble, wildcard
-from mailq.core.answers.rules import CLASSES
+from mailq.core.bounce_classes import CLASSES
 from mailq.core.smtp.reply import MalformedReplyError, Reply, ReplyReader
 from mailq.core.states import WIRE_STATES, Kind, State
 

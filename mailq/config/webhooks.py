@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 
 from mailq.config.base import Section
 from mailq.config.checks import Seconds
-from mailq.core.answers.rules import Category
+from mailq.core.bounce_classes import Category
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _OWN_HEADERS = (

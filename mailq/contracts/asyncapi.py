@@ -16,9 +16,9 @@ import mailq
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.config.webhooks import WebhooksConfig
 from mailq.contracts.examples import EXAMPLES
-from mailq.core.answers.schedule import STEPS
 from mailq.core.broker.application_headers import DROPPED, ROUNDS
 from mailq.core.broker.provenance import HEADER
+from mailq.core.delay_queues import STEPS
 from mailq.core.webhooks import endpoint
 from mailq.edges.amqp.topology import bindings, delay_queue, queues
 from mailq.edges.amqp.webhook_broker import OUTCOMES, endpoint_queues, intake_queues

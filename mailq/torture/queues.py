@@ -19,8 +19,8 @@ import orjson
 from pamqp import commands
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.answers.schedule import STEPS
 from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.delay_queues import STEPS
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection

@@ -22,9 +22,9 @@ from random import Random
 from time import monotonic, time
 from typing import Protocol
 
-from mailq.core.answers.schedule import STEPS, delay_step
 from mailq.core.bounded import Recent
 from mailq.core.broker.messages import Consumed, Publication
+from mailq.core.delay_queues import STEPS, delay_step
 from mailq.core.webhooks.endpoint import Answer, Endpoint, Item, Meaning, Wait, Waits, give_up, rest
 from mailq.ports.ports import STOPS, BrokerError
 

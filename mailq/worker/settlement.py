@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from functools import partial
 from random import Random
 
+from mailq.core.answers.deadline import RetryPolicy, back_at, expiry
 from mailq.core.answers.interpreter import Meaning
-from mailq.core.answers.verdict import Outcome, RetryPolicy, Verdict, back_at, expiry, judge
+from mailq.core.answers.verdict import Outcome, Verdict, judge
 from mailq.core.broker import publications
 from mailq.core.broker.application_headers import MOST_ROUNDS, rounds
 from mailq.core.broker.job_queues import forbidden

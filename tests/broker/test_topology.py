@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from support.broker import Inbox
 
-from mailq.core.answers.schedule import STEPS
 from mailq.core.broker.messages import Publication
+from mailq.core.delay_queues import STEPS
 from mailq.edges.amqp import broker as broker_module
 from mailq.ports.ports import BrokerError
 

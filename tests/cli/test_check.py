@@ -17,7 +17,7 @@ from mailq.cli.check_remote import examine, message_size, webhooks
 from mailq.cli.finding import Finding, Level
 from mailq.config.dns import DnsConfig
 from mailq.config.load import load
-from mailq.core.answers.schedule import STEPS
+from mailq.core.delay_queues import STEPS
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection

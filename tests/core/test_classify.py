@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mailq.cli.classify import measure
 from mailq.core.answers.classify import Ruleset, problems, tie
-from mailq.core.answers.rules import CLASSES, About, Category, RulesError, compiled, read_reply
+from mailq.core.answers.rules import RulesError, compiled, read_reply
+from mailq.core.bounce_classes import CLASSES, About, Category
 from mailq.core.smtp.failure import DEFAULTS, Failure
 from mailq.core.states import LOCAL_STATES, WIRE_STATES, Kind, State
 from mailq.data import bounces

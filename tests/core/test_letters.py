@@ -8,8 +8,8 @@ import pytest
 
 from mailq.core.answers.classify import Classification
 from mailq.core.answers.flags import Flags
-from mailq.core.answers.rules import About, Category
 from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.bounce_classes import About, Category
 from mailq.core.broker.application_headers import DROPPED, MOST_DROPPED, MOST_ROUNDS, ROUNDS, rounds
 from mailq.core.broker.messages import Application, Consumed, Fallback
 from mailq.core.broker.provenance import HEADER, UNKNOWN, Outbox, Provenance

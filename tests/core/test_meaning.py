@@ -12,8 +12,9 @@ from mailq.config.classify import ruleset_of
 from mailq.config.patterns import PatternConfig, patterns_of
 from mailq.core.answers.classify import Ruleset
 from mailq.core.answers.interpreter import Meaning
-from mailq.core.answers.rules import CLASSES, About, Category, read_reply
+from mailq.core.answers.rules import read_reply
 from mailq.core.answers.verdict import Outcome, Verdict
+from mailq.core.bounce_classes import CLASSES, About, Category
 from mailq.core.broker.publications import with_result
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Trail, failed

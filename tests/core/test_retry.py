@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.answers.schedule import STEPS, delay_step, next_attempt
+from mailq.core.answers.schedule import next_attempt
+from mailq.core.delay_queues import STEPS, delay_step
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 WEEK = 7 * 86_400

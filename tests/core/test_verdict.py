@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from mailq.config.classify import ruleset_of
 from mailq.core.answers.actions import NOTHING, Effects
 from mailq.core.answers.classify import Ruleset
+from mailq.core.answers.deadline import back_at, deadline, expired
 from mailq.core.answers.flags import Flags
 from mailq.core.answers.interpreter import Meaning
 from mailq.core.answers.patterns import Pattern, Patterns
-from mailq.core.answers.rules import CLASSES, About, read_reply
-from mailq.core.answers.rules import TRANSIENT as PASSING
-from mailq.core.answers.verdict import Outcome, Verdict, back_at, deadline, expired, judge
+from mailq.core.answers.rules import read_reply
+from mailq.core.answers.verdict import Outcome, Verdict, judge
+from mailq.core.bounce_classes import CLASSES, About
+from mailq.core.bounce_classes import TRANSIENT as PASSING
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Trail, accepted, failed, pack, unpack
 from mailq.core.smtp.failure import Failure

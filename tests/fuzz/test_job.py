@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fuzz import targets
-from mailq.core.answers.verdict import deadline
+from mailq.core.answers.deadline import deadline
 from mailq.core.broker.messages import Consumed
 from mailq.core.jobs.document import InvalidJobError
 from mailq.core.jobs.job import Job

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mailq.core.answers.rules import CLASSES, LOGIN, About, Category, Rule, RulesError, compiled, read, read_reply
+from mailq.core.answers.rules import Rule, RulesError, compiled, read, read_reply
+from mailq.core.bounce_classes import CLASSES, LOGIN, About, Category
 from mailq.core.smtp.reply import Reply
 from mailq.core.smtp.status import inside as inner
 from mailq.core.states import AUTH_STATES, LOCAL_STATES, ORDER, WIRE_STATES, Kind, State

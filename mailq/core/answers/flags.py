@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import re2  # type: ignore[import-untyped]  # it comes without type information
 
-from mailq.core.answers.rules import TRANSIENT
+from mailq.core.bounce_classes import TRANSIENT
 from mailq.core.states import AUTH_STATES, ORDER, Kind, State
 
 LOOKED_AT = 500

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError, model_validator
 
 from mailq.core.answers.classify import Classification, Ruleset
-from mailq.core.answers.rules import CLASSES, About, Category
+from mailq.core.bounce_classes import CLASSES, About, Category
 from mailq.core.states import Kind, State
 
 

@@ -10,7 +10,6 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -25,73 +24,15 @@ from pydantic import (
     model_validator,
 )
 
+from mailq.core.bounce_classes import CLASSES, About
 from mailq.core.smtp.reply import Reply, make_reply
 
 MAX_RULES = 5000
 """Rules in one file; more are a mistake, and would make matching slow."""
 
+
 MAX_MEMORY = 1024 * 1024
 """Octets that one compiled expression may use at most; it grows with what it has seen."""
-
-
-class Category(StrEnum):
-    """What a sender has to do about it: forget the address, wait, mend something, or look closer."""
-
-    HARD = "hard"
-    SOFT = "soft"
-    BLOCK = "block"
-    ADMIN = "admin"
-    UNDETERMINED = "undetermined"
-
-
-class About(StrEnum):
-    """What the trouble lies with; `source` is the sending address, `relay` the server spoken to."""
-
-    RECIPIENT = "recipient"
-    DOMAIN = "domain"
-    MESSAGE = "message"
-    SENDER = "sender"
-    SOURCE = "source"
-    RELAY = "relay"
-    POLICY = "policy"
-    US = "us"
-
-
-class BounceClass(NamedTuple):
-    """A class by its number: its name, its category, and what it is about unless a rule knows better."""
-
-    name: str
-    category: Category
-    about: About | None
-
-
-CLASSES: dict[int, BounceClass] = {
-    1: BounceClass("Undetermined", Category.UNDETERMINED, None),
-    10: BounceClass("Invalid Recipient", Category.HARD, About.RECIPIENT),
-    20: BounceClass("Soft Bounce", Category.SOFT, None),
-    21: BounceClass("DNS Failure", Category.SOFT, About.DOMAIN),
-    22: BounceClass("Mailbox Full", Category.SOFT, About.RECIPIENT),
-    23: BounceClass("Too Large", Category.SOFT, About.MESSAGE),
-    24: BounceClass("Timeout", Category.SOFT, About.RELAY),
-    25: BounceClass("Admin Failure", Category.ADMIN, About.US),
-    30: BounceClass("Generic Bounce: No RCPT", Category.HARD, About.RECIPIENT),
-    40: BounceClass("Generic Bounce", Category.SOFT, None),
-    50: BounceClass("Mail Block", Category.BLOCK, About.POLICY),
-    51: BounceClass("Spam Block", Category.BLOCK, About.SOURCE),
-    52: BounceClass("Spam Content", Category.BLOCK, About.MESSAGE),
-    53: BounceClass("Prohibited Attachment", Category.BLOCK, About.MESSAGE),
-    54: BounceClass("Relaying Denied", Category.BLOCK, About.RELAY),
-    60: BounceClass("Auto-Reply", Category.SOFT, About.RECIPIENT),
-    70: BounceClass("Transient Failure", Category.SOFT, None),
-    100: BounceClass("Challenge-Response", Category.SOFT, About.RECIPIENT),
-}
-"""SparkPost's classes that an SMTP answer can come to; a class without an `about` takes it from the state."""
-
-LOGIN = 25
-"""The class of trouble with a login, as with all that the sender has to set right at home."""
-
-TRANSIENT = frozenset({70})
-"""Classes that pass, as their names say: what is taken for one of them is tried again, whatever the code."""
 
 
 class RulesError(ValueError):
@@ -143,6 +84,8 @@ class RuleFile(NamedTuple):
 
 
 _Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
+
+
 _Line = Annotated[str, StringConstraints(min_length=3, max_length=2000)]
 
 

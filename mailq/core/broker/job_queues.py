@@ -7,9 +7,9 @@ letter.
 
 from dataclasses import dataclass
 
-from mailq.core.answers.schedule import STEPS
 from mailq.core.answers.verdict import Outcome
 from mailq.core.broker.publications import Names
+from mailq.core.delay_queues import STEPS
 from mailq.core.jobs.job import Queues
 
 OUTCOMES: dict[str, tuple[Outcome, ...]] = {

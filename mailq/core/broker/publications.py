@@ -17,12 +17,13 @@ import orjson
 
 from mailq.core.answers.actions import apply_to_document, apply_to_result
 from mailq.core.answers.classify import Classification
-from mailq.core.answers.schedule import delay_step
-from mailq.core.answers.verdict import Outcome, Verdict, timed_out
+from mailq.core.answers.deadline import timed_out
+from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.broker.application_headers import application, passed_on, result_headers, same_rounds
 from mailq.core.broker.messages import Consumed, Fallback, Publication
 from mailq.core.broker.provenance import HEADER, UNKNOWN, Provenance
 from mailq.core.content.mime import MAX_HEADER, SHORT, extract, normalize, without_mark
+from mailq.core.delay_queues import delay_step
 from mailq.core.jobs.job import Job, Queues
 from mailq.core.jobs.tolerance import means_true
 from mailq.core.results.result import Certificates, Result

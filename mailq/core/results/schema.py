@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from mailq.core.answers.rules import About, Category
+from mailq.core.bounce_classes import About, Category
 from mailq.core.jobs.job import Job
 from mailq.core.states import Kind, State
 

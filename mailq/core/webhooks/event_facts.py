@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from mailq.core.answers.deadline import MAX_ATTEMPTS
 from mailq.core.answers.formula import from_formula, planned
-from mailq.core.answers.verdict import MAX_ATTEMPTS
 from mailq.core.states import State
 from mailq.core.times import parse_time
 

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Sequence
 from datetime import datetime
 
-from mailq.core.answers.verdict import RetryPolicy, expired, expiry
+from mailq.core.answers.deadline import RetryPolicy, expired, expiry
 from mailq.core.jobs.job import Job
 from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State

@@ -13,7 +13,7 @@ from typing import Any, cast
 from pamqp import commands
 
 from mailq.config.rabbitmq import RabbitConfig
-from mailq.core.answers.schedule import STEPS
+from mailq.core.delay_queues import STEPS
 from mailq.edges.amqp import differences as differing
 from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.differences import LIMIT, TTL, TYPE, Difference
