@@ -19,7 +19,7 @@ from bench.options import Options, parse
 from bench.postfix import Postfix
 from bench.servers import profile_file
 from bench.soak import Soak
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.testbed.rabbitmq import LabError, PrivateRabbit
 
 T = TypeVar("T")

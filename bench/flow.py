@@ -34,7 +34,7 @@ from mailq.edges.limits import SharedTable
 from mailq.edges.log import configure
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.service import build
 
 EHLO = Reply(250, None, "sink.bench.test\nPIPELINING\nSIZE 10240000\n8BITMIME\nENHANCEDSTATUSCODES")

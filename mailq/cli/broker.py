@@ -11,7 +11,7 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection, RefusedError
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 EX_UNAVAILABLE = 69
 """Exit status when the broker cannot be reached or lacks a queue (sysexits.h)."""

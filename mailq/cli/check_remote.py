@@ -38,7 +38,7 @@ from mailq.edges.amqp.methods import ExchangeDeclare
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import exists
 from mailq.edges.webhook_client import addresses, public
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 PATIENCE = 10.0
 """Seconds to wait for a name or a greeting."""

@@ -23,7 +23,7 @@ from mailq.core.smtp.reply import printable
 from mailq.edges.amqp import topology
 from mailq.edges.amqp.poison_browser import Walk, walk
 from mailq.edges.amqp.publisher import Publisher
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 LOOK = 100
 """Messages that are looked at unless --limit says otherwise."""

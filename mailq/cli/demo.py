@@ -23,7 +23,7 @@ from rich.text import Text
 from mailq.cli.directories import new_directory
 from mailq.cli.output import complain
 from mailq.config import Config
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.testbed.demo import DemoError, Documents, Play
 from mailq.testbed.rabbitmq import LabError, PrivateRabbit
 

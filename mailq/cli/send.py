@@ -25,7 +25,7 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.max_message_size import oversized
 from mailq.edges.amqp.publisher import Publisher
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 EX_DATAERR = 65
 EX_NOINPUT = 66

@@ -14,7 +14,7 @@ import uvloop
 
 from mailq.cli.directories import new_directory
 from mailq.cli.output import complain
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.testbed.rabbitmq import LabError
 from mailq.torture import TortureError, report
 from mailq.torture.plan import KINDS, schedule

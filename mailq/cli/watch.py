@@ -24,7 +24,7 @@ from mailq.core.broker.messages import Consumed
 from mailq.core.jobs.content_encoding import EncodingError, inflate
 from mailq.core.smtp.reply import printable
 from mailq.edges.amqp.consumer import Consumer
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 PEEK = 1000
 """Messages of a queue that a peek holds at most."""

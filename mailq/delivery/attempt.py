@@ -35,7 +35,9 @@ from mailq.delivery.smtp.auth import Unfinished
 from mailq.delivery.smtp.session import Session
 from mailq.delivery.smtp.session_pool import Held, Pool
 from mailq.delivery.stages import bind, process, storage
-from mailq.ports.ports import STOPS, Claim, Now, Observer, Resolver, Sources
+from mailq.ports.host import STOPS, Now, Resolver, Sources
+from mailq.ports.journal import Claim
+from mailq.ports.observer import Observer
 
 UNRECORDED = 5.0
 """Seconds for which a job goes away whose handing over could not be recorded."""

@@ -12,7 +12,7 @@ from mailq.core.states import Kind, State
 from mailq.core.traffic.routes import Target
 from mailq.delivery.policy import Policy
 from mailq.delivery.stages import dns
-from mailq.ports.ports import Resolver
+from mailq.ports.host import Resolver
 
 SHARED = 1.0
 """Seconds for which jobs for one domain share what was found of it, the order of its targets included."""

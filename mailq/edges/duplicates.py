@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from mailq.ports.ports import DuplicatesError
+from mailq.ports.journal import DuplicatesError
 
 NAME = "unique.sqlite"
 

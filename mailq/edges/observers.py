@@ -14,7 +14,8 @@ from mailq.core.journal.records import JournalStats
 from mailq.core.outcomes import End
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
-from mailq.ports.ports import STOPS, Observer
+from mailq.ports.host import STOPS
+from mailq.ports.observer import Observer
 
 
 class _Guard:

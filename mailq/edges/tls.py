@@ -29,7 +29,7 @@ from cryptography.x509.verification import Store
 
 from mailq.config.delivery import TlsConfig
 from mailq.core.smtp.certificate import OK, describe, verify
-from mailq.ports.ports import Now
+from mailq.ports.host import Now
 
 CACHE_SIZE = 2000
 """Certificates, by chain and host, whose description is kept."""

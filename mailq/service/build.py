@@ -45,7 +45,10 @@ from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.watchdog import watching
 from mailq.edges.wire import TcpDialer
-from mailq.ports.ports import BrokerError, Journal, Limits, Observer
+from mailq.ports.broker import BrokerError
+from mailq.ports.journal import Journal
+from mailq.ports.limits import Limits
+from mailq.ports.observer import Observer
 from mailq.service.reload import Reload, describe, meaning_of
 from mailq.worker.handler import Bounds
 from mailq.worker.settlement import Settlement

@@ -26,7 +26,7 @@ from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.sink.server import Sink
 from mailq.testbed.certificates import Authority
 from mailq.testbed.guard import guarded

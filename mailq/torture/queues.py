@@ -27,7 +27,7 @@ from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.methods import QueueDeclare
 from mailq.edges.amqp.publisher import Publisher
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.torture.hostile import Message
 
 HEADER = "torture-publication"

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.torture import TortureError, report
 from mailq.torture import world as worlds
 from mailq.torture.books import Books

@@ -26,7 +26,8 @@ from mailq.core.bounded import Recent
 from mailq.core.broker.messages import Consumed, Publication
 from mailq.core.delay_queues import STEPS, delay_step
 from mailq.core.webhooks.endpoint import Answer, Endpoint, Item, Meaning, Wait, Waits, give_up, rest
-from mailq.ports.ports import STOPS, BrokerError
+from mailq.ports.broker import BrokerError
+from mailq.ports.host import STOPS
 
 GRACE = 300.0
 """Seconds after which an event that has not come back from a delay queue is not waited for."""

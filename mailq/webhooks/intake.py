@@ -19,7 +19,8 @@ from mailq.core.jobs.document import InvalidJobError, read_document
 from mailq.core.webhooks.endpoint import Item, give_up
 from mailq.core.webhooks.event_facts import Context
 from mailq.core.webhooks.events import events_of, is_dry_run
-from mailq.ports.ports import STOPS, BrokerError
+from mailq.ports.broker import BrokerError
+from mailq.ports.host import STOPS
 from mailq.webhooks.endpoint_queue import Lane, Line, Observer, Rules
 
 PREFETCH = 500

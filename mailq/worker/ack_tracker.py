@@ -15,7 +15,8 @@ from functools import partial
 
 from mailq.core.broker.provenance import Provenance
 from mailq.core.journal.records import PARKED, EntryId, JobKey, JournalError
-from mailq.ports.ports import Broker, Journal
+from mailq.ports.broker import Broker
+from mailq.ports.journal import Journal
 from mailq.worker.attempts import Flights
 
 

@@ -15,7 +15,8 @@ from mailq.core.journal.records import EntryId, JobKey, JournalError
 from mailq.core.results.result import Result, Trail, pack
 from mailq.core.smtp.failure import Cause, Postponed
 from mailq.delivery.attempt import Delivery
-from mailq.ports.ports import Broker, Journal
+from mailq.ports.broker import Broker
+from mailq.ports.journal import Journal
 from mailq.worker.settlement import Settlement
 from mailq.worker.standstill import Standstill
 

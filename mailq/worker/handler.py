@@ -28,17 +28,10 @@ from mailq.core.smtp.failure import Cause, Postponed
 from mailq.core.states import ORDER, State
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.offload import offloaded
-from mailq.ports.ports import (
-    STOPS,
-    Broker,
-    BrokerError,
-    Duplicates,
-    DuplicatesError,
-    Journal,
-    Observer,
-    OversizedError,
-    UnencodableError,
-)
+from mailq.ports.broker import Broker, BrokerError, OversizedError, UnencodableError
+from mailq.ports.host import STOPS
+from mailq.ports.journal import Duplicates, DuplicatesError, Journal
+from mailq.ports.observer import Observer
 from mailq.worker.ack_tracker import Receipts, marked
 from mailq.worker.attempts import Flight, Flights
 from mailq.worker.quarantine import DEADLY, Suspects

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mailq.core.broker.messages import Consumed
-from mailq.ports.ports import Journal
+from mailq.ports.journal import Journal
 
 DEADLY = 2
 """Processes that died in a trial of the same job, after which it is not tried again."""

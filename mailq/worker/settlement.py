@@ -28,7 +28,9 @@ from mailq.core.smtp.failure import Cause, Failure, Postponed
 from mailq.core.states import Kind, State
 from mailq.core.times import format_time
 from mailq.delivery.offload import offloaded
-from mailq.ports.ports import Now, Observer, OversizedError, Publisher
+from mailq.ports.broker import OversizedError, Publisher
+from mailq.ports.host import Now
+from mailq.ports.observer import Observer
 
 LONGEST_ABSENCE = 31_536_000.0
 """Seconds that a job goes away at most, a year: the turn of the last of many may lie beyond all calendars."""

@@ -12,7 +12,9 @@ from typing import Any
 
 from mailq.core.broker.provenance import Outbox
 from mailq.delivery.attempt import Delivery
-from mailq.ports.ports import Broker, BrokerError, Duplicates, Journal, Observer
+from mailq.ports.broker import Broker, BrokerError
+from mailq.ports.journal import Duplicates, Journal
+from mailq.ports.observer import Observer
 from mailq.worker.handler import Bounds, Handling
 from mailq.worker.settlement import Settlement
 

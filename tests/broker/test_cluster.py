@@ -19,7 +19,7 @@ from mailq.config import Config
 from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.journal import FileJournal
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.service.build import build
 from mailq.sink.server import Sink
 

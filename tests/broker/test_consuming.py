@@ -9,7 +9,7 @@ from support.rabbitmq import short_consumer_timeout
 
 from mailq.core.broker.messages import Application, Consumed, Publication
 from mailq.edges.amqp.topology import delay_queue
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 
 async def test_every_property_is_read(open_broker, rabbit):

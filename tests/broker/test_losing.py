@@ -13,7 +13,7 @@ from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.broker import Broker
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.testbed.free_port import free_port
 
 SECRET = "s3cr3t/with:odd@signs"

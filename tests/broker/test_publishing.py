@@ -15,7 +15,7 @@ from mailq.edges.amqp import republisher
 from mailq.edges.amqp.broker import Broker
 from mailq.edges.amqp.max_message_size import KNOWN_SECONDS, Ceiling
 from mailq.edges.amqp.publisher import NackedError
-from mailq.ports.ports import BrokerError, OversizedError, UnencodableError, UnroutableError
+from mailq.ports.broker import BrokerError, OversizedError, UnencodableError, UnroutableError
 
 BROKERS_OWN = {"x-delivery-count": 0}
 """Added by quorum queues before RabbitMQ 4.0 to what basic.get returns for the first time."""

@@ -8,7 +8,7 @@ from support.broker import Inbox
 from mailq.core.broker.messages import Publication
 from mailq.core.delay_queues import STEPS
 from mailq.edges.amqp import broker as broker_module
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 SAFE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from mailq.edges.amqp.connect_errors import again, hung_up, silent, turned_away, unknown_host, unreachable
 from mailq.edges.amqp.consumer import _ended
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 WHERE = "127.0.0.1:5672"
 

@@ -11,7 +11,7 @@ import pytest
 
 from mailq.cli.jobfile import Entry, Flaw, read
 from mailq.cli.send import _told
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 JOB = '{"recipient": "a@b.test", "mime": "x"}'
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("MAILQ_")}

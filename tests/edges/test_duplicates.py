@@ -11,7 +11,7 @@ from support.puppet import Puppet
 from mailq.config import Config
 from mailq.edges import duplicates
 from mailq.edges.duplicates import NAME, PAGE, DuplicatesFile
-from mailq.ports.ports import DuplicatesError
+from mailq.ports.journal import DuplicatesError
 
 PROCESS = """
 import asyncio, sys

@@ -20,7 +20,7 @@ from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
 from mailq.edges.metrics import BOUNDS, KEYS, SILENCE, STATES, Fleet, Heartbeat, Metrics
-from mailq.ports.ports import Observer
+from mailq.ports.observer import Observer
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 ALERTS = Path(__file__).parents[2] / "etc" / "prometheus" / "alerts.yml"

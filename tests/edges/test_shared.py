@@ -17,7 +17,7 @@ from support.limits import beside, private_table
 from mailq.core.traffic.rate import Rate, Slot
 from mailq.edges.limits import SharedTable
 from mailq.edges.limits.table import WAYS
-from mailq.ports.ports import Limits
+from mailq.ports.limits import Limits
 
 PROCESSES = 4
 SLOTS = WAYS * 8

@@ -17,7 +17,7 @@ from support.system import MIME, sent_back, until
 from mailq.core.smtp.failure import Cause, Postponed
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 from mailq.worker.attempts import Flight
 
 FATES = [

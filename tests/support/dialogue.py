@@ -195,7 +195,7 @@ class _Bugs:
 
 
 class Leave:
-    """A claim that is always granted (see `mailq.ports.ports.Claim`)."""
+    """A claim that is always granted (see `mailq.ports.journal.Claim`)."""
 
     def begin(self) -> None: ...
 

@@ -32,7 +32,7 @@ from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.ports.ports import Claim
+from mailq.ports.journal import Claim
 from mailq.service.build import meaning_of, policy_of, timeouts_of
 from support.dialogue import Leave
 from support.limits import private_table

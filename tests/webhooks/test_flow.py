@@ -15,7 +15,7 @@ from mailq.core.broker.messages import Publication
 from mailq.core.webhooks import events
 from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.webhook_client import Poster
-from mailq.ports.ports import OversizedError
+from mailq.ports.broker import OversizedError
 from mailq.webhooks.endpoint_queue import Line
 
 

@@ -22,7 +22,7 @@ from mailq.core.traffic.routes import Login, Route, Tls
 from mailq.delivery.smtp import auth
 from mailq.delivery.smtp.envelope import Extensions
 from mailq.delivery.smtp.transaction import check
-from mailq.ports.ports import Wire
+from mailq.ports.wire import Wire
 
 T = TypeVar("T")
 

@@ -20,7 +20,8 @@ from mailq.delivery.offload import offloaded
 from mailq.delivery.smtp.envelope import mail_from, rcpt_to
 from mailq.delivery.smtp.opening import Opening
 from mailq.delivery.smtp.transaction import Transaction, check
-from mailq.ports.ports import Claim, Wire
+from mailq.ports.journal import Claim
+from mailq.ports.wire import Wire
 
 _MESSAGE = State.MESSAGE
 

@@ -22,7 +22,8 @@ from mailq.core.traffic.routes import Route
 from mailq.core.traffic.wait_queue import Line
 from mailq.delivery.smtp.session import Session
 from mailq.delivery.smtp.session_limits import SessionLimits
-from mailq.ports.ports import Dialer, Limits
+from mailq.ports.limits import Limits
+from mailq.ports.wire import Dialer
 
 K = TypeVar("K")
 

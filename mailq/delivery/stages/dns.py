@@ -24,7 +24,7 @@ from mailq.core.smtp.failure import Failure
 from mailq.core.smtp.reply import printable
 from mailq.core.states import Kind, State
 from mailq.core.traffic.routes import MAX_HOSTS, Family, Target
-from mailq.ports.ports import Resolver
+from mailq.ports.host import Resolver
 
 SLICE = 20
 """Hosts looked up at once where the preferred ones have no address."""

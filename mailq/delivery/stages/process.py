@@ -9,7 +9,7 @@ from mailq.core.jobs.job import Job
 from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
 from mailq.core.traffic.routes import Source
-from mailq.ports.ports import Sources
+from mailq.ports.host import Sources
 
 
 def sources(job: Job, policy: RetryPolicy, usable: Sources, now: datetime) -> Sequence[Source]:

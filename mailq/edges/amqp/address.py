@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.broker.provenance import Outbox
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 
 @dataclass(frozen=True, slots=True)

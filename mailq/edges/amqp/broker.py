@@ -23,7 +23,8 @@ from mailq.edges.amqp.field_tables import MAX_SHORT
 from mailq.edges.amqp.max_message_size import Ceiling
 from mailq.edges.amqp.publisher import Publisher, UnconfirmedError
 from mailq.edges.amqp.republisher import Insistence
-from mailq.ports.ports import BrokerError, Observer
+from mailq.ports.broker import BrokerError
+from mailq.ports.observer import Observer
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ import socket
 import ssl
 
 from mailq.core.smtp.reply import printable
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 _START = "start RabbitMQ (systemctl enable --now rabbitmq-server), or set rabbitmq.url to the broker that runs"
 _ADDRESS = "look at host and port in rabbitmq.url, and at firewalls on the way"

@@ -25,7 +25,7 @@ from mailq.edges.amqp.connect_errors import OTHER_PROTOCOL, UnreachableError, ag
 from mailq.edges.amqp.frames import HEARTBEAT, MAX_FRAME, PROTOCOL_HEADER, Event, FrameError, FrameReader
 from mailq.edges.amqp.methods import ConnectionOpen
 from mailq.edges.amqp.write_batching import Gathering
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 CROWD = 24
 """Parts sent at once that mean load: eight publications."""

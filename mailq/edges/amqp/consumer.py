@@ -17,7 +17,7 @@ from mailq.core.broker.messages import Consumed
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.frames import Event, reject_frame, settle_frame
 from mailq.edges.amqp.methods import BasicConsume
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 _TAG = "mailq"
 """The consumer's name: one per channel, so it may be the same everywhere."""

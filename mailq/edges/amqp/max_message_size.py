@@ -8,7 +8,7 @@ for a while only, because operators raise it.
 import re
 from time import monotonic
 
-from mailq.ports.ports import BrokerError, OversizedError
+from mailq.ports.broker import BrokerError, OversizedError
 
 KNOWN_SECONDS = 600.0
 """How long it is believed."""

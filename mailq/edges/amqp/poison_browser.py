@@ -17,7 +17,7 @@ from mailq.edges.amqp import topology
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 QUIET = 3.0
 """Seconds without a message after which no more come: somebody else holds them."""

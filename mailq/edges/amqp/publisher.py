@@ -16,7 +16,7 @@ from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.encodable import UNENCODABLE, fitted
 from mailq.edges.amqp.frames import Confirm, Event, Returned, publish_frames
 from mailq.edges.amqp.max_message_size import Ceiling
-from mailq.ports.ports import BrokerError, UnencodableError, UnroutableError
+from mailq.ports.broker import BrokerError, UnencodableError, UnroutableError
 
 PROBE = Publication("", "", b"", content_type=None, mandatory=False)
 """Goes to no queue, since none has an empty name; the broker confirms it all the same, unless it is blocked."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.publisher import NackedError, Publisher
-from mailq.ports.ports import UnroutableError
+from mailq.ports.broker import UnroutableError
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0

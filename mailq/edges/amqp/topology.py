@@ -18,7 +18,7 @@ from mailq.edges.amqp import differences as differing
 from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.differences import LIMIT, TTL, TYPE, Difference
 from mailq.edges.amqp.methods import ExchangeDeclare, QueueBind, QueueDeclare
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 UNLIMITED = 1_000_000_000
 """Delivery limit of queues from which nothing may go for being looked at too often: RabbitMQ 4 drops it at 20."""

@@ -22,7 +22,7 @@ from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.amqp.topology import Queue
-from mailq.ports.ports import BrokerError
+from mailq.ports.broker import BrokerError
 
 PEEK_SECONDS = 5.0
 """How long a look at what waits in a delay queue may take."""

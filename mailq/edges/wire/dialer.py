@@ -22,7 +22,7 @@ from mailq.core.smtp.reply import Reply, printable
 from mailq.core.states import Kind
 from mailq.core.traffic.routes import Source, Target
 from mailq.edges.wire.stream import Stream, words
-from mailq.ports.ports import Encryption
+from mailq.ports.wire import Encryption
 
 IP_BIND_ADDRESS_NO_PORT = 24
 """Linux: choose the local port at connect, so that bound sockets do not use up the ports."""
