@@ -56,11 +56,12 @@ def run(
     announce(settings)
     # Imported here: a wrong configuration is told at once, and the log begins before the slow imports.
     from mailq.edges.http_server import ListenError  # noqa: PLC0415
-    from mailq.service import build, supervisor  # noqa: PLC0415
+    from mailq.service import supervisor  # noqa: PLC0415
+    from mailq.service.run import run as run_worker  # noqa: PLC0415
 
     count = (settings.worker.processes if processes is None else processes) or supervisor.cores()
     read = partial(load_config, config)
-    work = build.run(settings, read) if count == 1 else supervisor.supervise(settings, read, count)
+    work = run_worker(settings, read) if count == 1 else supervisor.supervise(settings, read, count)
     try:
         raise typer.Exit(uvloop.run(work))
     except (ListenError, ConfigError) as trouble:
@@ -91,10 +92,10 @@ def _place(url: str) -> str:
 def _run_child(text: str) -> int:
     """Be one of a supervisor's processes; it says which, and sends the configuration."""
     from mailq.edges.control import Place  # noqa: PLC0415
-    from mailq.service import build  # noqa: PLC0415 - as above
+    from mailq.service.run import run_child  # noqa: PLC0415 - as above
 
     try:
         place = Place.parse(text)
     except ValueError:
         raise typer.BadParameter("only a supervisor starts processes with it", param_hint="--child") from None
-    return uvloop.run(build.run_child(place))
+    return uvloop.run(run_child(place))

@@ -33,8 +33,9 @@ from mailq.edges.http_server import HttpServer
 from mailq.edges.log import Logger, configure
 from mailq.edges.metrics import Fleet
 from mailq.edges.observers import Observers
-from mailq.service.build import build, caution, limits_of
+from mailq.service.build import build, limits_of
 from mailq.service.reload import Reload
+from mailq.service.run import caution
 
 PATIENCE = 1.0
 """Seconds in which a process answers."""
