@@ -23,7 +23,7 @@ settings.register_profile("mailq", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("mailq")
 
 ON_EVERY_BROKER = (
-    "broker/",
+    "edges/amqp/",
     "cli/test_check.py",
     "cli/test_poison.py",
     "cli/test_watch.py",
@@ -40,7 +40,7 @@ ON_EVERY_BROKER = (
 """Tests that depend on the broker's version; `make test RABBITMQ=4.3` runs these and no others."""
 
 
-SLOW_FIRST = ("torture/", "bench/", "test_install", "supervisor/", "scenarios/", "cli/", "broker/", "webhooks/")
+SLOW_FIRST = ("torture/", "bench/", "test_install", "service/", "scenarios/", "cli/", "edges/amqp/", "webhooks/")
 """Tests that parallel processes begin with; what takes milliseconds fills their gaps at the end."""
 
 TOGETHER = ("core/", "config/", "dialogues/", "fuzz/", "cli/test_help", "test_generated", "test_install")

@@ -1,7 +1,7 @@
 """Trouble with the broker, kind by kind: what a running worker does, what it tells, and that it comes back.
 
 Every test ends with each message sent once and each result on its queue. Losing and restarting the broker under
-load is in `test_lifecycle.py`, a quorum without its majority in `tests/broker/test_cluster.py`.
+load is in `test_lifecycle.py`, a quorum without its majority in `tests/edges/amqp/test_cluster.py`.
 """
 
 import asyncio

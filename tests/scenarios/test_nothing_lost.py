@@ -1,7 +1,7 @@
 """What a job that comes again finds: the result of its attempt instead of a second e-mail, or a marked doubt.
 
 The broker's connection is lost at the worst moments, and worker processes share a journal. Processes that die are in
-`tests/supervisor/test_deaths.py`, jobs that nobody can deliver in `test_poison.py`.
+`tests/service/test_deaths.py`, jobs that nobody can deliver in `test_poison.py`.
 """
 
 import asyncio

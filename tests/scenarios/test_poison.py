@@ -1,6 +1,6 @@
 """Jobs that nobody can deliver: they cost their own attempts, are put aside with all that is known, and harm no other.
 
-Jobs that end the whole process are in `tests/supervisor/test_deaths.py`.
+Jobs that end the whole process are in `tests/service/test_deaths.py`.
 """
 
 import gzip

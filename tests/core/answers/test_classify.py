@@ -18,7 +18,7 @@ from mailq.core.smtp.failure import DEFAULTS, Failure
 from mailq.core.states import LOCAL_STATES, WIRE_STATES, Kind, State
 from mailq.data import bounces
 
-CORPUS = Path(__file__).parent.parent / "data" / "replies.toml"
+CORPUS = Path(__file__).parents[2] / "data" / "replies.toml"
 SHIPPED = Ruleset.load([bounces()])
 
 REGISTRY = {

@@ -26,7 +26,7 @@ from mailq.core.results.schema import schemas
 from mailq.core.smtp.reply import Reply
 from mailq.worker.reading import Reading
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LIMIT = 1_000_000
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
 TIME = "2030-01-31 12:00:00"

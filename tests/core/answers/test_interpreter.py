@@ -27,7 +27,7 @@ from mailq.data import bounces
 JOB = Job.parse(b'{"recipient": "b@b.test", "mime": "x"}', limit=1000)
 NOW = parse_time("2030-01-01 00:00:00")
 RULES = ruleset_of(())
-CORPUS = Path(__file__).parent.parent / "data" / "replies.toml"
+CORPUS = Path(__file__).parents[2] / "data" / "replies.toml"
 EXPIRED = Failure(State.PROCESS, Kind.TIMEOUT)
 OVER_QUOTA = {"state": "rcptto", "result": "error", "code": 452, "status": "4.2.2", "description": "over quota"}
 TOLD = {"class": 51, "category": "block", "about": "sender", "rule": "own-rule", "ruleset": "own.1+2030.1"}
