@@ -30,7 +30,7 @@ from mailq.core.smtp.reply import Reply
 from mailq.core.traffic.routes import Source, Target
 from mailq.delivery.smtp import session_pool
 from mailq.edges.journal import FileJournal
-from mailq.edges.limits import SharedTable
+from mailq.edges.limits import SharedLimits
 from mailq.edges.log import configure
 from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
@@ -180,7 +180,7 @@ async def work(
 ) -> float:
     """Return the CPU seconds of this process for so many jobs."""
     log = stack.enter_context(configure(config.log, nowhere))
-    limits = stack.enter_context(closing(SharedTable(config.worker.journal_dir)))
+    limits = stack.enter_context(closing(SharedLimits(config.worker.journal_dir)))
     journal = FileJournal(config.worker.journal_dir, config.journal, 0)
     worker = build.build(config, Observers(Metrics(), log), limits, journal)
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from mailq.config.journal import JournalConfig
 from mailq.core.broker.messages import Consumed
 from mailq.core.broker.provenance import Outbox
-from mailq.core.journal.records import EntryId, JobKey, Standing
+from mailq.core.journal.records import EntryId, EntryState, JobKey
 from mailq.edges.journal import FileJournal
 
 RECORD = b"r" * 700
@@ -79,7 +79,7 @@ def _look_ups(directory: str) -> tuple[float, float, float]:
     one, other = (FileJournal(directory, JournalConfig(), index) for index in range(2))
     _round(one, 60_000, 0)
     started = clock()
-    assert other.take(JobKey((59_999).to_bytes(16), marked=True)).standing is Standing.SETTLED
+    assert other.take(JobKey((59_999).to_bytes(16), marked=True)).standing is EntryState.SETTLED
     full = clock() - started
     started = clock()
     for number in range(2000):

@@ -23,17 +23,17 @@ from mailq.cli.webhooks_dead import dead
 from mailq.config import Config
 from mailq.config.operations import HttpConfig
 from mailq.core.times import format_time
-from mailq.core.webhooks.endpoint import Endpoint, Meaning
+from mailq.core.webhooks.endpoint import AnswerMeaning, Endpoint
 from mailq.core.webhooks.event_facts import Context
 from mailq.core.webhooks.events import event_of
 from mailq.edges.amqp import webhook_broker as queues
-from mailq.edges.amqp.webhook_broker import Lane
+from mailq.edges.amqp.webhook_broker import AmqpWebhookBroker
 from mailq.edges.http_server import HttpServer, ListenError
 from mailq.edges.log import configure
 from mailq.edges.metrics.webhooks import HookMetrics
 from mailq.edges.webhook_client import Poster
-from mailq.webhooks.endpoint_queue import Line, Observer, Post, Rules
-from mailq.webhooks.intake import Bounds, Intake, Webhooks
+from mailq.webhooks.endpoint_queue import EndpointQueue, EndpointRules, Post, WebhookObserver
+from mailq.webhooks.intake import Intake, IntakeBounds, Webhooks
 
 group = typer.Typer(
     cls=PlainGroup, invoke_without_command=True, rich_markup_mode="rich", pretty_exceptions_enable=False
@@ -121,23 +121,23 @@ async def run(config: Config) -> int:
     return 0
 
 
-def build(config: Config, posts: dict[str, Post] | dict[str, Poster], observer: Observer) -> Webhooks:
+def build(config: Config, posts: dict[str, Post] | dict[str, Poster], observer: WebhookObserver) -> Webhooks:
     """Return the webhooks with all their edges."""
     table, rabbitmq = config.webhooks, config.rabbitmq
-    rules = Rules(table.prefix, table.max_age, table.retries, table.pause, table.pause_max)
+    rules = EndpointRules(table.prefix, table.max_age, table.retries, table.pause, table.pause_max)
     rng = Random()  # noqa: S311 - it spreads retries
-    lines: dict[str, Line] = {}
+    lines: dict[str, EndpointQueue] = {}
     for name, each in table.endpoints.items():
         fields = {"events", "categories", "tags", "concurrency", "batch", "batch_wait"}
         endpoint = Endpoint(name, **each.model_dump(include=fields))
-        lines[name] = Line(endpoint, rules, posts[name], observer, rng)
-    bounds = Bounds(
+        lines[name] = EndpointQueue(endpoint, rules, posts[name], observer, rng)
+    bounds = IntakeBounds(
         reconnect_delay=rabbitmq.reconnect_delay,
         reconnect_max=rabbitmq.reconnect_max,
         drain_timeout=config.worker.drain_timeout,
     )
 
-    async def open_lane(queue: str) -> Lane:
+    async def open_lane(queue: str) -> AmqpWebhookBroker:
         wanted = list(queues.intake_queues(rabbitmq, rules.prefix))
         bound: list[tuple[str, str]] = []
         for name, line in lines.items():
@@ -145,7 +145,7 @@ def build(config: Config, posts: dict[str, Post] | dict[str, Poster], observer: 
                 wanted += queues.endpoint_queues(rabbitmq, rules.prefix, name, rules.steps)
         if queue == rules.prefix:
             bound = [(queue, pattern) for pattern in queues.OUTCOMES]
-        return await Lane.open(rabbitmq, queue, wanted, bound)
+        return await AmqpWebhookBroker.open(rabbitmq, queue, wanted, bound)
 
     return Webhooks(open_lane, Intake(lines, _context(config), rules, observer, bounds), lines, observer, bounds)
 
@@ -163,7 +163,7 @@ async def sample(config: Config, name: str) -> int:
     async with Poster(endpoint) as post:
         answer = await post(body, event.name if endpoint.batch == 1 else "batch", event.id)
     write(f"{name}: {answer}")
-    return 0 if answer.meaning is Meaning.DONE else 1
+    return 0 if answer.meaning is AnswerMeaning.DONE else 1
 
 
 def _context(config: Config) -> Context:

@@ -16,8 +16,8 @@ from mailq.config.base import Section
 from mailq.config.checks import Domain, Seconds
 from mailq.core.answers import actions as core
 from mailq.core.answers.actions import (
+    Actions,
     Edit,
-    Effects,
     disagreement,
     message_trouble,
     overlap,
@@ -177,7 +177,7 @@ class PatternConfig(Section):
         texts = [make(value) for name, make in _TEXTS.items() if (value := getattr(self, name)) is not None]
         return Pattern(
             id=self.id,
-            effects=Effects(
+            effects=Actions(
                 **{name: getattr(self, name) for name in (*core.FLAGS, "retry", "fail")},
                 message=_read(self.set_message),
                 result=_read(self.set_result),
@@ -250,7 +250,7 @@ def _problems(config: PatternConfig, patterns: Patterns, ruleset: Ruleset) -> It
     for text in config.counterexamples:
         if alone.match(config.facts(_parsed(text), ruleset)).patterns:
             yield f'patterns.{config.id}: matches its counterexample "{plain(text)[:60]}"'
-    if config.pattern().effects == Effects() and not config.final:
+    if config.pattern().effects == Actions() and not config.final:
         yield f"patterns.{config.id}: does nothing but be told in results; give it an effect"
 
 

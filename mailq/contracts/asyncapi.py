@@ -22,7 +22,7 @@ from mailq.core.delay_queues import STEPS
 from mailq.core.webhooks import endpoint
 from mailq.edges.amqp.topology import bindings, delay_queue, queues
 from mailq.edges.amqp.webhook_broker import OUTCOMES, endpoint_queues, intake_queues
-from mailq.webhooks.endpoint_queue import Rules
+from mailq.webhooks.endpoint_queue import EndpointRules
 
 Object = dict[str, Any]
 
@@ -123,7 +123,7 @@ def _channels(config: RabbitConfig) -> Object:
 
 
 def _webhook_channels(config: RabbitConfig, webhooks: WebhooksConfig) -> Object:
-    prefix, rules = webhooks.prefix, Rules(webhooks.prefix, retries=webhooks.retries)
+    prefix, rules = webhooks.prefix, EndpointRules(webhooks.prefix, retries=webhooks.retries)
     own, steps = f"{prefix}.{{endpoint}}", rules.steps
     wanted = (*intake_queues(config, prefix), *endpoint_queues(config, prefix, "{endpoint}", steps))
     declared = {queue.name: dict(queue.arguments) for queue in wanted}

@@ -19,7 +19,7 @@ OBJECT = 50
 """Octets of a text, or of anything else, apart from what it holds."""
 
 
-class Recent(OrderedDict[K, V], Generic[K, V]):
+class BoundedDict(OrderedDict[K, V], Generic[K, V]):
     """A dictionary of the newest entries that fit into so many octets; they are written with `remember` only."""
 
     def __init__(self, octets: int = MEMORY) -> None:

@@ -8,7 +8,7 @@ from mailq.core.answers.verdict import Outcome
 from mailq.core.states import Word
 
 
-class End(Word):
+class Disposition(Word):
     """How a consumed message ended."""
 
     SUCCESS = "success"
@@ -27,9 +27,9 @@ class End(Word):
     """It was a repetition: all that it asked for was done and published before."""
 
 
-ENDS: dict[Outcome, End] = {
-    Outcome.SUCCESS: End.SUCCESS,
-    Outcome.FAILURE: End.FAILURE,
-    Outcome.RETRY: End.RESCHEDULED,
+ENDS: dict[Outcome, Disposition] = {
+    Outcome.SUCCESS: Disposition.SUCCESS,
+    Outcome.FAILURE: Disposition.FAILURE,
+    Outcome.RETRY: Disposition.RESCHEDULED,
 }
 """How a message ends whose result is published, by the verdict."""

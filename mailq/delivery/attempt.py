@@ -2,7 +2,7 @@
 
 `attempt` returns, it never reports: a function returns once, and that is the whole proof of
 "exactly one result". Every expected ending is a `Failure`; a bug costs one attempt and is counted. No
-attempt at all (`Postponed`) is made when the traffic limits say later, or while the destination is left
+attempt at all (`Delayed`) is made when the traffic limits say later, or while the destination is left
 alone. What the result means is for `core.verdict`, what becomes of the job for `settlement`.
 """
 
@@ -12,20 +12,20 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.interpreter import Interpreter
 from mailq.core.answers.verdict import judge
-from mailq.core.bounded import Recent
+from mailq.core.bounded import BoundedDict
 from mailq.core.content.mime import Content, extract
 from mailq.core.jobs.job import Job, Smarthost
 from mailq.core.journal.records import JournalError
 from mailq.core.results.result import Result, Trail, accepted, failed
-from mailq.core.smtp.failure import Cause, Failure, Postponed, bare
+from mailq.core.smtp.failure import Cause, Delayed, Failure, bare
 from mailq.core.smtp.reply import Reply
 from mailq.core.smtp.session_limit import about_session, names_limit
 from mailq.core.states import ORDER, Kind, State
 from mailq.core.traffic.limits import Allowance
 from mailq.core.traffic.routes import Route, Source, Target, Tls
-from mailq.delivery.attempt_timeout import Clock
+from mailq.delivery.attempt_timeout import SharedTimeout
 from mailq.delivery.destinations import Destinations
 from mailq.delivery.governor import Governor
 from mailq.delivery.offload import offloaded
@@ -33,10 +33,10 @@ from mailq.delivery.openings import Openings
 from mailq.delivery.policy import Policy
 from mailq.delivery.smtp.auth import Unfinished
 from mailq.delivery.smtp.session import Session
-from mailq.delivery.smtp.session_pool import Held, Pool
+from mailq.delivery.smtp.session_pool import Held, SessionPool
 from mailq.delivery.stages import bind, process, storage
 from mailq.ports.host import STOPS, Now, Resolver, Sources
-from mailq.ports.journal import Claim
+from mailq.ports.journal import HandoverGuard
 from mailq.ports.observer import Observer
 
 UNRECORDED = 5.0
@@ -83,7 +83,7 @@ class _Errand:
 
     job: Job
     trail: Trail
-    claim: Claim
+    claim: HandoverGuard
     sources: Sequence[Source]
     content: Content
     returned: bool
@@ -105,8 +105,8 @@ class Delivery:
         resolver: Resolver,
         sources: Sources,
         governor: Governor,
-        pool: Pool,
-        meaning: Meaning,
+        pool: SessionPool,
+        meaning: Interpreter,
         observer: Observer,
         now: Now,
         rng: Random,
@@ -120,16 +120,18 @@ class Delivery:
         self._observer = observer
         self._now = now
         self._rng = rng
-        self._clock = Clock(policy.attempt_timeout)
-        self._routes: Recent[tuple[str | None, str, str, str, int, str], Route] = Recent()
+        self._clock = SharedTimeout(policy.attempt_timeout)
+        self._routes: BoundedDict[tuple[str | None, str, str, str, int, str], Route] = BoundedDict()
         self._destinations = Destinations(policy, resolver, rng)
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> SessionPool:
         """The SMTP sessions, to be counted, swept and in the end closed."""
         return self._pool
 
-    async def attempt(self, job: Job, trail: Trail, claim: Claim, *, returned: bool = False) -> Result | Postponed:
+    async def attempt(
+        self, job: Job, trail: Trail, claim: HandoverGuard, *, returned: bool = False
+    ) -> Result | Delayed:
         """Return what one attempt to deliver `job` came to, or that none is made now; raises only cancellation.
 
         `claim` is asked for leave before the message is handed over; `returned` tells that the job was
@@ -140,10 +142,10 @@ class Delivery:
                 reply = await self._walk(job, trail, claim, returned=returned)
             state = State.RCPTTO if job.dryrun else _MESSAGE
             return accepted(trail, reply, time=self._now(), attempt=job.attempt, state=state)
-        except Postponed as later:
+        except Delayed as later:
             return bare(later)
         except JournalError as trouble:
-            return Postponed(UNRECORDED, Cause.JOURNAL, str(trouble))
+            return Delayed(UNRECORDED, Cause.JOURNAL, str(trouble))
         except Failure as trouble:
             failure = bare(trouble)
         except TimeoutError:
@@ -157,7 +159,7 @@ class Delivery:
             return failed(trail, failure, time=self._now(), attempt=job.attempt, bug=bug)
         return failed(trail, failure, time=self._now(), attempt=job.attempt)
 
-    async def _walk(self, job: Job, trail: Trail, claim: Claim, *, returned: bool) -> Reply:
+    async def _walk(self, job: Job, trail: Trail, claim: HandoverGuard, *, returned: bool) -> Reply:
         trail.state = _PROCESS
         sources = process.sources(job, self._policy, self._sources, self._now())
         trail.state = _STORAGE
@@ -192,12 +194,12 @@ class Delivery:
     async def _reach(self, errand: _Errand) -> Reply:
         """Try target after target, and after the last the smarthost that is there for it, if there is one."""
         endings = list(errand.earlier)
-        silence: Postponed | None = None
+        silence: Delayed | None = None
         for target in errand.targets:
             errand.trail.forget_connection()
             try:
                 return await self._converse(errand, target)
-            except Postponed as later:
+            except Delayed as later:
                 if later.cause is Cause.LOGIN and endings:
                     break  # a server that lets nobody in does not hide what another one said
                 if later.cause is not Cause.SILENCE:
@@ -223,7 +225,7 @@ class Delivery:
         backup = replace(errand, earlier=tuple(endings))
         try:
             await self._aim(backup, smarthost)
-        except (Failure, Postponed):
+        except (Failure, Delayed):
             raise self._told(errand, endings) from None
         return await self._reach(backup)
 
@@ -340,7 +342,7 @@ class Delivery:
             self._spare(trail, route)  # another one may have found out meanwhile
             if not admitted:
                 self._governor.admit(route)
-        except (Failure, Postponed):
+        except (Failure, Delayed):
             self._pool.vacate(allowance)
             raise
         self._governor.probe(route)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 
-class Clock:
+class SharedTimeout:
     """A `with` block that raises `TimeoutError` in a task that stays in it for more than `limit` seconds."""
 
     def __init__(self, limit: float) -> None:

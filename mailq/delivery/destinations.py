@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from random import Random
 from time import monotonic
 
-from mailq.core.bounded import ENTRY, OBJECT, Recent
+from mailq.core.bounded import ENTRY, OBJECT, BoundedDict
 from mailq.core.results.result import Trail
-from mailq.core.smtp.failure import Cause, Failure, Postponed
+from mailq.core.smtp.failure import Cause, Delayed, Failure
 from mailq.core.states import Kind, State
 from mailq.core.traffic.routes import Target
 from mailq.delivery.policy import Policy
@@ -36,7 +36,7 @@ class Destinations:
         self._policy = policy
         self._resolver = resolver
         self._rng = rng
-        self._found: Recent[tuple[str, int | None], tuple[float, Destination]] = Recent()
+        self._found: BoundedDict[tuple[str, int | None], tuple[float, Destination]] = BoundedDict()
 
     def known(self, name: str, port: int | None, trail: Trail) -> Destination | None:
         """Return what was found of a destination within the last second: all jobs for it share that."""
@@ -61,7 +61,7 @@ class Destinations:
         except TimeoutError:
             if policy.dns_patience < policy.dns_timeout:
                 # The question goes on, and its answer is there for who asks again.
-                raise Postponed(UNANSWERED, Cause.DNS, "the DNS takes its time") from None
+                raise Delayed(UNANSWERED, Cause.DNS, "the DNS takes its time") from None
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:
             trail.spent(State.DNS, monotonic() - now)

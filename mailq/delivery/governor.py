@@ -8,8 +8,8 @@ jobs of this process, bounded in octets. Rates and connections are counted where
 from collections.abc import Sequence
 from time import monotonic
 
-from mailq.core.bounded import Recent
-from mailq.core.smtp.failure import Cause, Failure, Postponed
+from mailq.core.bounded import BoundedDict
+from mailq.core.smtp.failure import Cause, Delayed, Failure
 from mailq.core.states import ORDER, State
 from mailq.core.traffic.breaker import Breaker, about_login, counts, login_refusal, remembered
 from mailq.core.traffic.limits import Allowance, LimitRule, allowance
@@ -30,13 +30,13 @@ class Governor:
         self.paces = any(rule.message_rate for rule in rules)
         """Whether messages a second are limited anywhere."""
         self._by_address = any(rule.network for rule in rules)
-        self._allowances: Recent[tuple[str | None, str | None, str, tuple[str, ...], str, str], Allowance] = Recent(
-            8 * MEGABYTE
+        self._allowances: BoundedDict[tuple[str | None, str | None, str, tuple[str, ...], str, str], Allowance] = (
+            BoundedDict(8 * MEGABYTE)
         )
-        self._breakers: Recent[tuple[str | None, str, int], Breaker] = Recent()
-        self._logins: Recent[tuple[str, int, Login], Breaker] = Recent(MEGABYTE)
-        self._plaintext: Recent[tuple[str, int], float] = Recent(MEGABYTE)
-        self._pauses: Recent[tuple[str | None, tuple[str, ...]], Pause] = Recent(2 * MEGABYTE)
+        self._breakers: BoundedDict[tuple[str | None, str, int], Breaker] = BoundedDict()
+        self._logins: BoundedDict[tuple[str, int, Login], Breaker] = BoundedDict(MEGABYTE)
+        self._plaintext: BoundedDict[tuple[str, int], float] = BoundedDict(MEGABYTE)
+        self._pauses: BoundedDict[tuple[str | None, tuple[str, ...]], Pause] = BoundedDict(2 * MEGABYTE)
 
     def allowance(self, source: Source, domain: str, hosts: tuple[str, ...], target: Target) -> Allowance:
         """Return what `source` may do towards a target of `domain`, which is served by `hosts`."""
@@ -65,7 +65,7 @@ class Governor:
         if free or not able:
             return free or sources
         first = min((pause for pause in pauses if pause is not None), key=lambda pause: pause.until)
-        raise Postponed(first.left(now), Cause.PAUSE, first.reason)
+        raise Delayed(first.left(now), Cause.PAUSE, first.reason)
 
     def pause(self, source: Source, hosts: tuple[str, ...], seconds: float, reason: str) -> None:
         """Leave a site alone from a source, or its whole pool, for about so many seconds (see `core.pause`)."""
@@ -144,6 +144,6 @@ def _login(route: Route) -> tuple[str, int, Login] | None:
     return (route.target.host, route.target.port, route.login) if route.login else None
 
 
-def _login_later(breaker: Breaker, now: float) -> Postponed:
+def _login_later(breaker: Breaker, now: float) -> Delayed:
     reason = breaker.reason.text if breaker.reason else "login refused"
-    return Postponed(breaker.wait(now), Cause.LOGIN, reason)
+    return Delayed(breaker.wait(now), Cause.LOGIN, reason)

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
-from mailq.core.bounded import Recent
-from mailq.core.smtp.failure import Cause, Postponed
+from mailq.core.bounded import BoundedDict
+from mailq.core.smtp.failure import Cause, Delayed
 
 SOON = 3.0
 """Seconds in which most servers greet; an opening that takes longer is slow."""
@@ -55,8 +55,8 @@ class Openings:
         self.slow = 0
         """Openings under way for more than `SOON` seconds."""
         self._targets: dict[Ends, _Target] = {}
-        self._greeted: Recent[Ends, float] = Recent(2 * 1024 * 1024)
-        self._ignored: Recent[Ends, float] = Recent(1024 * 1024)
+        self._greeted: BoundedDict[Ends, float] = BoundedDict(2 * 1024 * 1024)
+        self._ignored: BoundedDict[Ends, float] = BoundedDict(1024 * 1024)
 
     async def admitted(self, ends: Ends) -> None:
         """Wait until a connection may be opened to a target with which there is no session.
@@ -139,6 +139,6 @@ def _wake(target: _Target) -> None:
     target.waiting.clear()
 
 
-def _postponed(ends: Ends, silent: float) -> Postponed:
+def _postponed(ends: Ends, silent: float) -> Delayed:
     wait = min(max(silent, LEAST_DELAY), MOST_DELAY)
-    return Postponed(wait, Cause.SILENCE, f"{ends[1]} port {ends[2]} does not greet")
+    return Delayed(wait, Cause.SILENCE, f"{ends[1]} port {ends[2]} does not greet")

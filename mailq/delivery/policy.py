@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mailq.core.content.conformance import MENDED, Rules
+from mailq.core.content.conformance import MENDED, MessageRules
 from mailq.core.jobs.job import Smarthost
 from mailq.core.networks import NO_NETWORKS, Networks, numeric
 from mailq.core.smtp.trust import Trust
@@ -50,7 +50,7 @@ class Policy:
     fingerprints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     smarthost: Smarthost | None = None
     fallback: Smarthost | None = None
-    message: Rules = MENDED
+    message: MessageRules = MENDED
     overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prohibited: Networks = NO_NETWORKS
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from mailq.core.answers.verdict import Verdict
 from mailq.core.jobs.job import Job
 from mailq.core.journal.records import JournalStats
-from mailq.core.outcomes import End
+from mailq.core.outcomes import Disposition
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 from mailq.ports.host import STOPS
@@ -69,7 +69,7 @@ class Observers:
         """A message came from the outbox."""
         self._tell("consumed")
 
-    def ended(self, end: End) -> None:
+    def ended(self, end: Disposition) -> None:
         """What became of a message that had come."""
         self._tell("ended", end)
 

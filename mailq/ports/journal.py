@@ -93,7 +93,7 @@ class Duplicates(Protocol):
         """Close what is open."""
 
 
-class Claim(Protocol):
+class HandoverGuard(Protocol):
     """The leave to hand a message over, recorded where others see it."""
 
     def begin(self) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 from mailq.core.answers.verdict import Verdict
 from mailq.core.jobs.job import Job
 from mailq.core.journal.records import JournalStats
-from mailq.core.outcomes import End
+from mailq.core.outcomes import Disposition
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 
@@ -18,7 +18,7 @@ class Observer(Protocol):
     def consumed(self) -> None:
         """A message came from the outbox."""
 
-    def ended(self, end: End) -> None:
+    def ended(self, end: Disposition) -> None:
         """What became of a message that had come."""
 
     def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:

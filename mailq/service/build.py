@@ -10,9 +10,9 @@ from tempfile import gettempdir
 from mailq.config import Config
 from mailq.config.delivery import SmarthostConfig
 from mailq.config.load import ConfigError
-from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.interpreter import Interpreter
 from mailq.core.broker.publications import Names
-from mailq.core.content.conformance import Rules
+from mailq.core.content.conformance import MessageRules
 from mailq.core.jobs.job import Smarthost
 from mailq.core.networks import Networks
 from mailq.core.states import AUTH_STATES, State
@@ -22,14 +22,14 @@ from mailq.delivery.attempt import Delivery
 from mailq.delivery.destinations import UNANSWERED
 from mailq.delivery.governor import Governor
 from mailq.delivery.policy import Policy
-from mailq.delivery.smtp.session_pool import Pool
+from mailq.delivery.smtp.session_pool import SessionPool
 from mailq.delivery.stages.dns import parse_endpoint
 from mailq.edges.amqp.address import outbox_of
 from mailq.edges.amqp.broker import Broker
-from mailq.edges.amqp.max_message_size import Ceiling
+from mailq.edges.amqp.max_message_size import MaxMessageSize
 from mailq.edges.duplicates import DuplicatesFile
 from mailq.edges.journal import FileJournal, NullJournal
-from mailq.edges.limits import SharedTable
+from mailq.edges.limits import SharedLimits
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
@@ -39,7 +39,7 @@ from mailq.ports.journal import Journal
 from mailq.ports.limits import Limits
 from mailq.ports.observer import Observer
 from mailq.service.reload import meaning_of
-from mailq.worker.handler import Bounds
+from mailq.worker.handler import WorkerBounds
 from mailq.worker.settlement import Settlement
 from mailq.worker.worker import Worker
 
@@ -60,7 +60,11 @@ BODY_FACTOR = 2
 
 
 def build(
-    config: Config, observer: Observer, limits: Limits, journal: Journal | None = None, meaning: Meaning | None = None
+    config: Config,
+    observer: Observer,
+    limits: Limits,
+    journal: Journal | None = None,
+    meaning: Interpreter | None = None,
 ) -> Worker:
     """Return a worker with all its edges; `limits` and `journal` (None: none) are what it shares with other processes.
 
@@ -81,7 +85,7 @@ def build(
     policy = policy_of(config)
     sink = parse_endpoint(config.delivery.sink, policy.port) if config.delivery.sink else None
     dialer = TcpDialer(Security(config.tls), (sink.host, sink.port) if sink else None)
-    pool = Pool(
+    pool = SessionPool(
         dialer, limits, timeouts_of(config), config.timeouts.quit, config.worker.sessions, config.worker.prefetch
     )
     governor = Governor([LimitRule(**rule.model_dump()) for rule in config.limits])
@@ -91,7 +95,7 @@ def build(
     ips = [source.ip for source in config.sources]
     certificates = config.results.certificates
     settlement = Settlement(names_of(config), policy, meaning, observer, _now, rng, outbox, ips, certificates)
-    bounds = Bounds(
+    bounds = WorkerBounds(
         body=BODY_FACTOR * config.delivery.max_message_size,
         values=config.worker.max_values,
         strict=config.delivery.strict,
@@ -103,7 +107,7 @@ def build(
         poison_after=config.worker.poison_after,
         standstill=standstill_of(config.rabbitmq.heartbeat),
     )
-    ceiling = Ceiling()
+    ceiling = MaxMessageSize()
 
     async def open_broker() -> Broker:
         if (unshared := limits.trouble()) is not None:  # nothing may be begun, so nothing is consumed
@@ -127,20 +131,20 @@ def standstill_of(heartbeat: int) -> float:
     return max(heartbeat / 2, LEAST_STANDSTILL) if heartbeat else NO_HEARTBEAT
 
 
-def limits_of(config: Config) -> SharedTable:
+def limits_of(config: Config) -> SharedLimits:
     """Return the table of limits that the host shares: with the journals, or else in a directory of this user.
 
     Raises:
         ConfigError: no journals are kept, and there is no such directory.
     """
     if config.worker.journal_dir:
-        return SharedTable(config.worker.journal_dir)
+        return SharedLimits(config.worker.journal_dir)
     directory = Path(gettempdir(), f"mailq-{os.geteuid()}")
     with suppress(OSError):
         directory.mkdir(mode=0o700)
     if not directory.is_dir() or directory.lstat().st_uid != os.geteuid():  # anybody may have made it
         raise ConfigError(f"worker.journal_dir: is empty, and {directory}, where limits would be, is not this user's")
-    return SharedTable(directory)
+    return SharedLimits(directory)
 
 
 def journal_of(config: Config, process: int = 0) -> Journal:
@@ -184,7 +188,7 @@ def policy_of(config: Config) -> Policy:
         fingerprints=smarthost.fingerprints,
         smarthost=None if smarthost.fallback else server,
         fallback=server if smarthost.fallback else None,
-        message=Rules(**config.message.model_dump()),
+        message=MessageRules(**config.message.model_dump()),
         overrides=config.dns.overrides,
         prohibited=Networks(config.dns.prohibited),
     )

@@ -13,7 +13,7 @@ from mailq.config import Config
 from mailq.config.classify import ruleset_of
 from mailq.config.load import ConfigError
 from mailq.config.patterns import patterns_of
-from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.interpreter import Interpreter
 from mailq.core.answers.rules import RulesError
 from mailq.edges.log import Logger
 
@@ -30,7 +30,7 @@ class Reload:
         self._read = read
         self._logger = logger
 
-    def again(self) -> Meaning | None:
+    def again(self) -> Interpreter | None:
         """Return what endings mean by the newest configuration; None where that cannot be used, as the log then tells.
 
         It blocks for some 50 ms, and for 200 ms with a thousand patterns.
@@ -53,12 +53,12 @@ def changed(old: Config, new: Config) -> list[str]:
     return [name for name in Config.model_fields if getattr(old, name) != getattr(new, name)]
 
 
-def describe(meaning: Meaning) -> dict[str, str | int]:
+def describe(meaning: Interpreter) -> dict[str, str | int]:
     """Return what the log tells of rules and patterns."""
     return {"patterns": len(meaning.patterns), "ruleset": meaning.ruleset.version}
 
 
-def meaning_of(config: Config) -> Meaning:
+def meaning_of(config: Config) -> Interpreter:
     """Return what unsuccessful endings are read by.
 
     Raises:
@@ -68,4 +68,4 @@ def meaning_of(config: Config) -> Meaning:
         ruleset = ruleset_of(config.classification.rules)
     except RulesError as trouble:
         raise ConfigError(f"classification.rules: {trouble}") from None
-    return Meaning(ruleset, patterns_of(config.patterns))
+    return Interpreter(ruleset, patterns_of(config.patterns))

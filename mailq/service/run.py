@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing, closing, contextmanager
 
 from mailq.config import Config
 from mailq.config.load import ConfigError
-from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.interpreter import Interpreter
 from mailq.edges.control import Order, Place, Status, WorkerEnd
 from mailq.edges.http_server import HttpServer
 from mailq.edges.log import Logger, configure
@@ -105,7 +105,7 @@ async def run_child(place: Place) -> int:
 
 
 async def _obey(
-    line: WorkerEnd, worker: Worker, status: Callable[[], Status], meaning: Meaning, logger: Logger
+    line: WorkerEnd, worker: Worker, status: Callable[[], Status], meaning: Interpreter, logger: Logger
 ) -> None:
     """Do what the supervisor asks; drain when it is gone."""
     try:
@@ -124,7 +124,7 @@ async def _obey(
         worker.stop()
 
 
-def _reload(configuration: bytes, meaning: Meaning, logger: Logger) -> None:
+def _reload(configuration: bytes, meaning: Interpreter, logger: Logger) -> None:
     """Take over what the supervisor has read; it was right then, but its rule files are read here again."""
     if not configuration:  # the supervisor died over it
         return

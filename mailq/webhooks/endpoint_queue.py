@@ -22,10 +22,10 @@ from random import Random
 from time import monotonic, time
 from typing import Protocol
 
-from mailq.core.bounded import Recent
+from mailq.core.bounded import BoundedDict
 from mailq.core.broker.messages import Consumed, Publication
 from mailq.core.delay_queues import STEPS, delay_step
-from mailq.core.webhooks.endpoint import Answer, Endpoint, Item, Meaning, Wait, Waits, give_up, rest
+from mailq.core.webhooks.endpoint import Answer, AnswerMeaning, Endpoint, Item, Wait, Waits, give_up, rest
 from mailq.ports.broker import BrokerError
 from mailq.ports.host import STOPS
 
@@ -51,7 +51,7 @@ NO_EVENT = "is no event made by mailq"
 """The reason for which a message is given up that somebody else put into an endpoint's queue."""
 
 
-class Lane(Protocol):
+class WebhookBroker(Protocol):
     """One life of the way to one queue of the broker."""
 
     async def consume(self, prefetch: int, deliver: Callable[[Consumed], None]) -> None:
@@ -83,7 +83,7 @@ class Post(Protocol):
         """Post a body; `name` is the event's, or `batch`; `event` the identity of a single one."""
 
 
-class Observer(Protocol):
+class WebhookObserver(Protocol):
     """Sees what becomes of webhooks, changes nothing and must not raise; endpoints are named as configured."""
 
     def answered(self, endpoint: str, answer: Answer, events: int, seconds: float) -> None:
@@ -109,7 +109,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class EndpointRules:
     """Queues and times that endpoints have in common, in seconds."""
 
     prefix: str = "webhooks"
@@ -129,10 +129,12 @@ class Rules:
         return tuple(dict.fromkeys(delay_step(seconds) for seconds in self.retries))
 
 
-class Line:
+class EndpointQueue:
     """The events of one endpoint on their way; lives through many lanes, one after the other."""
 
-    def __init__(self, endpoint: Endpoint, rules: Rules, post: Post, observer: Observer, rng: Random) -> None:
+    def __init__(
+        self, endpoint: Endpoint, rules: EndpointRules, post: Post, observer: WebhookObserver, rng: Random
+    ) -> None:
         self.endpoint = endpoint
         self.gone = False
         self.queue = f"{rules.prefix}.{endpoint.name}"
@@ -143,10 +145,10 @@ class Line:
         self._failures = 0
         self._streak = 0
         self._alone: set[str] = set()
-        self._done: Recent[str, None] = Recent(8 * 1024 * 1024)
+        self._done: BoundedDict[str, None] = BoundedDict(8 * 1024 * 1024)
         self._news = asyncio.Event()
 
-    async def serve(self, lane: Lane, stopping: asyncio.Event) -> float:
+    async def serve(self, lane: WebhookBroker, stopping: asyncio.Event) -> float:
         """Send events until told to stop, and return 0; or the endpoint has trouble, and return a pause in seconds.
 
         Raises:
@@ -315,16 +317,16 @@ class Line:
             answer = Answer(None, f"the HTTP client raised {type(error).__name__}", is_bug=True)
         self._observer.answered(self.endpoint.name, answer, len(items), monotonic() - began)
         match answer.meaning:
-            case Meaning.DONE:
+            case AnswerMeaning.DONE:
                 self._succeed(items)
-            case Meaning.REFUSED if len(items) > 1:
+            case AnswerMeaning.REFUSED if len(items) > 1:
                 self._alone.update(item.id for item in items)  # to learn which of them it is about
                 self._hand = {item.tag: item for item in items} | self._hand
-            case Meaning.REFUSED:
+            case AnswerMeaning.REFUSED:
                 await self._refuse(items[0], answer)
-            case Meaning.TROUBLE:
+            case AnswerMeaning.TROUBLE:
                 self._let_go(answer)
-            case Meaning.GONE:
+            case AnswerMeaning.GONE:
                 self.gone, self._rest = True, 0.0
                 self._observer.gone(self.endpoint.name)
 

@@ -21,7 +21,7 @@ from mailq.core.webhooks.event_facts import Context
 from mailq.core.webhooks.events import events_of, is_dry_run
 from mailq.ports.broker import BrokerError
 from mailq.ports.host import STOPS
-from mailq.webhooks.endpoint_queue import Lane, Line, Observer, Rules
+from mailq.webhooks.endpoint_queue import EndpointQueue, EndpointRules, WebhookBroker, WebhookObserver
 
 PREFETCH = 500
 """Documents of the intake in memory at most."""
@@ -31,7 +31,7 @@ AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class IntakeBounds:
     """How much is taken in and how long is waited; sizes in octets, times in seconds."""
 
     body: int = 100 * 1024 * 1024
@@ -45,7 +45,12 @@ class Intake:
     """Makes events of documents and hands them to the endpoints' queues, in the order in which they came."""
 
     def __init__(
-        self, lines: Mapping[str, Line], context: Context, rules: Rules, observer: Observer, bounds: Bounds
+        self,
+        lines: Mapping[str, EndpointQueue],
+        context: Context,
+        rules: EndpointRules,
+        observer: WebhookObserver,
+        bounds: IntakeBounds,
     ) -> None:
         self.queue = rules.prefix
         self._lines = tuple(lines.values())
@@ -54,7 +59,7 @@ class Intake:
         self._observer = observer
         self._bounds = bounds
 
-    async def serve(self, lane: Lane, stopping: asyncio.Event) -> float:
+    async def serve(self, lane: WebhookBroker, stopping: asyncio.Event) -> float:
         """Hand on events until told to stop; returns 0.
 
         Raises:
@@ -95,7 +100,7 @@ class Intake:
             raise await lane.closed()
         return 0.0
 
-    async def _publish(self, lane: Lane, made: Sequence[tuple[Consumed, list[Publication]]]) -> None:
+    async def _publish(self, lane: WebhookBroker, made: Sequence[tuple[Consumed, list[Publication]]]) -> None:
         """Publish the events of a batch; a document whose events cannot be published goes to the dead queue alone."""
         try:
             await lane.publish([publication for _, publications in made for publication in publications])
@@ -155,11 +160,11 @@ class Webhooks:
 
     def __init__(
         self,
-        open_lane: Callable[[str], Awaitable[Lane]],
+        open_lane: Callable[[str], Awaitable[WebhookBroker]],
         intake: Intake,
-        lines: Mapping[str, Line],
-        observer: Observer,
-        bounds: Bounds,
+        lines: Mapping[str, EndpointQueue],
+        observer: WebhookObserver,
+        bounds: IntakeBounds,
     ) -> None:
         self._open_lane = open_lane
         self._intake = intake
@@ -181,7 +186,7 @@ class Webhooks:
 
     async def run(self) -> None:
         """Work until `stop` is called, through every loss of the broker."""
-        everything: list[Intake | Line] = [self._intake, *self._lines.values()]
+        everything: list[Intake | EndpointQueue] = [self._intake, *self._lines.values()]
         parts = [asyncio.create_task(self._live(part)) for part in everything]
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
@@ -194,7 +199,7 @@ class Webhooks:
             if not part.cancelled():
                 part.result()
 
-    async def _live(self, part: Intake | Line) -> None:
+    async def _live(self, part: Intake | EndpointQueue) -> None:
         """Give a part one lane after the other; whatever one life of it ends with, another follows."""
         pause = self._bounds.reconnect_delay
         while not self._stopping.is_set():
@@ -207,12 +212,12 @@ class Webhooks:
                 raise
             except BaseException as error:  # noqa: BLE001 - trouble of one part is none of the others'
                 self._troubles[part.queue] = f"{part.queue} met a bug: {_said(error)}"
-                self._observer.bug(part.endpoint.name if isinstance(part, Line) else "", error)
+                self._observer.bug(part.endpoint.name if isinstance(part, EndpointQueue) else "", error)
                 rest = None
             await self._sleep(pause if rest is None else rest)
             pause = self._bounds.reconnect_delay if rest is not None else min(pause * 2, self._bounds.reconnect_max)
 
-    async def _life(self, part: Intake | Line) -> float | None:
+    async def _life(self, part: Intake | EndpointQueue) -> float | None:
         """Connect and let a part work until its lane or its endpoint has trouble.
 
         Returns:

@@ -17,7 +17,7 @@ from mailq.core.broker.provenance import Provenance
 from mailq.core.journal.records import PARKED, EntryId, JobKey, JournalError
 from mailq.ports.broker import Broker
 from mailq.ports.journal import Journal
-from mailq.worker.attempts import Flights
+from mailq.worker.attempts import RunningAttempts
 
 
 @dataclass(slots=True, eq=False)
@@ -34,10 +34,10 @@ class _Batch:
     old: bool = False
 
 
-class Receipts:
+class AckTracker:
     """The entries of one process whose messages may still come again."""
 
-    def __init__(self, journal: Journal, flights: Flights) -> None:
+    def __init__(self, journal: Journal, flights: RunningAttempts) -> None:
         self._journal = journal
         self._flights = flights
         self._batches: list[_Batch] = []

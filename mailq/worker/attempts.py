@@ -13,7 +13,7 @@ from mailq.core.answers.verdict import Verdict
 from mailq.core.jobs.job import Job
 from mailq.core.journal.records import EntryId, JobKey, JournalError
 from mailq.core.results.result import Result, Trail, pack
-from mailq.core.smtp.failure import Cause, Postponed
+from mailq.core.smtp.failure import Cause, Delayed
 from mailq.delivery.attempt import Delivery
 from mailq.ports.broker import Broker
 from mailq.ports.journal import Journal
@@ -23,12 +23,12 @@ from mailq.worker.standstill import Standstill
 UNRECORDED = 1.0
 """Seconds for which a job goes away whose result could not be recorded."""
 
-Ending = tuple[Result, Verdict] | Postponed
+Ending = tuple[Result, Verdict] | Delayed
 """What an attempt came to and what that means, or that none was made."""
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class RunningAttempt:
     """One attempt, under way or made and not yet settled.
 
     `begun` is the moment at which its message was consumed; `again` tells that somebody else may have the same job;
@@ -49,7 +49,7 @@ class Flight:
     def begin(self) -> None:
         """Refuse to begin what could not be recorded now (see `ports.Claim`)."""
         if not (self.broker.alive and self.broker.recording):
-            raise Postponed(UNRECORDED, Cause.BROKER, "the broker records no results at the moment")
+            raise Delayed(UNRECORDED, Cause.BROKER, "the broker records no results at the moment")
 
     def hand_over(self) -> None:
         """Note that the message is about to be handed over (see `ports.Claim`)."""
@@ -71,7 +71,7 @@ class Flight:
         """
         lost = not self.broker.alive or self.broker.silent or self.standstill.since(self.begun)
         if lost and not self.key.marked:
-            raise Postponed(UNRECORDED, Cause.ELSEWHERE, "the broker may give the job out again")
+            raise Delayed(UNRECORDED, Cause.ELSEWHERE, "the broker may give the job out again")
         self.entry = self.journal.hand_over(self.key, contested=self.again or lost)
 
     def withdraw(self) -> None:
@@ -81,7 +81,7 @@ class Flight:
             self.entry = None
 
 
-class Flights:
+class RunningAttempts:
     """The attempts of this process that may still be asked for."""
 
     def __init__(self, journal: Journal, delivery: Delivery, settlement: Settlement, standstill: Standstill) -> None:
@@ -89,17 +89,17 @@ class Flights:
         self._delivery = delivery
         self._settlement = settlement
         self._standstill = standstill
-        self._flights: dict[bytes, list[Flight]] = {}
+        self._flights: dict[bytes, list[RunningAttempt]] = {}
 
-    def begin(self, job: Job, key: JobKey, broker: Broker, begun: float, *, again: bool) -> Flight:
+    def begin(self, job: Job, key: JobKey, broker: Broker, begun: float, *, again: bool) -> RunningAttempt:
         """Note a new attempt for a job that came from `broker` in a message consumed at `begun`."""
         ending = asyncio.get_running_loop().create_future()
-        flight = Flight(job, key, broker, begun, self._standstill, self._journal, ending, again)
+        flight = RunningAttempt(job, key, broker, begun, self._standstill, self._journal, ending, again)
         flight.trail.warnings = job.warnings
         self._flights.setdefault(key.digest, []).append(flight)
         return flight
 
-    def adopt(self, key: JobKey, broker: Broker, begun: float) -> Flight | None:
+    def adopt(self, key: JobKey, broker: Broker, begun: float) -> RunningAttempt | None:
         """Return an attempt made for this job since an earlier life of the connection, from now on of `broker`."""
         for flight in self._flights.get(key.digest, ()):
             if flight.broker is not broker:
@@ -111,7 +111,7 @@ class Flights:
         """Tell whether there is an attempt for the publication, or for an equal one without a mark."""
         return key.digest in self._flights
 
-    def end(self, flight: Flight) -> None:
+    def end(self, flight: RunningAttempt) -> None:
         """Forget an attempt."""
         flights = self._flights.get(flight.key.digest, [])
         if flight in flights:
@@ -119,16 +119,16 @@ class Flights:
         if not flights:
             self._flights.pop(flight.key.digest, None)
 
-    async def fly(self, flight: Flight, *, returned: bool, closing: bool) -> None:
+    async def fly(self, flight: RunningAttempt, *, returned: bool, closing: bool) -> None:
         """Make the attempt and leave its ending in the flight and in the journal; cancels that if none is made."""
         try:
             # A job of a lost connection is handed out again: to begin now would be to send it twice.
             if closing or not flight.broker.alive:
                 return
             made = await self._delivery.attempt(flight.job, flight.trail, flight, returned=returned)
-            if not isinstance(made, Postponed):
+            if not isinstance(made, Delayed):
                 made = self._recorded(flight, made)
-            if isinstance(made, Postponed):
+            if isinstance(made, Delayed):
                 flight.withdraw()
                 flight.ending.set_result(made)
                 return
@@ -139,7 +139,7 @@ class Flights:
                 flight.ending.cancel()
                 self.end(flight)
 
-    def _recorded(self, flight: Flight, result: Result) -> Result | Postponed:
+    def _recorded(self, flight: RunningAttempt, result: Result) -> Result | Delayed:
         """Note what came of an attempt, so that its job, should it come again, is not attempted again.
 
         A retry that was published twice is two messages of one attempt: only one of them may go on from here.
@@ -147,7 +147,7 @@ class Flights:
         try:
             if flight.entry is None:
                 flight.enter()
-        except Postponed as later:
+        except Delayed as later:
             return later
         except JournalError:
             return result  # the receiver has nothing, so another attempt does no harm

@@ -21,10 +21,10 @@ from mailq.core.broker.messages import Consumed
 from mailq.core.broker.provenance import UNKNOWN, Outbox, Provenance
 from mailq.core.jobs.document import MAX_VALUES, InvalidJobError
 from mailq.core.jobs.job import Job, Queues
-from mailq.core.journal.records import PARKED, Entry, EntryId, JobKey, JournalError, Standing
-from mailq.core.outcomes import ENDS, End
+from mailq.core.journal.records import PARKED, Entry, EntryId, EntryState, JobKey, JournalError
+from mailq.core.outcomes import ENDS, Disposition
 from mailq.core.results.result import Result, unpack
-from mailq.core.smtp.failure import Cause, Postponed
+from mailq.core.smtp.failure import Cause, Delayed
 from mailq.core.states import ORDER, State
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.offload import offloaded
@@ -32,9 +32,9 @@ from mailq.ports.broker import Broker, BrokerError, OversizedError, UnencodableE
 from mailq.ports.host import STOPS
 from mailq.ports.journal import Duplicates, DuplicatesError, Journal
 from mailq.ports.observer import Observer
-from mailq.worker.ack_tracker import Receipts, marked
-from mailq.worker.attempts import Flight, Flights
-from mailq.worker.quarantine import DEADLY, Suspects
+from mailq.worker.ack_tracker import AckTracker, marked
+from mailq.worker.attempts import RunningAttempt, RunningAttempts
+from mailq.worker.quarantine import DEADLY, Quarantine
 from mailq.worker.reading import Reading, Room
 from mailq.worker.settlement import Settlement
 from mailq.worker.standstill import Standstill
@@ -48,7 +48,7 @@ STUMBLED = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class WorkerBounds:
     """How much a worker takes and does at once and how long it waits; times in seconds, sizes in octets."""
 
     body: int = 100 * 1024 * 1024
@@ -64,7 +64,7 @@ class Bounds:
 
 
 @dataclass(slots=True, eq=False)
-class Case:
+class InFlight:
     """One message being handled: the octets it takes, since when, the octets of many values, its attempt, and its end.
 
     While it is `waiting` nothing is done with it.
@@ -76,12 +76,12 @@ class Case:
     begun: float
     provenance: Provenance = UNKNOWN
     values: int = 0
-    flight: Flight | None = None
+    flight: RunningAttempt | None = None
     waiting: bool = False
-    end: End = End.RETURNED
+    end: Disposition = Disposition.RETURNED
 
 
-class Handling:
+class Handler:
     """Sees every message to its end."""
 
     def __init__(
@@ -91,10 +91,10 @@ class Handling:
         journal: Journal,
         outbox: Outbox,
         observer: Observer,
-        bounds: Bounds,
+        bounds: WorkerBounds,
         duplicates: Duplicates | None = None,
     ) -> None:
-        self.cases: dict[asyncio.Task[None], Case] = {}
+        self.cases: dict[asyncio.Task[None], InFlight] = {}
         self.in_memory = 0
         self._held: set[Broker] = set()
         self.closing = False
@@ -109,9 +109,9 @@ class Handling:
         self._reading = Reading(bounds.body, bounds.values, strict=bounds.strict)
         self._room = Room(bounds.in_memory)
         self.standstill = Standstill(bounds.standstill)
-        self._flights = Flights(journal, delivery, settlement, self.standstill)
-        self.receipts = Receipts(journal, self._flights)
-        self._suspects = Suspects(journal)
+        self._flights = RunningAttempts(journal, delivery, settlement, self.standstill)
+        self.receipts = AckTracker(journal, self._flights)
+        self._suspects = Quarantine(journal)
 
     @property
     def drift(self) -> int:
@@ -121,7 +121,7 @@ class Handling:
     def take(self, broker: Broker, consumed: Consumed) -> None:
         """Begin to handle a message, and receive no more where memory is full."""
         self.last_delivery = monotonic()
-        case = Case(broker, consumed, 0, self.standstill.look())
+        case = InFlight(broker, consumed, 0, self.standstill.look())
         self._charge(case, consumed.octets)
         self._consumed += 1
         self._observer.consumed()
@@ -129,7 +129,7 @@ class Handling:
         self.cases[task] = case
         task.add_done_callback(partial(self._done, case))
 
-    def _charge(self, case: Case, octets: int) -> None:
+    def _charge(self, case: InFlight, octets: int) -> None:
         """Count memory that a message takes, and receive no more where it is full."""
         case.octets += octets
         self.in_memory += octets
@@ -150,7 +150,7 @@ class Handling:
             if unspoken:
                 task.cancel()
 
-    def _done(self, case: Case, task: asyncio.Task[None]) -> None:
+    def _done(self, case: InFlight, task: asyncio.Task[None]) -> None:
         del self.cases[task]
         self._ended += 1
         self._observer.ended(case.end)
@@ -163,7 +163,7 @@ class Handling:
                 broker.hold(held=False)
             self._held.clear()
 
-    async def _handle(self, case: Case) -> None:
+    async def _handle(self, case: InFlight) -> None:
         try:
             try:
                 while (end := await self._process(case)) is None:
@@ -185,7 +185,7 @@ class Handling:
         except JournalError as trouble:
             case.broker.fail(BrokerError(str(trouble)))
 
-    async def _wait(self, case: Case) -> None:
+    async def _wait(self, case: InFlight) -> None:
         """Let time pass for a publication without a mark that may be another process's just now.
 
         A copy of it on its way could not be told from an equal one, so it stays. The connection lives longer than that,
@@ -196,7 +196,7 @@ class Handling:
         case.waiting = False
         case.begun = self.standstill.look()
 
-    async def _process(self, case: Case) -> End | None:
+    async def _process(self, case: InFlight) -> Disposition | None:
         """Handle a message and return how it ended; None: not yet, it is to be handled once more."""
         read = partial(self._outbox.read, case.consumed)
         case.provenance = await offloaded(len(case.consumed.body), read)
@@ -213,7 +213,7 @@ class Handling:
         async with self._suspects.trial(case.consumed, case.consumed.delivery_count - self._bounds.poison_after):
             return await self._work(case)
 
-    async def _work(self, case: Case) -> End | None:
+    async def _work(self, case: InFlight) -> Disposition | None:
         broker, consumed = case.broker, case.consumed
         try:
             job = await self._read(case)
@@ -228,7 +228,7 @@ class Handling:
         flight = self._flights.adopt(key, broker, case.begun) if consumed.redelivered else None
         # A known result is told, if not on the queue that was asked for, since that is gone.
         told = job if barred is None and missing is None else job.model_copy(update={"queues": None})
-        if flight is None and again and (entry := self._journal.take(key)).standing is not Standing.UNKNOWN:
+        if flight is None and again and (entry := self._journal.take(key)).standing is not EntryState.UNKNOWN:
             return await self._repeat(case, told, key, entry)
         if self._duplicates is not None and barred is None and flight is None and not key.marked:
             first = await self._first(self._duplicates, case, job, again=again)
@@ -245,7 +245,7 @@ class Handling:
             await self._flights.fly(flight, returned=case.provenance.returned, closing=self.closing)
         return await self._land(case, job, flight)
 
-    async def _read(self, case: Case) -> Job:
+    async def _read(self, case: InFlight) -> Job:
         """Return the job in a message, once there is memory for it.
 
         Raises:
@@ -261,7 +261,7 @@ class Handling:
             case.waiting, case.values = False, values
         return await self._reading.job(unpacked, case.consumed)
 
-    async def _first(self, duplicates: Duplicates, case: Case, job: Job, *, again: bool) -> datetime | None:
+    async def _first(self, duplicates: Duplicates, case: InFlight, job: Job, *, again: bool) -> datetime | None:
         """Return when another publication of the job's id was consumed; None: none was, or nobody can tell."""
         name = case.consumed.message_id or job.id
         if not name:
@@ -272,23 +272,23 @@ class Handling:
             self._observer.bug("duplicates", trouble)
             return None
 
-    async def _refuse(self, case: Case, error: InvalidJobError) -> End:
+    async def _refuse(self, case: InFlight, error: InvalidJobError) -> Disposition:
         await self._settlement.refuse(case.broker, case.consumed, error)
         case.broker.ack(case.consumed.tag)
-        return End.POISONED if error.document is None else End.FAILURE
+        return Disposition.POISONED if error.document is None else Disposition.FAILURE
 
-    async def _repeat(self, case: Case, job: Job, key: JobKey, entry: Entry) -> End | None:
+    async def _repeat(self, case: InFlight, job: Job, key: JobKey, entry: Entry) -> Disposition | None:
         """Do for a job that comes again what is left to be done."""
         match entry.standing:
-            case Standing.SETTLED:
+            case EntryState.SETTLED:
                 case.broker.ack(case.consumed.tag)
-                return End.REPEATED
-            case Standing.UNDERWAY:
-                later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "another process is working on it")
+                return Disposition.REPEATED
+            case EntryState.UNDERWAY:
+                later = Delayed(ELSEWHERE, Cause.ELSEWHERE, "another process is working on it")
                 return await self._park(case, job, key, later)
         assert entry.id is not None
         if entry.record == PARKED:
-            later = Postponed(ELSEWHERE, Cause.ELSEWHERE, "it was sent on its way back before")
+            later = Delayed(ELSEWHERE, Cause.ELSEWHERE, "it was sent on its way back before")
             return await self._park(case, job, key, later, entry.id)
         try:
             result = unpack(entry.record, job, datetime.now(UTC))
@@ -298,7 +298,7 @@ class Handling:
             raise
         return await self._settle(case, job, key, made, entry.id)
 
-    async def _land(self, case: Case, job: Job, flight: Flight) -> End | None:
+    async def _land(self, case: InFlight, job: Job, flight: RunningAttempt) -> Disposition | None:
         """Settle the attempt, unless none was made or the job came again and its new handler settles it."""
         try:
             ending = flight.ending.result() if flight.ending.done() else await asyncio.shield(flight.ending)
@@ -307,21 +307,21 @@ class Handling:
             if not flight.ending.cancelled():
                 raise
             case.broker.requeue(case.consumed.tag)
-            return End.RETURNED
+            return Disposition.RETURNED
         if flight.broker is not case.broker:
-            return End.RETURNED
+            return Disposition.RETURNED
         self._flights.end(flight)
         if not case.broker.alive:  # the job comes again, here or elsewhere, and what was made is in the journal
             if flight.entry is not None:
                 self._journal.released(flight.entry)
-            return End.RETURNED
-        if isinstance(ending, Postponed):
+            return Disposition.RETURNED
+        if isinstance(ending, Delayed):
             return await self._park(case, job, flight.key, ending)
         return await self._settle(case, job, flight.key, ending, flight.entry)
 
     async def _park(
-        self, case: Case, job: Job, key: JobKey, later: Postponed | None, entry: EntryId | None = None
-    ) -> End | None:
+        self, case: InFlight, job: Job, key: JobKey, later: Delayed | None, entry: EntryId | None = None
+    ) -> Disposition | None:
         """Send a job away that is postponed, or not due; one that would come back to no use expires now.
 
         `entry` tells that this was done before, and perhaps to no end. Else a publication without a mark gets one,
@@ -343,11 +343,11 @@ class Handling:
         if not parked:
             return await self._settle(case, job, key, self._settlement.expire(job), entry)
         self.receipts.done(key, case.broker, entry)
-        return End.PARKED
+        return Disposition.PARKED
 
     async def _settle(
-        self, case: Case, job: Job, key: JobKey, made: tuple[Result, Verdict], entry: EntryId | None
-    ) -> End:
+        self, case: InFlight, job: Job, key: JobKey, made: tuple[Result, Verdict], entry: EntryId | None
+    ) -> Disposition:
         """Publish what an attempt came to, and acknowledge the job; or leave that to whoever gets it again."""
         result, verdict = made
         try:
@@ -367,23 +367,29 @@ class Handling:
         self.receipts.done(key, case.broker, entry)
         return end
 
-    async def _stumble(self, case: Case, error: BaseException) -> End:
+    async def _stumble(self, case: InFlight, error: BaseException) -> Disposition:
         """Give a message back on which the code outside the attempt stumbled, or put it aside at last."""
         if case.consumed.delivery_count + 1 < self._bounds.poison_after:
             # The broker counts a rejected message, so that the bound is reached. Classic queues count nothing: the
             # pause keeps the message from coming round without a break.
             asyncio.get_running_loop().call_later(STUMBLED, case.broker.reject, case.consumed.tag)
-            return End.RETURNED
+            return Disposition.RETURNED
         exception = f"{type(error).__name__}: {error}"
         reason = "mailq met a bug while it handled the message"
         return await self._poison(case, case.consumed, reason, exception=exception)
 
     async def _poison(
-        self, case: Case, message: Consumed, reason: str, *, exception: str | None = None, state: str = State.PROCESS
-    ) -> End:
+        self,
+        case: InFlight,
+        message: Consumed,
+        reason: str,
+        *,
+        exception: str | None = None,
+        state: str = State.PROCESS,
+    ) -> Disposition:
         await self._settlement.poison(case.broker, message, reason, case.provenance, exception=exception, state=state)
         case.broker.ack(case.consumed.tag)
-        return End.POISONED
+        return Disposition.POISONED
 
 
 def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Consumed:

@@ -24,7 +24,7 @@ LONGEST = 16.0
 """Seconds for which a trial is alone at most: doubled with each delivery, for what takes its time to kill."""
 
 
-class Suspects:
+class Quarantine:
     """The trials of one process."""
 
     def __init__(self, journal: Journal) -> None:

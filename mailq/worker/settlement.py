@@ -12,7 +12,7 @@ from functools import partial
 from random import Random
 
 from mailq.core.answers.deadline import RetryPolicy, back_at, expiry
-from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.interpreter import Interpreter
 from mailq.core.answers.verdict import Outcome, Verdict, judge
 from mailq.core.broker import publications
 from mailq.core.broker.application_headers import MOST_ROUNDS, rounds
@@ -24,7 +24,7 @@ from mailq.core.broker.shrink import lighter
 from mailq.core.jobs.document import InvalidJobError
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Certificates, Result, Trail, failed
-from mailq.core.smtp.failure import Cause, Failure, Postponed
+from mailq.core.smtp.failure import Cause, Delayed, Failure
 from mailq.core.states import Kind, State
 from mailq.core.times import format_time
 from mailq.delivery.offload import offloaded
@@ -43,7 +43,7 @@ class Settlement:
         self,
         names: Names,
         policy: RetryPolicy,
-        meaning: Meaning,
+        meaning: Interpreter,
         observer: Observer,
         now: Now,
         rng: Random,
@@ -122,7 +122,7 @@ class Settlement:
         return result, verdict
 
     async def park(
-        self, publisher: Publisher, consumed: Consumed, job: Job, later: Postponed | None, provenance: Provenance
+        self, publisher: Publisher, consumed: Consumed, job: Job, later: Delayed | None, provenance: Provenance
     ) -> bool:
         """Send a job back without an attempt, which costs none: `later`, or because it is not due.
 

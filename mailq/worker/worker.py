@@ -15,7 +15,7 @@ from mailq.delivery.attempt import Delivery
 from mailq.ports.broker import Broker, BrokerError
 from mailq.ports.journal import Duplicates, Journal
 from mailq.ports.observer import Observer
-from mailq.worker.handler import Bounds, Handling
+from mailq.worker.handler import Handler, WorkerBounds
 from mailq.worker.settlement import Settlement
 
 TICK = 1.0
@@ -41,12 +41,12 @@ class Worker:
         journal: Journal,
         outbox: Outbox,
         observer: Observer,
-        bounds: Bounds,
+        bounds: WorkerBounds,
         duplicates: Duplicates | None = None,
     ) -> None:
         self._open_broker = open_broker
         self._delivery = delivery
-        self._handling = Handling(delivery, settlement, journal, outbox, observer, bounds, duplicates)
+        self._handling = Handler(delivery, settlement, journal, outbox, observer, bounds, duplicates)
         self._journal = journal
         self._duplicates = duplicates
         self._observer = observer

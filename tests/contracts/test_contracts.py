@@ -28,7 +28,7 @@ from mailq.core.results.schema import MessageRecord, ResultRecord
 from mailq.core.states import Kind, State
 from mailq.core.webhooks import endpoint
 from mailq.edges.amqp import topology, webhook_broker
-from mailq.webhooks.endpoint_queue import Rules
+from mailq.webhooks.endpoint_queue import EndpointRules
 
 AJV = """
 import { readFileSync } from "node:fs";
@@ -272,7 +272,7 @@ def queues():
 
 def test_the_document_has_the_queues_that_are_declared():
     config = RabbitConfig()
-    steps = Rules(retries=WebhooksConfig().retries).steps
+    steps = EndpointRules(retries=WebhooksConfig().retries).steps
     hooked = (
         *webhook_broker.intake_queues(config, "webhooks"),
         *webhook_broker.endpoint_queues(config, "webhooks", "crm", steps),

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mailq.core.bounded import ENTRY, Recent, weight
+from mailq.core.bounded import ENTRY, BoundedDict, weight
 from mailq.core.smtp.failure import Failure
 from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
@@ -17,7 +17,7 @@ SOURCE = Source(None, "w.test")
 
 
 def test_the_oldest_entries_go_when_all_take_too_much():
-    recent = Recent(20 * (ENTRY + 200))
+    recent = BoundedDict(20 * (ENTRY + 200))
     for number in range(100):
         recent.remember(number, "x" * 50)
     assert 20 <= len(recent) < 40
@@ -26,7 +26,7 @@ def test_the_oldest_entries_go_when_all_take_too_much():
 
 
 def test_an_entry_that_is_written_again_is_counted_once_and_is_the_newest():
-    recent = Recent(1_000_000)
+    recent = BoundedDict(1_000_000)
     recent.remember("a", "x" * 1000)
     recent.remember("b", "x")
     octets = recent.octets
@@ -39,14 +39,14 @@ def test_an_entry_that_is_written_again_is_counted_once_and_is_the_newest():
 
 
 def test_one_entry_that_is_too_large_does_not_drive_out_the_others():
-    recent = Recent(100_000)
+    recent = BoundedDict(100_000)
     recent.remember("small", "x")
     recent.remember("large", "x" * 50_000)
     assert list(recent) == ["small"]
 
 
 def test_the_size_may_be_given():
-    recent = Recent(100)
+    recent = BoundedDict(100)
     for number in range(20):
         recent.remember(number, None, octets=10)
     assert len(recent) == 10

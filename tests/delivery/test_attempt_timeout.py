@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mailq.delivery.attempt_timeout import Clock
+from mailq.delivery.attempt_timeout import SharedTimeout
 
 
 async def stay(clock, until):
@@ -14,7 +14,7 @@ async def stay(clock, until):
 
 
 async def test_who_stays_too_long_is_told_and_who_does_not_is_left_alone():
-    clock, end = Clock(0.2), asyncio.Event()
+    clock, end = SharedTimeout(0.2), asyncio.Event()
     late = asyncio.create_task(stay(clock, asyncio.Event()))
     quick = asyncio.create_task(stay(clock, end))
     end.set()
@@ -26,7 +26,7 @@ async def test_who_stays_too_long_is_told_and_who_does_not_is_left_alone():
 
 
 async def test_each_has_the_whole_time():
-    clock, loop = Clock(0.3), asyncio.get_running_loop()
+    clock, loop = SharedTimeout(0.3), asyncio.get_running_loop()
     began = loop.time()
     first = asyncio.create_task(stay(clock, asyncio.Event()))
     await asyncio.sleep(0.2)
@@ -41,7 +41,7 @@ async def test_each_has_the_whole_time():
 
 
 async def test_a_cancellation_from_outside_stays_one():
-    clock = Clock(30)
+    clock = SharedTimeout(30)
     task = asyncio.create_task(stay(clock, asyncio.Event()))
     await asyncio.sleep(0)
     task.cancel()
@@ -51,7 +51,7 @@ async def test_a_cancellation_from_outside_stays_one():
 
 
 async def test_a_task_may_come_again():
-    clock = Clock(0.2)
+    clock = SharedTimeout(0.2)
     for _ in range(3):
         with pytest.raises(TimeoutError):
             await stay(clock, asyncio.Event())

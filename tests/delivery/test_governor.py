@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mailq.core.smtp.failure import Cause, Failure, Postponed
+from mailq.core.smtp.failure import Cause, Delayed, Failure
 from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
 from mailq.core.traffic.breaker import FIRST_PAUSE, PROBE_TIME, PROBE_WAIT, THRESHOLD, about_login, login_refusal
@@ -45,7 +45,7 @@ def test_a_pool_is_paused_as_one_and_others_are_not(clock):
 
     assert list(mine.unpaused([BULK, OTHER, ALONE, ANY], SITE, TARGETS)) == [ALONE, ANY]
     assert list(mine.unpaused([BULK], ("mx.b.test",), TARGETS)) == [BULK]
-    with pytest.raises(Postponed) as later:
+    with pytest.raises(Delayed) as later:
         mine.unpaused([BULK, OTHER], SITE, TARGETS)
     assert (later.value.wait, later.value.reason) == (600, "why")
 
@@ -59,7 +59,7 @@ def test_the_first_pause_that_ends_is_waited_for(clock):
     clock[0] += 100
     mine.pause(ANY, SITE, 60, "short")
 
-    with pytest.raises(Postponed) as later:
+    with pytest.raises(Delayed) as later:
         mine.unpaused([ALONE, ANY], SITE, TARGETS)
     assert (later.value.wait, later.value.reason) == (60, "short")
 
@@ -68,7 +68,7 @@ def test_a_free_source_of_the_wrong_family_is_no_way_out():
     mine = Governor([])
     mine.pause(ALONE, SITE, 600, "why")
 
-    with pytest.raises(Postponed):
+    with pytest.raises(Delayed):
         mine.unpaused([ALONE, SIX], SITE, TARGETS)
     assert mine.unpaused([SIX], SITE, TARGETS) == [SIX]  # that it reaches nothing is told by state bind
 
@@ -115,7 +115,7 @@ def refused_login(times):
 def test_a_login_is_refused_a_few_times_and_then_nobody_tries(clock):
     refused_login(THRESHOLD - 1).admit(RELAY)
 
-    with pytest.raises(Postponed) as later:
+    with pytest.raises(Delayed) as later:
         refused_login(THRESHOLD).admit(RELAY)
     assert (later.value.cause, later.value.wait) == (Cause.LOGIN, FIRST_PAUSE)
     assert later.value.reason == ("relay.test port 587: login as anna failed in state authplain with 535 5.7.8")
@@ -125,7 +125,7 @@ def test_who_began_before_the_login_was_known_to_be_refused_spends_no_attempt(cl
     mine = refused_login(THRESHOLD)
 
     for _ in range(17):
-        with pytest.raises(Postponed) as later:
+        with pytest.raises(Delayed) as later:
             mine.failed(RELAY, WRONG)
         assert later.value.cause is Cause.LOGIN
 
@@ -137,11 +137,11 @@ def test_one_job_at_a_time_finds_out_whether_a_login_works_again(clock):
         clock[0] += 1000
         mine.admit(RELAY)
         mine.probe(RELAY)
-        with pytest.raises(Postponed) as others:
+        with pytest.raises(Delayed) as others:
             mine.admit(RELAY)
         assert others.value.wait == PROBE_WAIT
         mine.failed(RELAY, WRONG)
-        with pytest.raises(Postponed) as later:
+        with pytest.raises(Delayed) as later:
             mine.admit(RELAY)
         pauses.append(later.value.wait)
     assert pauses == [60, 120, 240, 480, 900, 900, 900, 900]
@@ -159,7 +159,7 @@ def test_a_probe_that_finds_nothing_out_does_not_hold_up_the_next(clock):
     clock[0] += FIRST_PAUSE
     mine.probe(RELAY)
     clock[0] += PROBE_TIME
-    with pytest.raises(Postponed) as later:
+    with pytest.raises(Delayed) as later:
         mine.admit(RELAY)
     assert later.value.wait == FIRST_PAUSE - PROBE_TIME
 
@@ -182,7 +182,7 @@ def test_a_login_is_of_one_user_with_one_password_at_one_server(change, held, cl
     mine = refused_login(THRESHOLD)
 
     if held:
-        with pytest.raises(Postponed):
+        with pytest.raises(Delayed):
             mine.admit(replace(RELAY, **change))
     else:
         mine.admit(replace(RELAY, **change))

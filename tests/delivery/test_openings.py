@@ -7,7 +7,7 @@ import socket
 import pytest
 from support.hostile import Hostile, mailer
 
-from mailq.core.smtp.failure import Cause, Postponed
+from mailq.core.smtp.failure import Cause, Delayed
 from mailq.delivery import openings
 from mailq.delivery.openings import AT_ONCE, Openings
 
@@ -44,7 +44,7 @@ class Server:
 
 async def postponed(jobs):
     ends = await asyncio.gather(*jobs, return_exceptions=True)
-    assert all(end is None or (isinstance(end, Postponed) and end.cause is Cause.SILENCE) for end in ends)
+    assert all(end is None or (isinstance(end, Delayed) and end.cause is Cause.SILENCE) for end in ends)
     return sum(end is not None for end in ends)
 
 
@@ -78,7 +78,7 @@ async def test_jobs_for_a_silent_server_are_postponed_but_the_first():
     server = Server(mine, SLOW)
     async with under_way(*(server.job() for _ in range(20))) as jobs:
         assert await postponed(jobs[AT_ONCE:]) == 20 - AT_ONCE
-        with pytest.raises(Postponed, match="port 25 does not greet"):
+        with pytest.raises(Delayed, match="port 25 does not greet"):
             await asyncio.wait_for(mine.admitted(SLOW), 0.01)  # known by now: nobody waits
         assert (server.most, mine.slow) == (AT_ONCE, AT_ONCE)
         server.greets.set()
@@ -99,7 +99,7 @@ async def test_slow_openings_are_bounded_over_all_servers_and_new_servers_get_th
         await good.job()
         left_alone = [server for job, server in zip(jobs, servers, strict=True) if job in broken_off]
         for server in left_alone:
-            with pytest.raises(Postponed):
+            with pytest.raises(Delayed):
                 await server.job()
     assert mine.slow == 0
 
@@ -114,7 +114,7 @@ async def test_of_a_server_that_stopped_greeting_an_earlier_greeting_says_nothin
     async with under_way(*(server.job() for _ in range(5))):
         await asyncio.sleep(0.2)
         assert server.open == 5
-        with pytest.raises(Postponed):
+        with pytest.raises(Delayed):
             await mine.admitted(SLOW)
         await mine.admitted(OTHER)
 

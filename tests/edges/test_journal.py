@@ -19,14 +19,14 @@ from mailq.core.journal.records import (
     INTENT_SIZE,
     MAX_ANSWER,
     EntryId,
+    EntryState,
     JobKey,
     JournalError,
     JournalStats,
     Mark,
-    Standing,
     answer,
 )
-from mailq.core.smtp.failure import Postponed
+from mailq.core.smtp.failure import Delayed
 from mailq.edges.journal import FileJournal, NullJournal, file_journal
 from mailq.edges.journal.reader import LOOK
 
@@ -62,7 +62,7 @@ def granted(numbers):
         try:
             give(number, contested=True)
         except Exception as error:
-            assert type(error).__name__ == "Postponed", error
+            assert type(error).__name__ == "Delayed", error
         else:
             got.append(number)
     return got
@@ -130,17 +130,17 @@ def test_every_moment_at_which_a_process_is_killed_is_told(spawn, keep, marked):
     process(f"give(3, marked={marked}), j.answered(id, b'three'), j.settled(id)")
     process(f"give(4, marked={marked}), j.withdrawn(id)")
     mine = [key(number, marked=marked) for number in range(6)]
-    assert journal.take(mine[1]).standing is Standing.UNDERWAY
+    assert journal.take(mine[1]).standing is EntryState.UNDERWAY
     process.kill()
-    assert journal.take(mine[1]).standing is Standing.DOUBT
+    assert journal.take(mine[1]).standing is EntryState.DOUBT
     found = journal.take(mine[2])
-    assert (found.standing, found.record) == (Standing.ANSWERED, b"two")
-    assert journal.take(mine[3]).standing is (Standing.SETTLED if marked else Standing.UNKNOWN)
-    assert journal.take(mine[4]).standing is Standing.UNKNOWN
-    assert journal.take(mine[5]).standing is Standing.UNKNOWN
-    assert journal.take(mine[2]).standing is Standing.UNDERWAY
+    assert (found.standing, found.record) == (EntryState.ANSWERED, b"two")
+    assert journal.take(mine[3]).standing is (EntryState.SETTLED if marked else EntryState.UNKNOWN)
+    assert journal.take(mine[4]).standing is EntryState.UNKNOWN
+    assert journal.take(mine[5]).standing is EntryState.UNKNOWN
+    assert journal.take(mine[2]).standing is EntryState.UNDERWAY
     journal.settled(found.id)
-    assert journal.take(mine[2]).standing is (Standing.SETTLED if marked else Standing.UNKNOWN)
+    assert journal.take(mine[2]).standing is (EntryState.SETTLED if marked else EntryState.UNKNOWN)
 
 
 def test_a_claim_is_void_when_its_claimant_dies_or_gives_it_back(spawn, keep):
@@ -148,7 +148,7 @@ def test_a_claim_is_void_when_its_claimant_dies_or_gives_it_back(spawn, keep):
     process("give(1), j.answered(id, b'one')")
     process.kill()
     assert claimant("take(1)") == ("answered", b"one")
-    assert journal.take(key(1)).standing is Standing.UNDERWAY
+    assert journal.take(key(1)).standing is EntryState.UNDERWAY
     claimant("j.released(entry.id)")
     found = journal.take(key(1))
     assert found.record == b"one"
@@ -158,7 +158,7 @@ def test_a_claim_is_void_when_its_claimant_dies_or_gives_it_back(spawn, keep):
     found = journal.take(key(1))
     assert found.record == b"one"
     journal.settled(found.id)
-    assert journal.take(key(1)).standing is Standing.SETTLED
+    assert journal.take(key(1)).standing is EntryState.SETTLED
 
 
 def test_two_equal_jobs_are_two_messages(spawn, keep):
@@ -166,24 +166,24 @@ def test_two_equal_jobs_are_two_messages(spawn, keep):
     for record in (b"one", b"two"):
         process(f"give(1, marked=False), j.answered(id, {record})")
     twin = key(1, marked=False)
-    assert journal.take(twin).standing is Standing.UNDERWAY
+    assert journal.take(twin).standing is EntryState.UNDERWAY
     process.kill()
     found = [journal.take(twin) for _ in range(2)]
     assert {each.record for each in found} == {b"one", b"two"}
     for each in found:
         journal.settled(each.id)
-    assert journal.take(twin).standing is Standing.UNKNOWN
+    assert journal.take(twin).standing is EntryState.UNKNOWN
 
 
 def test_what_the_broker_had_when_a_process_was_killed_is_in_doubt_for_an_equal_publication(spawn, keep):
     process, journal = spawn(), keep()
     process("give(1, marked=False), j.answered(id, b'told'), j.published([id]), j.published([id])")
-    assert journal.take(key(1, marked=False)).standing is Standing.UNDERWAY
+    assert journal.take(key(1, marked=False)).standing is EntryState.UNDERWAY
     process.kill()
     found = journal.take(key(1, marked=False))
-    assert (found.standing, found.record) == (Standing.DOUBT, None)
+    assert (found.standing, found.record) == (EntryState.DOUBT, None)
     journal.settled(found.id)
-    assert journal.take(key(1, marked=False)).standing is Standing.UNKNOWN
+    assert journal.take(key(1, marked=False)).standing is EntryState.UNKNOWN
 
 
 def test_what_is_published_stands_so_in_the_next_file_and_in_what_is_left_of_a_dead_writers(spawn, keep, home):
@@ -196,7 +196,7 @@ def test_what_is_published_stands_so_in_the_next_file_and_in_what_is_left_of_a_d
     (item,) = journal._shelf.index._open[key(1).digest]
     assert item.published
     assert bytes([Mark.PUBLISHED]) in {record[8:9] for record in journal._shelf.index.open(item.writer)}
-    assert journal.take(key(1, marked=False)).standing is Standing.DOUBT
+    assert journal.take(key(1, marked=False)).standing is EntryState.DOUBT
 
 
 @pytest.mark.parametrize("ahead", range(5))
@@ -215,7 +215,7 @@ def test_an_answer_of_the_living_is_taken_where_it_cannot_be_an_equal_jobs(spawn
     process, journal = spawn(), keep()
     process("give(1), j.answered(id, b'one'), give(2, marked=False), j.answered(id, b'two')")
     assert journal.take(key(1)).record == b"one"
-    assert journal.take(key(2, marked=False)).standing is Standing.UNDERWAY
+    assert journal.take(key(2, marked=False)).standing is EntryState.UNDERWAY
     process("j.released(id)")
     assert journal.take(key(2, marked=False)).record == b"two"
 
@@ -223,7 +223,7 @@ def test_an_answer_of_the_living_is_taken_where_it_cannot_be_an_equal_jobs(spawn
 def test_of_two_who_contest_a_job_one_gives_way(spawn, keep):
     process, journal = spawn(), keep()
     process("give(1)")
-    with pytest.raises(Postponed) as later:
+    with pytest.raises(Delayed) as later:
         handed(journal, 1, contested=True)
     assert 2 <= later.value.wait <= 5
     process("j.withdrawn(id)")
@@ -235,7 +235,7 @@ def test_of_two_who_contest_a_job_one_gives_way(spawn, keep):
 def test_one_gives_way_to_its_own_process_too(keep):
     journal = keep()
     first = handed(journal, 1, contested=True)
-    with pytest.raises(Postponed):  # a retry that was published twice: two messages, one attempt
+    with pytest.raises(Delayed):  # a retry that was published twice: two messages, one attempt
         handed(journal, 1, contested=True)
     journal.withdrawn(first)
     handed(journal, 1, contested=True)
@@ -246,7 +246,7 @@ def test_a_contested_job_that_was_settled_is_not_sent_again_if_it_has_an_identit
     process("give(1), j.answered(id, b''), j.settled(id), give(2), j.answered(id, b'')")
     process("give(3, marked=False), j.answered(id, b''), j.settled(id)")
     for number in (1, 2):
-        with pytest.raises(Postponed):
+        with pytest.raises(Delayed):
             handed(journal, number, contested=True)
     handed(journal, 3, marked=False, contested=True)
 
@@ -280,9 +280,9 @@ def test_a_process_that_stands_still_stops_nobody(spawn, keep):
     process.signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.process.pid, os.WSTOPPED)
     started = time.monotonic()
-    assert [journal.take(key(number)).standing for number in (1, 2)] == [Standing.UNDERWAY] * 2
+    assert [journal.take(key(number)).standing for number in (1, 2)] == [EntryState.UNDERWAY] * 2
     journal.settled(handed(journal, 3, b"", contested=True))
-    assert journal.take(key(3)).standing is Standing.SETTLED
+    assert journal.take(key(3)).standing is EntryState.SETTLED
     assert time.monotonic() - started < 20  # the stopped process never goes on
 
 
@@ -299,13 +299,13 @@ def test_open_entries_are_carried_from_file_to_file(spawn, keep, home):
     numbers = [int(path.stem.split("-")[2]) for path in home.glob("7-*")]
     assert max(numbers) > 5
     assert len(numbers) <= 2 + 2
-    assert journal.take(key(6)).standing is Standing.UNDERWAY
+    assert journal.take(key(6)).standing is EntryState.UNDERWAY
     process.kill()
-    assert journal.take(key(1)).standing is Standing.DOUBT
+    assert journal.take(key(1)).standing is EntryState.DOUBT
     assert journal.take(key(2)).record == b"two"
     assert journal.take(key(6)).record == b"six"
-    assert journal.take(key(5, marked=False)).standing is Standing.UNKNOWN
-    assert journal.take(key(1699)).standing is Standing.SETTLED
+    assert journal.take(key(5, marked=False)).standing is EntryState.UNKNOWN
+    assert journal.take(key(1699)).standing is EntryState.SETTLED
     assert journal.trials(b"t" * 16) == 1
 
 
@@ -316,10 +316,10 @@ def test_a_reader_keeps_up_with_rotation(keep):
     for number in range(100, 2100):
         writer.settled(handed(writer, number, b"x" * 700))
         if number % 90 == 0:
-            assert reader.take(key(number)).standing is Standing.SETTLED
+            assert reader.take(key(number)).standing is EntryState.SETTLED
     writer.settled(early)
-    assert reader.take(key(1)).standing is Standing.SETTLED
-    assert reader.take(key(2099)).standing is Standing.SETTLED
+    assert reader.take(key(1)).standing is EntryState.SETTLED
+    assert reader.take(key(2099)).standing is EntryState.SETTLED
     assert not [item for writers in reader._shelf.index._writers.values() for item in writers.items]
 
 
@@ -341,7 +341,7 @@ def test_an_answer_that_is_too_long_is_an_answer_still(keep):
     journal = keep()
     handed(journal, 1, b"r" * (MAX_ANSWER + 1))
     found = journal.take(key(1))
-    assert (found.standing, found.record) == (Standing.ANSWERED, b"")
+    assert (found.standing, found.record) == (EntryState.ANSWERED, b"")
 
 
 def test_a_full_disk_is_trouble_and_recovers(spawn):
@@ -390,7 +390,7 @@ def test_what_was_removed_by_somebody_is_written_anew(keep, home):
     shutil.rmtree(home)
     assert (journal.tend(), journal.trouble()) == ((), None)
     other.tend()
-    assert other.take(key(1)).standing is Standing.UNDERWAY
+    assert other.take(key(1)).standing is EntryState.UNDERWAY
 
 
 def test_only_the_owner_may_read(keep, home):
@@ -405,7 +405,7 @@ def test_what_was_settled_outlives_a_clean_end(keep, home):
     done.settled(handed(done, 1, b""))
     done.close()
     assert len(files(home)) == 2
-    assert journal.take(key(1)).standing is Standing.SETTLED
+    assert journal.take(key(1)).standing is EntryState.SETTLED
 
 
 def test_a_clean_end_leaves_nothing_but_what_may_be_asked_for(keep, home):
@@ -417,8 +417,8 @@ def test_a_clean_end_leaves_nothing_but_what_may_be_asked_for(keep, home):
     done.close()
     left.close()
     assert len(files(home)) == 2
-    assert journal.take(key(1, marked=False)).standing is Standing.UNKNOWN
-    assert journal.take(key(2)).standing is Standing.DOUBT
+    assert journal.take(key(1, marked=False)).standing is EntryState.UNKNOWN
+    assert journal.take(key(2)).standing is EntryState.DOUBT
     assert journal.trials(b"t" * 16) == 0
 
 
@@ -428,7 +428,7 @@ def test_what_was_settled_for_the_dead_outlives_who_settled_it(spawn, keep):
     dead.kill()
     journal.settled(journal.take(key(1, marked=False)).id)
     journal.close()
-    assert last.take(key(1, marked=False)).standing is Standing.UNKNOWN
+    assert last.take(key(1, marked=False)).standing is EntryState.UNKNOWN
 
 
 def test_trials_count_deaths(spawn, keep):
@@ -448,12 +448,12 @@ def test_what_the_dead_leave_is_short_and_does_not_stay(spawn, keep, home, monke
     journal = keep(keep=3600)
     (left,) = home.glob("7-*")
     assert left.stat().st_size < 1000
-    assert journal.take(key(1)).standing is Standing.DOUBT
+    assert journal.take(key(1)).standing is EntryState.DOUBT
     now = time.monotonic
     monkeypatch.setattr(file_journal.time, "monotonic", lambda: now() + 3601)
     journal._keep_house()
     assert not list(home.glob("7-*"))
-    assert journal.take(key(1)).standing is Standing.UNKNOWN
+    assert journal.take(key(1)).standing is EntryState.UNKNOWN
 
 
 def test_a_clock_that_is_set_forward_makes_nothing_old(spawn, keep, monkeypatch):
@@ -466,7 +466,7 @@ def test_a_clock_that_is_set_forward_makes_nothing_old(spawn, keep, monkeypatch)
     journal._keep_house()
     journal.answered(entry, b"two")
     later = keep(keep=3600)
-    assert later.take(key(1)).standing is Standing.DOUBT
+    assert later.take(key(1)).standing is EntryState.DOUBT
     assert later.take(key(2)).record == b"two"
 
 
@@ -481,8 +481,8 @@ def test_the_number_of_dead_files_with_nothing_open_is_bounded(keep, home, monke
         early.tend()
     journal = keep()
     assert len(files(home)) == 5
-    assert journal.take(key(9)).standing is Standing.UNKNOWN
-    assert {early.take(key(number)).standing for number in range(6)} == {Standing.SETTLED}  # they were read in time
+    assert journal.take(key(9)).standing is EntryState.UNKNOWN
+    assert {early.take(key(number)).standing for number in range(6)} == {EntryState.SETTLED}  # they were read in time
 
 
 def test_what_many_dead_left_open_is_told_until_it_is_settled(keep, home, monkeypatch):
@@ -495,7 +495,7 @@ def test_what_many_dead_left_open_is_told_until_it_is_settled(keep, home, monkey
     journal = keep()
     assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
     found = [journal.take(key(number)) for number in range(40)]
-    assert {each.standing for each in found} == {Standing.DOUBT}
+    assert {each.standing for each in found} == {EntryState.DOUBT}
     for each in found:
         journal.settled(each.id)
     journal._keep_house()
@@ -521,14 +521,14 @@ def test_of_much_that_the_dead_left_what_is_open_stays(spawn, keep, home, monkey
         assert journal.trials(b"t" * 16) == 4
         for number in range(4):
             found = journal.take(key(number))
-            assert found.standing is Standing.DOUBT
+            assert found.standing is EntryState.DOUBT
             journal.released(found.id)
     early._keep_house()
     for number in range(4):
         found = early.take(key(10 + number, marked=False))
         assert found.record == b"answer %d" % number
         early.settled(found.id)
-    assert keep().take(key(10, marked=False)).standing is Standing.UNKNOWN
+    assert keep().take(key(10, marked=False)).standing is EntryState.UNKNOWN
 
 
 def test_of_many_who_clean_up_at_once_none_loses_sight(spawn, keep, home):
@@ -548,7 +548,7 @@ def test_of_many_who_clean_up_at_once_none_loses_sight(spawn, keep, home):
             each("entry.id and j.released(entry.id)")
     assert all(path.stat().st_size < 200 for path in home.glob("7-*") if path.stat().st_size != SMALL)
     journal = keep()
-    assert {journal.take(key(number)).standing for number in range(8)} == {Standing.DOUBT}
+    assert {journal.take(key(number)).standing for number in range(8)} == {EntryState.DOUBT}
 
 
 def test_a_file_that_may_not_be_read_is_trouble_and_recovers(spawn):
@@ -592,7 +592,7 @@ def test_what_others_settled_is_known_to_who_was_asked_when_their_files_are_gone
             writer.tend()
             reader.tend()
     assert len(files(home)) <= 4
-    settled = [reader.take(key(number)).standing is Standing.SETTLED for number in range(2000)]
+    settled = [reader.take(key(number)).standing is EntryState.SETTLED for number in range(2000)]
     assert all(settled) is asked  # reading costs every process a share of all jobs of the host
     assert settled[-1]
 
@@ -607,7 +607,7 @@ def test_a_damaged_file_is_told_of_once_and_read_up_to_the_damage(keep, home):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert journal.take(key(0)).record == b"x" * 100
-    assert journal.take(key(2)).standing is Standing.UNKNOWN
+    assert journal.take(key(2)).standing is EntryState.UNKNOWN
     (said,) = journal.tend()
     assert f"{path} is damaged" in said
     assert journal.tend() == ()
@@ -622,7 +622,7 @@ def test_strange_files_in_the_directory_hurt_nobody(keep, home):
     (home / "folder.journal").mkdir()
     os.mkfifo(home / "pipe.journal")
     journal = keep()
-    assert journal.take(key(1)).standing is Standing.UNKNOWN
+    assert journal.take(key(1)).standing is EntryState.UNKNOWN
     assert not (home / "empty.journal").exists()
     assert (home / "noise.journal").exists()
 
@@ -681,7 +681,7 @@ def test_no_journal_knows_nothing():
     journal.answered(entry, b"")
     journal.settled(entry)
     journal.trial(b"t" * 16)
-    assert journal.take(key(1)).standing is Standing.UNKNOWN
+    assert journal.take(key(1)).standing is EntryState.UNKNOWN
     assert (journal.trials(b"t" * 16), journal.trouble(), journal.tend()) == (0, None, ())
     assert journal.stats() == JournalStats()
     journal.close()
@@ -721,7 +721,7 @@ def test_what_was_said_before_a_kill_at_any_moment_is_found(spawn, keep):
     work = (
         "[(give(n), say(3 * n), j.answered(id, b'x' * 9000), say(3 * n + 1), j.settled(id), say(3 * n + 2), j.tend())"
     )
-    possible = (Standing.UNKNOWN, Standing.DOUBT, Standing.ANSWERED, Standing.SETTLED)
+    possible = (EntryState.UNKNOWN, EntryState.DOUBT, EntryState.ANSWERED, EntryState.SETTLED)
     for count in range(6):
         process = spawn()
         process.ask(work + f" for n in range({count} * 10**6, 10**7)]")
@@ -732,6 +732,6 @@ def test_what_was_said_before_a_kill_at_any_moment_is_found(spawn, keep):
         job, call = divmod(calls[-1], 3)
         standing = journal.take(key(job)).standing
         assert standing in possible[call + 1 : call + 3]
-        assert journal.take(key(job - 1)).standing is Standing.SETTLED
+        assert journal.take(key(job - 1)).standing is EntryState.SETTLED
         shutil.rmtree(journal._directory)
         journal.tend()

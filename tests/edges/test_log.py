@@ -19,7 +19,7 @@ from mailq.config.operations import LogConfig
 from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.jobs.job import Job
 from mailq.core.journal.records import JournalStats
-from mailq.core.outcomes import End
+from mailq.core.outcomes import Disposition
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
@@ -158,7 +158,7 @@ def test_lines_below_the_level_are_not_written(written, format_):
         (lambda log: log.broker("lost", "EOF"), {"level": "warning", "event": "broker", "detail": "EOF"}),
         (lambda log: log.broker("blocked", "disk"), {"level": "warning", "event": "broker", "change": "blocked"}),
         (lambda log: log.stalled(stalled=True), {"level": "error", "event": "stalled"}),
-        (lambda log: log.ended(End.REPEATED), {"level": "debug", "event": "ended", "end": "repeated"}),
+        (lambda log: log.ended(Disposition.REPEATED), {"level": "debug", "event": "ended", "end": "repeated"}),
         (
             lambda log: log.journal(None, ("a file was damaged",), STATS),
             {"level": "warning", "event": "journal", "detail": "a file was damaged"},

@@ -10,12 +10,12 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mailq.core.answers.actions import FLAGS, Effects
+from mailq.core.answers.actions import FLAGS, Actions
 from mailq.core.answers.flags import NO_FLAGS, Flags, infer
 from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.jobs.job import Job
 from mailq.core.journal.records import JournalStats
-from mailq.core.outcomes import End
+from mailq.core.outcomes import Disposition
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
@@ -77,8 +77,8 @@ def test_flags_are_counted_whether_inferred_or_set_by_a_pattern(metrics):
     assert inferred.strange
     odd = result(State.RCPTTO, Kind.ERROR)
     metrics.attempted(job(), odd, Verdict(Outcome.RETRY, NOW, flags=inferred))
-    metrics.attempted(job(), odd, Verdict(Outcome.FAILURE, flags=Effects(strange=True, fatal=True).over(NO_FLAGS)))
-    metrics.attempted(job(), odd, Verdict(Outcome.RETRY, NOW, flags=Effects(strange=False).over(inferred)))
+    metrics.attempted(job(), odd, Verdict(Outcome.FAILURE, flags=Actions(strange=True, fatal=True).over(NO_FLAGS)))
+    metrics.attempted(job(), odd, Verdict(Outcome.RETRY, NOW, flags=Actions(strange=False).over(inferred)))
     metrics.attempted(job(), odd, Verdict(Outcome.RETRY, NOW, flags=Flags(greylisted=True)))
     metrics.attempted(job(), result(), Verdict(Outcome.SUCCESS))
 
@@ -146,14 +146,14 @@ def test_parked_poisoned_and_bugs_are_counted(metrics):
 
 def test_every_message_that_came_is_in_the_equation(metrics):
     """consumed = the sum of the ends + in flight, and drift is by how much it is not so."""
-    for _ in range(len(End) + 3):
+    for _ in range(len(Disposition) + 3):
         metrics.consumed()
-    for end in End:
+    for end in Disposition:
         metrics.ended(end)
     metrics.flight(3, 1)
 
-    assert read(metrics, "consumed_total") == len(End) + 3
-    for end in End:
+    assert read(metrics, "consumed_total") == len(Disposition) + 3
+    for end in Disposition:
         assert read(metrics, "ended_total", end=end.value) == 1
     assert read(metrics, "drift") == 0
     metrics.flight(2, 1)
@@ -320,7 +320,7 @@ def busy(times):
         metrics.published("success", 3)
         metrics.broker("lost", "")
         metrics.broker("connected", "")
-        for end in End:
+        for end in Disposition:
             metrics.consumed()
             metrics.ended(end)
         for _ in range(10):

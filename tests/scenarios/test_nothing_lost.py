@@ -14,11 +14,11 @@ import pytest
 from support.proxy import Proxy
 from support.system import MIME, sent_back, until
 
-from mailq.core.smtp.failure import Cause, Postponed
+from mailq.core.smtp.failure import Cause, Delayed
 from mailq.edges.amqp.consumer import Consumer
 from mailq.edges.amqp.publisher import Publisher
 from mailq.ports.broker import BrokerError
-from mailq.worker.attempts import Flight
+from mailq.worker.attempts import RunningAttempt
 
 FATES = [
     ("accept@a.test", "success", "accepted"),
@@ -416,15 +416,15 @@ async def test_a_message_refused_by_one_target_and_postponed_at_the_next_is_not_
 ):
     """Nobody has it: its hand-over is withdrawn from the journal, or it would be waited for for ever."""
     refusing, accepting = await sink(faults=["message=451"]), await sink()
-    begin, asked = Flight.begin, []
+    begin, asked = RunningAttempt.begin, []
 
     def postponing(self):
         asked.append(self)
         if len(asked) == 2:
-            raise Postponed(1, Cause.BROKER, "as injected")
+            raise Delayed(1, Cause.BROKER, "as injected")
         begin(self)
 
-    monkeypatch.setattr(Flight, "begin", postponing)
+    monkeypatch.setattr(RunningAttempt, "begin", postponing)
     targets = [f"127.0.0.1:{refusing.port}", f"127.0.0.1:{accepting.port}"]
     mail = await system(
         refusing, dns={"overrides": {"a.test": targets}}, patterns=[{"id": "next", "codes": [451], "fallback": True}]

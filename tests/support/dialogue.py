@@ -38,7 +38,7 @@ from mailq.core.jobs.job import Job
 from mailq.core.results.result import Result, Trail
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.governor import Governor
-from mailq.delivery.smtp.session_pool import Pool
+from mailq.delivery.smtp.session_pool import SessionPool
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
@@ -210,7 +210,9 @@ async def deliver(addresses: Sequence[tuple[str, int]], options: dict[str, Any])
     """
     config = _config(addresses, options)
     job = Job.parse(orjson.dumps(_job(options)), limit=100_000_000)
-    pool = Pool(TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100, 500)
+    pool = SessionPool(
+        TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100, 500
+    )
     sources = HostSources(config.sources, config.delivery.ehlo)
     bugs = _Bugs()
     delivery = Delivery(

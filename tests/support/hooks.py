@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from mailq.core.broker.messages import Publication
-from mailq.core.webhooks.endpoint import Meaning
+from mailq.core.webhooks.endpoint import AnswerMeaning
 from mailq.edges.amqp.broker import Broker
 from mailq.testbed.free_port import free_port
 from support import pages
@@ -130,7 +130,7 @@ class Watching:
         self.events.append((queue, event))
 
     def count(self, meaning):
-        return sum(answer.meaning is Meaning(meaning) for _, answer in self.answers)
+        return sum(answer.meaning is AnswerMeaning(meaning) for _, answer in self.answers)
 
 
 def document(job, attempt=1, *, last="accepted", **more):

@@ -23,16 +23,16 @@ import orjson
 from mailq.config import Config
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Result, Trail
-from mailq.core.smtp.failure import Postponed
+from mailq.core.smtp.failure import Delayed
 from mailq.core.traffic.limits import LimitRule
 from mailq.delivery.attempt import Delivery
 from mailq.delivery.governor import Governor
-from mailq.delivery.smtp.session_pool import Pool
+from mailq.delivery.smtp.session_pool import SessionPool
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import HostSources
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
-from mailq.ports.journal import Claim
+from mailq.ports.journal import HandoverGuard
 from mailq.service.build import meaning_of, policy_of, timeouts_of
 from support.dialogue import Leave
 from support.limits import private_table
@@ -162,7 +162,7 @@ class Mailer:
         )
         self.bugs: list[BaseException] = []
         self.session_limits: list[int] = []
-        self.pool = Pool(
+        self.pool = SessionPool(
             TcpDialer(Security(config.tls)), private_table(), timeouts_of(config), config.timeouts.quit, 100, 500
         )
         self._delivery = Delivery(
@@ -183,11 +183,11 @@ class Mailer:
     def session_limit(self, host: str, messages: int) -> None:
         self.session_limits.append(messages)
 
-    async def send(self, claim: Claim | None = None, **properties: Any) -> Result:
+    async def send(self, claim: HandoverGuard | None = None, **properties: Any) -> Result:
         """Return the result of an attempt for a job with these properties."""
         job = {"recipient": "b@b.test", "envelope": "a@a.test", "mime": "Subject: x\n\nhi\n"} | properties
         made = await self._delivery.attempt(Job.parse(orjson.dumps(job), limit=10_000_000), Trail(), claim or Leave())
-        assert not isinstance(made, Postponed)
+        assert not isinstance(made, Delayed)
         return made
 
 

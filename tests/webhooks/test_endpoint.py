@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from support.hooks import SECRET
 
 from mailq.config.webhooks import EndpointConfig, WebhooksConfig
-from mailq.core.webhooks.endpoint import Meaning
+from mailq.core.webhooks.endpoint import AnswerMeaning
 from mailq.edges.webhook_client import MAX_ANSWER, Poster, public, retry_after
 
 PRIVATE = (
@@ -56,7 +56,7 @@ async def post(config):
 async def test_a_private_address_is_refused_however_it_is_written(receiver, host):
     inside = await receiver()
     answer = await post(endpoint(f"http://{host}:{inside.port}/"))
-    assert answer.meaning is Meaning.TROUBLE
+    assert answer.meaning is AnswerMeaning.TROUBLE
     assert inside.requests == []
     if host in ("127.0.0.1", "localhost"):
         assert "is not a public address" in answer.reason
@@ -84,7 +84,7 @@ async def test_a_redirect_is_not_followed_unless_allowed_nor_without_end(receive
     first = await receiver()
     first.answer = (302, {"Location": "/again"})
     refused = await post(endpoint(first.url, allow_private=True))
-    assert (refused.status, refused.meaning, len(first.requests)) == (302, Meaning.TROUBLE, 1)
+    assert (refused.status, refused.meaning, len(first.requests)) == (302, AnswerMeaning.TROUBLE, 1)
     endless = await post(endpoint(first.url, allow_private=True, follow_redirects=True))
     assert (endless.reason, len(first.requests)) == ("more than 3 redirects", 5)
     first.answer = (302, {"Location": "file:///etc/passwd"})
@@ -165,7 +165,7 @@ async def test_retry_after_is_bounded_and_what_cannot_be_understood_is_no_hint(r
 async def test_no_text_holds_the_url():
     for url in ("http://127.0.0.1:1/token-in-path", "http://nowhere.invalid/token-in-path"):
         answer = await post(endpoint(url, allow_private=True))
-        assert answer.meaning is Meaning.TROUBLE
+        assert answer.meaning is AnswerMeaning.TROUBLE
         assert answer.reason
         assert "token" not in answer.reason
     assert "token" not in repr(endpoint("http://127.0.0.1:1/token-in-path"))

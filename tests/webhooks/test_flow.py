@@ -16,7 +16,7 @@ from mailq.core.webhooks import events
 from mailq.edges.amqp.publisher import Publisher
 from mailq.edges.webhook_client import Poster
 from mailq.ports.broker import OversizedError
-from mailq.webhooks.endpoint_queue import Line
+from mailq.webhooks.endpoint_queue import EndpointQueue
 
 
 async def test_an_event_is_signed_and_says_everything(hooks, receiver):
@@ -361,14 +361,14 @@ async def test_an_event_on_which_the_client_stumbles_is_refused_alone(hooks, rec
 async def test_a_line_that_fails_begins_again_and_leaves_the_others_alone(hooks, receiver, monkeypatch):
     crm, other = await receiver(), await receiver()
     failing = True
-    look_up = Line._look_up_waits
+    look_up = EndpointQueue._look_up_waits
 
     async def failing_look_up(self):
         if failing and self.endpoint.name == "crm":
             raise PanicException("boom")
         return await look_up(self)
 
-    monkeypatch.setattr(Line, "_look_up_waits", failing_look_up)
+    monkeypatch.setattr(EndpointQueue, "_look_up_waits", failing_look_up)
     running = await hooks(crm={"url": crm.url}, other={"url": other.url})
     await running.tell("a")
     await until(lambda: other.taken and len(running.watching.bugs) >= 2)

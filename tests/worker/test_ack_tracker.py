@@ -10,11 +10,11 @@ from mailq.config.journal import JournalConfig
 from mailq.core.broker.messages import Consumed
 from mailq.core.broker.provenance import Outbox, Provenance
 from mailq.core.jobs.job import Job
-from mailq.core.journal.records import PARKED, Standing
-from mailq.core.smtp.failure import Postponed
+from mailq.core.journal.records import PARKED, EntryState
+from mailq.core.smtp.failure import Delayed
 from mailq.edges.journal import FileJournal, NullJournal
-from mailq.worker.ack_tracker import Receipts, marked
-from mailq.worker.attempts import Flights
+from mailq.worker.ack_tracker import AckTracker, marked
+from mailq.worker.attempts import RunningAttempts
 from mailq.worker.standstill import Standstill, moment
 
 
@@ -45,12 +45,12 @@ def journal(tmp_path):
 
 @pytest.fixture
 def flights(journal):
-    return Flights(journal, None, None, Standstill(15))
+    return RunningAttempts(journal, None, None, Standstill(15))
 
 
 @pytest.fixture
 def receipts(journal, flights):
-    return Receipts(journal, flights)
+    return AckTracker(journal, flights)
 
 
 JOB = Job.parse(b'{"recipient": "b@b.test"}', limit=100)
@@ -81,12 +81,12 @@ async def test_an_entry_is_kept_until_a_look_after_the_broker_has_answered(journ
     receipts.look()
     broker.asked[0].set_result(True)
     await until(lambda: len(broker.asked) == 2)  # one question at a time
-    assert standing(journal, key(1)) is Standing.UNDERWAY
+    assert standing(journal, key(1)) is EntryState.UNDERWAY
     receipts.look()
-    assert standing(journal, key(1)) is Standing.UNDERWAY
+    assert standing(journal, key(1)) is EntryState.UNDERWAY
     receipts.look()
-    assert standing(journal, key(1)) is Standing.UNKNOWN
-    assert standing(journal, key(2)) is Standing.UNDERWAY
+    assert standing(journal, key(1)) is EntryState.UNKNOWN
+    assert standing(journal, key(2)) is EntryState.UNDERWAY
 
 
 @pytest.mark.parametrize("answered", [False, True])
@@ -100,7 +100,7 @@ async def test_what_a_lost_connection_acknowledged_is_told_again_or_in_doubt(jou
     broker.lose()
     receipts.look()
     found = journal.take(key())
-    assert (found.standing, found.record) == ((Standing.DOUBT, None) if answered else (Standing.ANSWERED, b"told"))
+    assert (found.standing, found.record) == ((EntryState.DOUBT, None) if answered else (EntryState.ANSWERED, b"told"))
 
 
 async def test_what_arrived_together_ends_together_however_many_questions_there_were(journal, receipts):
@@ -113,7 +113,7 @@ async def test_what_arrived_together_ends_together_however_many_questions_there_
     assert len(receipts._batches) == 1
     receipts.look()
     receipts.look()
-    assert [standing(journal, key(number)) for number in range(5)] == [Standing.UNKNOWN] * 5
+    assert [standing(journal, key(number)) for number in range(5)] == [EntryState.UNKNOWN] * 5
 
 
 async def test_over_a_new_connection_it_may_be_the_same_job_at_once(journal, receipts):
@@ -121,21 +121,21 @@ async def test_over_a_new_connection_it_may_be_the_same_job_at_once(journal, rec
     delivered(journal, receipts, lost, key())
     lost.lose()
     receipts.equal(key(), Life())
-    assert standing(journal, key()) is Standing.ANSWERED
+    assert standing(journal, key()) is EntryState.ANSWERED
 
 
 async def test_an_equal_publication_over_the_same_connection_is_another_one(journal, receipts):
     broker = Life()
     delivered(journal, receipts, broker, key())
     receipts.equal(key(), broker)
-    assert standing(journal, key()) is Standing.UNKNOWN
+    assert standing(journal, key()) is EntryState.UNKNOWN
 
 
 async def test_of_equal_jobs_at_hand_none_is_taken_for_the_other(journal, flights, receipts):
     broker = Life()
     flight = flights.begin(JOB, key(), broker, 0, again=False)
     delivered(journal, receipts, broker, key())
-    assert standing(journal, key()) is Standing.UNKNOWN
+    assert standing(journal, key()) is EntryState.UNKNOWN
     flights.end(flight)
     delivered(journal, receipts, broker, key())
     delivered(journal, receipts, broker, key())
@@ -147,7 +147,7 @@ async def test_a_marked_publication_is_settled_at_once(journal, receipts):
     delivered(journal, receipts, broker, key(mark="one"))
     await asyncio.sleep(0)
     assert broker.asked == []
-    assert standing(journal, key(mark="one")) is Standing.SETTLED
+    assert standing(journal, key(mark="one")) is EntryState.SETTLED
 
 
 async def test_in_the_end_all_that_is_known_is_settled_and_the_rest_left(journal, receipts):
@@ -158,8 +158,8 @@ async def test_in_the_end_all_that_is_known_is_settled_and_the_rest_left(journal
     await until(lambda: silent.asked)
     broker.asked[0].set_result(True)
     await end
-    assert standing(journal, key(1)) is Standing.UNKNOWN
-    assert standing(journal, key(2)) is Standing.ANSWERED
+    assert standing(journal, key(1)) is EntryState.UNKNOWN
+    assert standing(journal, key(2)) is EntryState.ANSWERED
 
 
 async def test_what_is_sent_back_is_marked_after_its_entry(journal, receipts):
@@ -177,7 +177,7 @@ async def test_what_is_sent_back_is_marked_after_its_entry(journal, receipts):
 
 def test_without_a_journal_each_publication_has_a_mark_all_the_same():
     journal = NullJournal()
-    receipts = Receipts(journal, Flights(journal, None, None, Standstill(15)))
+    receipts = AckTracker(journal, RunningAttempts(journal, None, None, Standstill(15)))
     first, second = [marked(Provenance(), receipts.parking(key())) for _ in range(2)]
     assert first.mark
     assert first.mark != second.mark
@@ -203,14 +203,16 @@ standstill = Standstill(15)
 async def test_what_the_broker_may_give_to_another_is_handed_over_only_where_a_rival_would_be_seen(journal, what, mark):
     standstill.__init__(15)
     broker = Life()
-    flight = Flights(journal, None, None, standstill).begin(JOB, key(mark=mark), broker, moment(), again=False)
+    flight = RunningAttempts(journal, None, None, standstill).begin(JOB, key(mark=mark), broker, moment(), again=False)
     what(broker)
     if mark:
         flight.hand_over()
-        rival = Flights(journal, None, None, standstill).begin(JOB, key(mark=mark), broker, moment(), again=True)
-        with pytest.raises(Postponed):
+        rival = RunningAttempts(journal, None, None, standstill).begin(
+            JOB, key(mark=mark), broker, moment(), again=True
+        )
+        with pytest.raises(Delayed):
             rival.hand_over()
     else:
-        with pytest.raises(Postponed):
+        with pytest.raises(Delayed):
             flight.hand_over()
     assert len(journal._open) == bool(mark)

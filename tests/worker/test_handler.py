@@ -6,9 +6,9 @@ from support.broker import until
 
 from mailq.core.broker.messages import Consumed
 from mailq.core.broker.provenance import Outbox
-from mailq.core.outcomes import End
+from mailq.core.outcomes import Disposition
 from mailq.edges.observers import Observers
-from mailq.worker.handler import Bounds, Handling
+from mailq.worker.handler import Handler, WorkerBounds
 
 
 class Life:
@@ -23,11 +23,11 @@ class Life:
 
 
 async def test_a_connection_that_is_held_is_let_go_though_an_earlier_one_filled_the_memory(monkeypatch):
-    handling = Handling(None, None, None, Outbox("/", "outbox", "secret"), Observers(), Bounds(in_memory=1000))
+    handling = Handler(None, None, None, Outbox("/", "outbox", "secret"), Observers(), WorkerBounds(in_memory=1000))
 
     async def process(case):
         await case.broker.go.wait()
-        return End.RETURNED
+        return Disposition.RETURNED
 
     monkeypatch.setattr(handling, "_process", process)
     lost, new = Life(), Life()

@@ -9,7 +9,7 @@ from mailq.core.broker.messages import Consumed
 from mailq.core.journal.records import JournalError
 from mailq.edges.journal import FileJournal, NullJournal
 from mailq.worker import quarantine
-from mailq.worker.quarantine import Suspects
+from mailq.worker.quarantine import Quarantine
 
 KILLER = Consumed(b"killer", 1)
 SLOW = Consumed(b"slow", 2)
@@ -30,7 +30,7 @@ def journal(tmp_path):
 
 
 async def test_trials_are_one_after_the_other_and_others_wait(journal):
-    trials = Suspects(journal())
+    trials = Quarantine(journal())
     order = []
 
     async def tried(message):
@@ -57,7 +57,7 @@ async def test_a_trial_that_lasts_lets_others_begin_and_counts_as_survived(journ
     kept = []
     written = journal()
     monkeypatch.setattr(written, "tried", kept.append)
-    trials = Suspects(written)
+    trials = Quarantine(written)
 
     async with trials.trial(SLOW, 0):
         await asyncio.wait_for(trials.calm(), 5)
@@ -71,7 +71,7 @@ async def test_a_trial_that_lasts_lets_others_begin_and_counts_as_survived(journ
 async def test_each_further_trial_is_alone_for_longer_up_to_a_limit(journal, monkeypatch):
     monkeypatch.setattr(quarantine, "ALONE", 0.05)
     monkeypatch.setattr(quarantine, "LONGEST", 0.2)
-    trials = Suspects(journal())
+    trials = Quarantine(journal())
     loop = asyncio.get_running_loop()
 
     for earlier, alone in ((0, 0.05), (1, 0.1), (2, 0.2), (1000, 0.2)):
@@ -83,8 +83,8 @@ async def test_each_further_trial_is_alone_for_longer_up_to_a_limit(journal, mon
 
 async def test_deaths_are_counted_by_message_and_identity(journal):
     one, other = journal(), journal()
-    trials = Suspects(other)
-    async with Suspects(one).trial(KILLER, 0):
+    trials = Quarantine(other)
+    async with Quarantine(one).trial(KILLER, 0):
         assert trials.deaths(KILLER) == 0  # it lives
         one._pen._current.close(remove=False)  # as the kernel does for a process that is killed
         one._pen._current = None
@@ -96,7 +96,7 @@ async def test_deaths_are_counted_by_message_and_identity(journal):
 async def test_a_trial_that_cannot_be_noted_is_none_and_holds_nobody_up(journal):
     closed = journal()
     closed.close()
-    trials = Suspects(closed)
+    trials = Quarantine(closed)
     with pytest.raises(JournalError):
         async with trials.trial(KILLER, 0):
             pytest.fail("it began")
@@ -106,7 +106,7 @@ async def test_a_trial_that_cannot_be_noted_is_none_and_holds_nobody_up(journal)
 
 
 async def test_without_a_journal_no_death_is_known():
-    trials = Suspects(NullJournal())
+    trials = Quarantine(NullJournal())
     async with trials.trial(KILLER, 0):
         pass
     assert trials.deaths(KILLER) == 0

@@ -11,10 +11,10 @@ from support.broker import until
 from mailq.core.broker.messages import Consumed
 from mailq.core.broker.provenance import Outbox
 from mailq.core.jobs.document import UNCOUNTED, InvalidJobError
-from mailq.core.outcomes import End
+from mailq.core.outcomes import Disposition
 from mailq.delivery.offload import LARGE, offloaded
 from mailq.edges.observers import Observers
-from mailq.worker.handler import Bounds, Handling
+from mailq.worker.handler import Handler, WorkerBounds
 from mailq.worker.reading import Reading, Room
 
 LIMIT = 10_000_000
@@ -86,7 +86,7 @@ async def test_heavy_documents_wait_for_each_other_and_one_is_always_read():
 
 
 async def test_the_values_of_a_message_count_as_memory_until_it_ends(monkeypatch):
-    handling = Handling(None, None, None, Outbox("/", "outbox", "secret"), Observers(), Bounds(in_memory=LIMIT))
+    handling = Handler(None, None, None, Outbox("/", "outbox", "secret"), Observers(), WorkerBounds(in_memory=LIMIT))
     go = asyncio.Event()
 
     class Life:
@@ -98,7 +98,7 @@ async def test_the_values_of_a_message_count_as_memory_until_it_ends(monkeypatch
     async def process(case):
         await handling._read(case)
         await go.wait()
-        return End.RETURNED
+        return Disposition.RETURNED
 
     monkeypatch.setattr(handling, "_process", process)
     life = Life()

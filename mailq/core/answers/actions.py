@@ -1,6 +1,6 @@
 """What response patterns do to an attempt's flags, its job and its result. Pure.
 
-`Effects` is the sum of what matched (`core.patterns`); `apply_to_document` and `apply_to_result` write it into the
+`Actions` is the sum of what matched (`core.patterns`); `apply_to_document` and `apply_to_result` write it into the
 job's next life and into the result. Places are JSON pointers (RFC 6901). What must stay true is not to be set:
 `message_trouble` and `result_trouble` say so when the configuration is read, so that nothing has to be refused
 while mail is delivered. An edit that does not fit a document (a member of what is no object) leaves it as it is.
@@ -71,7 +71,7 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class Effects:
+class Actions:
     """What patterns ask for. A flag that is None is left to inference; `retry` is in seconds.
 
     `fail` ends the job whatever the answer was; `retry` tries again whatever the answer was. `decider` is the id of
@@ -106,7 +106,7 @@ class Effects:
             decided["fatal"] = False
         return replace(inferred, **decided) if decided else inferred
 
-    def then(self, later: "Effects") -> "Effects":
+    def then(self, later: "Actions") -> "Actions":
         """Return both as one; a later one does not override what this one decided.
 
         To give up and to go on are one decision: after a `retry`, a later `fail` counts as little as a later `retry`.
@@ -114,7 +114,7 @@ class Effects:
         if None not in (self.gives_up, later.gives_up) and self.gives_up is not later.gives_up:
             later = replace(later, fatal=None, retry=None, fail=False, decider="")
         mine = {name: getattr(self, name) for name in (*FLAGS, "retry")}
-        return Effects(
+        return Actions(
             **{name: getattr(later, name) if value is None else value for name, value in mine.items()},
             fail=self.fail or later.fail,
             message=_joined(self.message, later.message),
@@ -126,7 +126,7 @@ class Effects:
         )
 
 
-NOTHING = Effects()
+NOTHING = Actions()
 """No pattern matched."""
 
 
@@ -134,13 +134,13 @@ def _joined(first: tuple[tuple[Path, Any], ...], later: tuple[tuple[Path, Any], 
     return (*first, *((path, value) for path, value in later if not any(overlap(path, other) for other, _ in first)))
 
 
-def disagreement(one: Effects, other: Effects) -> str | None:
+def disagreement(one: Actions, other: Actions) -> str | None:
     """Return what two patterns ask for so differently that the first one decides; None where the order is all one."""
     first, second = _unordered(one.then(other)), _unordered(other.then(one))
     return next((name for name, value in first.items() if value != second[name]), None)
 
 
-def _unordered(effects: Effects) -> Document:
+def _unordered(effects: Actions) -> Document:
     """Return what is asked for, by name, without the order in which it was said."""
     edits = {
         name: (None if edit.set is None else frozenset(edit.set), frozenset(edit.add), frozenset(edit.remove))
@@ -156,7 +156,7 @@ def overlap(one: Path, other: Path) -> bool:
     return one[:shared] == other[:shared]
 
 
-def apply_to_document(document: Document, effects: Effects, sources: Sequence[str] = ()) -> Document:
+def apply_to_document(document: Document, effects: Actions, sources: Sequence[str] = ()) -> Document:
     """Return the job's document as the patterns want it for its next attempt; the given one stays as it is.
 
     `sources` are the addresses that a job without `ips` may be sent from, as far as they are known: they are what is
@@ -184,7 +184,7 @@ def _lists(document: Document) -> Document:
     return mend(given, given)[0]
 
 
-def apply_to_result(record: Document, effects: Effects) -> Document:
+def apply_to_result(record: Document, effects: Actions) -> Document:
     """Return a result with the flags and properties that patterns set, and their ids; the given one stays as it is."""
     if not effects.patterns:
         return record

@@ -8,7 +8,7 @@ replaced while the worker runs; whoever reads takes them as they stand.
 
 from typing import Any, NamedTuple
 
-from mailq.core.answers.actions import Effects
+from mailq.core.answers.actions import Actions
 from mailq.core.answers.classify import Classification, Ruleset
 from mailq.core.answers.flags import Flags, infer
 from mailq.core.answers.patterns import Facts, Patterns
@@ -25,7 +25,7 @@ class Reading(NamedTuple):
     classification: Classification
     ruleset: str
     flags: Flags
-    effects: Effects
+    effects: Actions
 
 
 class _Known(NamedTuple):
@@ -42,14 +42,14 @@ class _Known(NamedTuple):
     pool: str | None
 
 
-class Meaning:
+class Interpreter:
     """The rules and patterns of a worker."""
 
     def __init__(self, ruleset: Ruleset, patterns: Patterns) -> None:
         self.ruleset = ruleset
         self.patterns = patterns
 
-    def replace(self, other: "Meaning") -> None:
+    def replace(self, other: "Interpreter") -> None:
         """Read endings by the rules and patterns of another one from now on."""
         self.ruleset = other.ruleset
         self.patterns = other.patterns

@@ -1,6 +1,6 @@
 """Response patterns: which endings of an attempt are to mean something else than they would. Pure.
 
-A pattern has triggers (what must hold of an ending, all of them) and `Effects`. Patterns are tried by priority, the
+A pattern has triggers (what must hold of an ending, all of them) and `Actions`. Patterns are tried by priority, the
 highest number first, equals in the order in which they were written; all that match add up until one that is final,
 and none overrides what a more important one decided. The texts of all patterns are one set of regular expressions
 (RE2), matched at once and in linear time, whatever the server writes.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import re2  # type: ignore[import-untyped]  # it comes without type information
 
-from mailq.core.answers.actions import NOTHING, Effects
+from mailq.core.answers.actions import NOTHING, Actions
 from mailq.core.states import Kind, State
 from mailq.core.traffic.limits import under
 
@@ -52,7 +52,7 @@ class Pattern:
     """
 
     id: str
-    effects: Effects
+    effects: Actions
     text: str = ""
     states: frozenset[State] = frozenset()
     kinds: frozenset[Kind] = frozenset()
@@ -138,7 +138,7 @@ class Patterns:
         """Tell whether it may hang on an ending's class what they say of the next target."""
         return self._by_class
 
-    def match(self, facts: Facts) -> Effects:
+    def match(self, facts: Facts) -> Actions:
         """Return what the patterns that match an ending ask for together."""
         if not self._patterns:
             return NOTHING

@@ -17,7 +17,7 @@ from enum import StrEnum
 from random import Random
 from typing import NamedTuple
 
-from mailq.core.answers.actions import NOTHING, Effects
+from mailq.core.answers.actions import NOTHING, Actions
 from mailq.core.answers.classify import Classification
 from mailq.core.answers.deadline import RetryPolicy, deadline, longest_wait, most_attempts
 from mailq.core.answers.flags import NO_FLAGS, Flags, retry_hint
@@ -59,7 +59,7 @@ class Verdict:
     expired: bool = False
     flags: Flags = NO_FLAGS
     why: str = ""
-    effects: Effects = NOTHING
+    effects: Actions = NOTHING
     classification: Classification | None = None
     ruleset: str = ""
 
@@ -85,7 +85,7 @@ def judge(
     policy: RetryPolicy,
     now: datetime,
     rng: Random,
-    effects: Effects = NOTHING,
+    effects: Actions = NOTHING,
     flags: Flags | None = None,
 ) -> Verdict:
     """Return what the result of `job`'s attempt means.
@@ -131,7 +131,7 @@ class _Wait(NamedTuple):
     least: float
 
 
-def _wait(job: Job, policy: RetryPolicy, effects: Effects, flags: Flags, hint: int | None) -> _Wait:
+def _wait(job: Job, policy: RetryPolicy, effects: Actions, flags: Flags, hint: int | None) -> _Wait:
     if effects.retry is not None:
         return _Wait(effects.retry, _pattern(effects), effects.retry)
     if hint is not None and policy.hint_max:
@@ -160,5 +160,5 @@ def _planned(at: datetime, wait: _Wait, end: datetime, now: datetime, job: Job) 
     return last if (last - now).total_seconds() >= wait.least else None
 
 
-def _pattern(effects: Effects) -> str:
+def _pattern(effects: Actions) -> str:
     return f"pattern {effects.decider}"

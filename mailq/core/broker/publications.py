@@ -27,7 +27,7 @@ from mailq.core.delay_queues import delay_step
 from mailq.core.jobs.job import Job, Queues
 from mailq.core.jobs.tolerance import means_true
 from mailq.core.results.result import Certificates, Result
-from mailq.core.smtp.failure import Cause, Postponed
+from mailq.core.smtp.failure import Cause, Delayed
 from mailq.core.smtp.reply import printable
 from mailq.core.times import format_time
 
@@ -187,7 +187,7 @@ def report(
 
 
 def held_back(
-    job: Job, until: datetime, later: Postponed, names: Names, consumed: Consumed, now: datetime
+    job: Job, until: datetime, later: Delayed, names: Names, consumed: Consumed, now: datetime
 ) -> Iterator[Publication]:
     """Yield the publications that tell of a job which traffic limits hold back before an attempt.
 

@@ -31,7 +31,7 @@ _BROKEN = "A signature of the message may no longer hold, since the message was 
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class MessageRules:
     """The table `message`; `signed` says whether what a signature covers is kept as it is, or mended all the same."""
 
     byte_order_mark: Choice = "mend"
@@ -42,11 +42,11 @@ class Rules:
     signed: Literal["keep", "mend"] = "keep"
 
 
-MENDED = Rules()
+MENDED = MessageRules()
 """Everything is mended that can be."""
 
 
-def prepare(mime: str, rules: Rules) -> tuple[bytes, tuple[str, ...]]:
+def prepare(mime: str, rules: MessageRules) -> tuple[bytes, tuple[str, ...]]:
     """Return the message normalized and fit for any server, and what was mended.
 
     Raises:
@@ -66,7 +66,7 @@ def prepare(mime: str, rules: Rules) -> tuple[bytes, tuple[str, ...]]:
     return content, tuple(warnings)
 
 
-def fitted(content: Content, rules: Rules, *, eight_bit: bool, utf8: bool) -> tuple[Content, tuple[str, ...]]:
+def fitted(content: Content, rules: MessageRules, *, eight_bit: bool, utf8: bool) -> tuple[Content, tuple[str, ...]]:
     """Return the message fit for a server that takes 8-bit bodies or not, UTF-8 headers or not, and what was mended.
 
     Raises:
@@ -81,7 +81,7 @@ def fitted(content: Content, rules: Rules, *, eight_bit: bool, utf8: bool) -> tu
     return (content if octets is content.content else Content(octets)), tuple(warnings)
 
 
-def _without_nul(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
+def _without_nul(content: bytes, rules: MessageRules, warnings: list[str]) -> bytes:
     count = content.count(b"\0")
     if rules.nul == "fail":
         raise _invalid("has NUL octets; remove them")
@@ -94,7 +94,7 @@ def _without_nul(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
     return content
 
 
-def _without_long_lines(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
+def _without_long_lines(content: bytes, rules: MessageRules, warnings: list[str]) -> bytes:
     if rules.long_lines == "fail":
         raise _invalid("has lines over 998 octets; encode the part as quoted-printable or base64")
     try:
@@ -108,7 +108,7 @@ def _without_long_lines(content: bytes, rules: Rules, warnings: list[str]) -> by
     return content
 
 
-def _seven_bit(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
+def _seven_bit(content: bytes, rules: MessageRules, warnings: list[str]) -> bytes:
     needs = "the message has an 8-bit body and the server does not offer 8BITMIME"
     if rules.eight_bit_body == "fail":
         raise _unable(needs, "5.6.3")
@@ -120,7 +120,7 @@ def _seven_bit(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
     return content
 
 
-def _ascii_header(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
+def _ascii_header(content: bytes, rules: MessageRules, warnings: list[str]) -> bytes:
     needs = "the message has an 8-bit header and the server does not offer SMTPUTF8"
     if rules.eight_bit_header == "fail":
         raise _unable(needs, "5.6.9")
@@ -135,7 +135,7 @@ def _ascii_header(content: bytes, rules: Rules, warnings: list[str]) -> bytes:
     return content
 
 
-def _converted(convert: Callable[..., bytes], content: bytes, rules: Rules, warnings: list[str]) -> bytes:
+def _converted(convert: Callable[..., bytes], content: bytes, rules: MessageRules, warnings: list[str]) -> bytes:
     """Return the converted message; a signature that is broken so is told."""
     converted = convert(content, signed=rules.signed == "mend")
     if _BROKEN not in warnings and (is_signed(content) or b"multipart/signed" in content.lower()):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from mailq.core.journal import records as codec
-from mailq.core.journal.recently_settled import Settled
+from mailq.core.journal.recently_settled import SettledWindow
 from mailq.core.journal.records import (
     ANSWER_BODY,
     BODY_SIZES,
@@ -24,10 +24,10 @@ from mailq.core.journal.records import (
     TRIAL_BODY,
     Entry,
     EntryId,
+    EntryState,
     Header,
     JobKey,
     Mark,
-    Standing,
 )
 
 
@@ -60,7 +60,7 @@ class _Writer:
     trials: dict[bytes, int] = field(default_factory=dict)
 
 
-class Index:
+class JournalIndex:
     """What the records of all writers mean together.
 
     Each writer's files are applied in their order, writers in any order: a claim or a settlement may
@@ -72,7 +72,7 @@ class Index:
         self._open: dict[bytes, list[_Item]] = {}
         self._claims: dict[EntryId, set[bytes]] = {}
         self._ended: set[EntryId] = set()
-        self._done = Settled()
+        self._done = SettledWindow()
         meanings: dict[int, Callable[[_Writer, bytes], None]] = {
             Mark.INTENT: self._intent,
             Mark.ANSWER: self._answer,
@@ -170,14 +170,14 @@ class Index:
             elif item.published and (item.released or not alive):
                 doubt = doubt or item
             elif key.marked or item.released or not alive:
-                return Entry(Standing.ANSWERED, item.id, item.record)
+                return Entry(EntryState.ANSWERED, item.id, item.record)
             else:  # it may be an equal job's, which is just being settled
                 underway = True
         if underway:
-            return Entry(Standing.UNDERWAY)
+            return Entry(EntryState.UNDERWAY)
         if key.marked and self._done.has(key.digest):
-            return Entry(Standing.SETTLED)
-        return Entry(Standing.DOUBT, doubt.id) if doubt else Entry(Standing.UNKNOWN)
+            return Entry(EntryState.SETTLED)
+        return Entry(EntryState.DOUBT, doubt.id) if doubt else Entry(EntryState.UNKNOWN)
 
     def rival(self, key: JobKey, mine: EntryId) -> str | None:
         """Return why the job of one's own entry must not be handed over now, None if it may be."""

@@ -56,7 +56,7 @@ class _Page:
         self._digests += digest
 
 
-class Settled:
+class SettledWindow:
     """The digests of settled jobs, the newest."""
 
     def __init__(self) -> None:

@@ -47,7 +47,7 @@ class EntryId(NamedTuple):
         return f"{self.writer.hex()}-{self.serial}"
 
 
-class Standing(StrEnum):
+class EntryState(StrEnum):
     """What the journals of a host know of a job's attempt."""
 
     UNKNOWN = "unknown"  # not handed over
@@ -61,7 +61,7 @@ class Standing(StrEnum):
 class Entry:
     """How a job stands; `id` and `record` where the entry is now the asker's to settle."""
 
-    standing: Standing
+    standing: EntryState
     id: EntryId | None = None
     record: bytes | None = None
 

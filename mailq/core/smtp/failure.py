@@ -1,4 +1,4 @@
-"""How an attempt ends badly: `Failure`, and the codes for endings that no server worded; or is not made: `Postponed`.
+"""How an attempt ends badly: `Failure`, and the codes for endings that no server worded; or is not made: `Delayed`.
 
 One table gives each (state, kind) without a reply its default code, enhanced status and
 description, so that result consumers always find numbers. The code's first digit is also the
@@ -96,7 +96,7 @@ class Cause(Word):
     """It could not be told what came of it."""
 
 
-class Postponed(Exception):  # noqa: N818 - nothing went wrong
+class Delayed(Exception):  # noqa: N818 - nothing went wrong
     """No attempt is made now: the job is to come back in `wait` seconds; `reason` says more of the cause."""
 
     def __init__(self, wait: float, cause: Cause, reason: str) -> None:

@@ -37,7 +37,7 @@ def owes(own: int, other: int) -> bool:
 
 
 @dataclass(slots=True)
-class Line(Generic[T]):
+class WaitQueue(Generic[T]):
     """Those waiting for one of `places` connections; moments in seconds on a monotonic clock."""
 
     places: int

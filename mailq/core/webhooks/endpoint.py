@@ -27,7 +27,7 @@ LONGEST_REST = 3600.0
 """Seconds that a Retry-After is believed at most."""
 
 
-class Meaning(StrEnum):
+class AnswerMeaning(StrEnum):
     """What an answer means."""
 
     DONE = "done"
@@ -49,15 +49,15 @@ class Answer:
     is_bug: bool = False
 
     @property
-    def meaning(self) -> Meaning:
+    def meaning(self) -> AnswerMeaning:
         """What is to be done now."""
         if self.status is None:
-            return Meaning.REFUSED if self.is_bug else Meaning.TROUBLE
+            return AnswerMeaning.REFUSED if self.is_bug else AnswerMeaning.TROUBLE
         if self.status // 100 == 2:
-            return Meaning.DONE
+            return AnswerMeaning.DONE
         if self.status == 410:
-            return Meaning.GONE
-        return Meaning.REFUSED if self.status in ABOUT_EVENT else Meaning.TROUBLE
+            return AnswerMeaning.GONE
+        return AnswerMeaning.REFUSED if self.status in ABOUT_EVENT else AnswerMeaning.TROUBLE
 
     def __str__(self) -> str:
         """Return status and reason for logs and headers."""

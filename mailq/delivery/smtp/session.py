@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from time import monotonic
 
-from mailq.core.content.conformance import MENDED, Rules, fitted
+from mailq.core.content.conformance import MENDED, MessageRules, fitted
 from mailq.core.content.mime import Content, payload
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Trail
@@ -20,7 +20,7 @@ from mailq.delivery.offload import offloaded
 from mailq.delivery.smtp.envelope import mail_from, rcpt_to
 from mailq.delivery.smtp.opening import Opening
 from mailq.delivery.smtp.transaction import Transaction, check
-from mailq.ports.journal import Claim
+from mailq.ports.journal import HandoverGuard
 from mailq.ports.wire import Wire
 
 _MESSAGE = State.MESSAGE
@@ -42,7 +42,9 @@ class Session(Opening):
         """No further message may be sent, but the peer may be told QUIT."""
         self._open = False
 
-    async def deliver(self, trail: Trail, job: Job, content: Content, claim: Claim, rules: Rules = MENDED) -> Reply:
+    async def deliver(
+        self, trail: Trail, job: Job, content: Content, claim: HandoverGuard, rules: MessageRules = MENDED
+    ) -> Reply:
         """Walk mailfrom, rcptto, data and message; return the answer to the final dot.
 
         `rules` say what becomes of a message that this server does not take as it is.
@@ -75,7 +77,7 @@ class Session(Opening):
         trail.facts["dsn"] = "dsn" in self.offered
         return reply
 
-    async def probe(self, trail: Trail, job: Job, content: Content, rules: Rules = MENDED) -> Reply:
+    async def probe(self, trail: Trail, job: Job, content: Content, rules: MessageRules = MENDED) -> Reply:
         """Walk mailfrom and rcptto and take it back with RSET: a dry run; return the answer to RCPT.
 
         Raises:
@@ -174,7 +176,7 @@ class Session(Opening):
             raise Failure(State.MAILFROM, Kind.LOST, f"the session cannot be used again: {trouble.text}") from trouble
         self._open = False
 
-    async def _fitted(self, trail: Trail, content: Content, rules: Rules) -> Content:
+    async def _fitted(self, trail: Trail, content: Content, rules: MessageRules) -> Content:
         """Return the message as this server takes it, or fail where it does not; a large one in a thread."""
         eight_bit, utf8 = "8bitmime" in self.offered, "smtputf8" in self.offered
         work = partial(fitted, content, rules, eight_bit=eight_bit, utf8=utf8)
@@ -226,7 +228,7 @@ class Session(Opening):
             await self.step(trail, _MESSAGE, self.wire.drain())
         return message[last:]
 
-    def _hand_over(self, trail: Trail, octets: bytes, claim: Claim) -> None:
+    def _hand_over(self, trail: Trail, octets: bytes, claim: HandoverGuard) -> None:
         """Send the last octets of a message; from then on its fate may be in doubt."""
         if self.wire.alive:
             claim.hand_over()

@@ -2,7 +2,7 @@
 
 from time import monotonic
 
-from mailq.core.bounded import Recent
+from mailq.core.bounded import BoundedDict
 from mailq.core.smtp.session_limit import SessionLimit
 from mailq.core.traffic.limits import Allowance
 
@@ -11,7 +11,7 @@ class SessionLimits:
     """The numbers of messages that receivers take in one session (`core.session_limit`)."""
 
     def __init__(self) -> None:
-        self._known: Recent[str, SessionLimit] = Recent()
+        self._known: BoundedDict[str, SessionLimit] = BoundedDict()
 
     def most(self, allowance: Allowance) -> int:
         """Return how many messages one session may carry: as configured, or fewer if the receiver takes fewer."""

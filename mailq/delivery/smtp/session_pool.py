@@ -14,12 +14,12 @@ from time import monotonic
 from typing import TypeVar
 
 from mailq.core.results.result import Trail
-from mailq.core.smtp.failure import Cause, Postponed
+from mailq.core.smtp.failure import Cause, Delayed
 from mailq.core.states import State
 from mailq.core.traffic.limits import Allowance
 from mailq.core.traffic.rate import LEAST_PATIENCE, Rate
 from mailq.core.traffic.routes import Route
-from mailq.core.traffic.wait_queue import Line
+from mailq.core.traffic.wait_queue import WaitQueue
 from mailq.delivery.smtp.session import Session
 from mailq.delivery.smtp.session_limits import SessionLimits
 from mailq.ports.limits import Limits
@@ -80,7 +80,7 @@ class Waiter:
         return not self.fresh and (self.route is route or self.route == route)
 
 
-class Pool:
+class SessionPool:
     """All SMTP sessions of a process."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Pool:
         self._pacing = 0
         self._idle: dict[Route, list[Held]] = {}
         self._idle_by_key: dict[str, list[Held]] = {}
-        self._lines: dict[str, Line[Waiter]] = {}
+        self._lines: dict[str, WaitQueue[Waiter]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._going: Counter[str] = Counter()
         self._serving: Counter[tuple[str | None, str, int]] = Counter()
@@ -246,7 +246,7 @@ class Pool:
     async def _turn(self, key: str, rate: Rate, patience: float, *, returned: bool) -> None:
         slot = await self._limits.take(key, rate, patience=patience, returned=returned)
         if slot.away:
-            raise Postponed(slot.wait, Cause.RATE, "the rate allowed is used up")
+            raise Delayed(slot.wait, Cause.RATE, "the rate allowed is used up")
         if slot.wait > 0:
             self._pacing += 1
             try:
@@ -269,7 +269,7 @@ class Pool:
         return None
 
     def _join(
-        self, line: Line[Waiter], route: Route, allowance: Allowance, *, fresh: bool
+        self, line: WaitQueue[Waiter], route: Route, allowance: Allowance, *, fresh: bool
     ) -> asyncio.Future[Held | None]:
         """Stand in line for a session on `route`; the answer None is leave to open one, its place already taken.
 
@@ -278,7 +278,7 @@ class Pool:
         """
         now = monotonic()
         if line.wait(now) > PATIENCE:
-            raise Postponed(line.send_away(now), Cause.CONNECTIONS, REASON)
+            raise Delayed(line.send_away(now), Cause.CONNECTIONS, REASON)
         answer = asyncio.get_running_loop().create_future()
         line.join(Waiter(route, allowance, answer, now, fresh), now)
         if idle := self._idle_by_key.get(allowance.connections_key):
@@ -300,7 +300,7 @@ class Pool:
                     leaving.append(line.waiting.popleft())
                 for waiter in (*leaving, *line.hopeless(now, PATIENCE)):
                     if not waiter.answer.done():
-                        waiter.answer.set_exception(Postponed(line.send_away(now), Cause.CONNECTIONS, REASON))
+                        waiter.answer.set_exception(Delayed(line.send_away(now), Cause.CONNECTIONS, REASON))
 
     async def _enter(self, allowance: Allowance) -> bool:
         """Take a place among the allowed connections, if this process may have one more at all."""
@@ -309,7 +309,7 @@ class Pool:
             return False
         return await self._limits.enter(allowance.connections_key, allowance.connections)
 
-    def _next(self, line: Line[Waiter], held: Held | None) -> bool:
+    def _next(self, line: WaitQueue[Waiter], held: Held | None) -> bool:
         """Answer the first in line, with a session the first who may use it; tell whether there was one."""
         while line.waiting:
             waiter: Waiter | None = line.waiting[0]
@@ -378,10 +378,10 @@ class Pool:
         self._idle_by_key[held.allowance.connections_key].remove(held)
         return held
 
-    def _line(self, allowance: Allowance) -> Line[Waiter]:
+    def _line(self, allowance: Allowance) -> WaitQueue[Waiter]:
         line = self._lines.get(allowance.connections_key)
         if line is None:
-            line = self._lines[allowance.connections_key] = Line(allowance.connections, monotonic())
+            line = self._lines[allowance.connections_key] = WaitQueue(allowance.connections, monotonic())
         line.places = allowance.connections
         return line
 

@@ -1,6 +1,6 @@
 """State storage: get the message of a job, ready to be sent."""
 
-from mailq.core.content.conformance import Rules, prepare
+from mailq.core.content.conformance import MessageRules, prepare
 from mailq.core.content.mime import Content
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Trail
@@ -8,7 +8,7 @@ from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
 
 
-def content(job: Job, trail: Trail, limit: int, rules: Rules) -> Content:
+def content(job: Job, trail: Trail, limit: int, rules: MessageRules) -> Content:
     """Return the message of the job, at most `limit` octets with CRLF line endings; `trail` learns what was mended.
 
     Raises:

@@ -20,9 +20,9 @@ from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.consumer import Consumer, ConsumingEndedError
 from mailq.edges.amqp.field_tables import MAX_SHORT
-from mailq.edges.amqp.max_message_size import Ceiling
+from mailq.edges.amqp.max_message_size import MaxMessageSize
 from mailq.edges.amqp.publisher import Publisher, UnconfirmedError
-from mailq.edges.amqp.republisher import Insistence
+from mailq.edges.amqp.republisher import Republisher
 from mailq.ports.broker import BrokerError
 from mailq.ports.observer import Observer
 
@@ -51,7 +51,7 @@ class Broker:
         control: Connection,
         consuming: Connection,
         publishing: Connection,
-        ceiling: Ceiling | None = None,
+        ceiling: MaxMessageSize | None = None,
     ) -> None:
         self._config = config
         self._prefetch = prefetch
@@ -62,7 +62,7 @@ class Broker:
         self._publisher = Publisher(
             publishing, config.confirm_timeout, self._blocked_changed, ceiling, partial(observer.broker, "dropped")
         )
-        self._insistence = Insistence(self._publisher, self._untaken_changed, self._mend)
+        self._insistence = Republisher(self._publisher, self._untaken_changed, self._mend)
         self._consumer: Consumer | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._receiving = self._full = False
@@ -75,7 +75,7 @@ class Broker:
 
     @classmethod
     async def open(
-        cls, config: RabbitConfig, prefetch: int, observer: Observer, ceiling: Ceiling | None = None
+        cls, config: RabbitConfig, prefetch: int, observer: Observer, ceiling: MaxMessageSize | None = None
     ) -> "Broker":
         """Connect, declare or check the topology, and be ready to publish and consume.
 

@@ -24,7 +24,7 @@ from mailq.edges.amqp.connect import reach
 from mailq.edges.amqp.connect_errors import OTHER_PROTOCOL, UnreachableError, again, hung_up, silent, turned_away
 from mailq.edges.amqp.frames import HEARTBEAT, MAX_FRAME, PROTOCOL_HEADER, Event, FrameError, FrameReader
 from mailq.edges.amqp.methods import ConnectionOpen
-from mailq.edges.amqp.write_batching import Gathering
+from mailq.edges.amqp.write_batching import WriteBatcher
 from mailq.ports.broker import BrokerError
 
 CROWD = 24
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
         self._out: list[bytes] = []
-        self._gathering = Gathering(self.flush, CROWD, GATHER)
+        self._gathering = WriteBatcher(self.flush, CROWD, GATHER)
         self._channel_open = self._logged_in = False
         self._answers: tuple[type[Frame], ...] = ()
         self._answer: asyncio.Future[Frame] | None = None

@@ -21,7 +21,7 @@ def oversized(error: BrokerError) -> bool:
     return _REFUSAL.search(str(error)) is not None
 
 
-class Ceiling:
+class MaxMessageSize:
     """What is known of it."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.encodable import UNENCODABLE, fitted
 from mailq.edges.amqp.frames import Confirm, Event, Returned, publish_frames
-from mailq.edges.amqp.max_message_size import Ceiling
+from mailq.edges.amqp.max_message_size import MaxMessageSize
 from mailq.ports.broker import BrokerError, UnencodableError, UnroutableError
 
 PROBE = Publication("", "", b"", content_type=None, mandatory=False)
@@ -83,7 +83,7 @@ class Publisher:
         connection: Connection,
         confirm_timeout: float,
         blocked_changed: Callable[[str | None], None],
-        ceiling: Ceiling | None = None,
+        ceiling: MaxMessageSize | None = None,
         dropped: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.is_blocked = False
@@ -91,7 +91,7 @@ class Publisher:
         self._connection = connection
         self._timeout = confirm_timeout
         self._blocked_changed = blocked_changed
-        self._ceiling = ceiling or Ceiling()
+        self._ceiling = ceiling or MaxMessageSize()
         self._loop = asyncio.get_running_loop()
         self._unblocked = asyncio.Event()
         self._unblocked.set()

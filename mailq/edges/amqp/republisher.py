@@ -23,7 +23,7 @@ MOST_REASONS = 20
 """Different reasons that are told while something is not taken."""
 
 
-class Insistence:
+class Republisher:
     """Publishes over a publisher.
 
     `changed` hears what is not taken, as event and detail, and of `taken` when nothing is left; `mend` is awaited

@@ -55,7 +55,7 @@ def _safe(config: RabbitConfig, dead: str) -> dict[str, object]:
     return arguments
 
 
-class Lane:
+class AmqpWebhookBroker:
     """One life of the way to one queue; made by `open`."""
 
     def __init__(self, config: RabbitConfig, queue: str, consuming: Connection, publishing: Connection) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Gathering:
+class WriteBatcher:
     """Calls `send` once for all that comes meanwhile; when a `crowd` came, it gathers for `seconds` the next time."""
 
     __slots__ = ("_crowd", "_crowded", "_loop", "_seconds", "_send")

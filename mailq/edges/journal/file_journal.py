@@ -26,16 +26,16 @@ from mailq.core.journal.records import (
     TRIAL_SIZE,
     Entry,
     EntryId,
+    EntryState,
     JobKey,
     JournalError,
     JournalStats,
     Mark,
-    Standing,
 )
-from mailq.core.smtp.failure import Cause, Postponed
-from mailq.edges.journal.reader import Bounds, Shelf
+from mailq.core.smtp.failure import Cause, Delayed
+from mailq.edges.journal.reader import ReaderBounds, SegmentReader
 from mailq.edges.journal.segment import unreadable
-from mailq.edges.journal.writer import Pen
+from mailq.edges.journal.writer import SegmentWriter
 
 ENDS = 3 * END_SIZE
 """Octets kept for what may follow an answer: that it is published, its release, its end."""
@@ -86,8 +86,8 @@ class FileJournal:
         self._writer = secrets.token_bytes(8)
         self._serial = 0
         self._told = 0
-        self._pen = Pen(self._directory, config, index, self._writer, self._carried)
-        self._shelf = Shelf(self._directory)
+        self._pen = SegmentWriter(self._directory, config, index, self._writer, self._carried)
+        self._shelf = SegmentReader(self._directory)
         self._open: dict[int, _Open] = {}
         self._claims: dict[EntryId, int] = {}
         self._ended: set[EntryId] = set()
@@ -185,7 +185,7 @@ class FileJournal:
             raise
         if rivals:
             self.released(found.id)
-            return Entry(Standing.UNDERWAY)
+            return Entry(EntryState.UNDERWAY)
         return found
 
     def trial(self, digest: bytes) -> None:
@@ -265,7 +265,7 @@ class FileJournal:
         if reason is not None:
             self.withdrawn(entry)
             least, spread = APART
-            raise Postponed(least + spread * secrets.randbelow(1000) / 1000, Cause.ELSEWHERE, reason)
+            raise Delayed(least + spread * secrets.randbelow(1000) / 1000, Cause.ELSEWHERE, reason)
 
     def _refresh(self, *, read: bool = True, about: bytes | None = None) -> None:
         if not self._pen.ready:
@@ -316,4 +316,4 @@ class FileJournal:
             self._refresh()
             for serial in [serial for serial in self._open if self._shelf.index.ended(EntryId(self._writer, serial))]:
                 self.settled(EntryId(self._writer, serial))
-        self._shelf.clean(Bounds(keep, MAX_DEAD, MAX_DEAD_FILES * self._config.size))
+        self._shelf.clean(ReaderBounds(keep, MAX_DEAD, MAX_DEAD_FILES * self._config.size))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from mailq.core.journal.records import Entry, EntryId, JobKey, JournalStats, Standing
+from mailq.core.journal.records import Entry, EntryId, EntryState, JobKey, JournalStats
 
 
 class NullJournal:
@@ -58,4 +58,4 @@ class NullJournal:
 
 
 _NOTHING = EntryId(b"", 0)
-_UNKNOWN = Entry(Standing.UNKNOWN)
+_UNKNOWN = Entry(EntryState.UNKNOWN)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailq.core.journal.index import Index
+from mailq.core.journal.index import JournalIndex
 from mailq.core.journal.records import HEADER_SIZE, MAX_RECORD, Header, Tail, decode, decode_header, tail
 from mailq.edges.journal.segment import DRAFT, ENDING, leave, unreadable
 
@@ -33,7 +33,7 @@ STRAY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ReaderBounds:
     """What dead writers may leave: for how many seconds, how many of them with nothing open, in how many octets."""
 
     keep: float
@@ -79,7 +79,7 @@ class _Reader:
         finally:
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
-    def read(self, index: Index) -> None:
+    def read(self, index: JournalIndex) -> None:
         """Apply what is new. Reading goes on later where a record is being written."""
         assert self.header is not None
         if not self.offset:
@@ -116,12 +116,12 @@ class _Reader:
             self._descriptor = None
 
 
-class Shelf:
+class SegmentReader:
     """All files of the directory, and the index of what they say."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.index = Index()
+        self.index = JournalIndex()
         self.corrupt: list[Path] = []
         self._readers: dict[str, _Reader] = {}
         self._seen: dict[bytes, float] = {}
@@ -165,7 +165,7 @@ class Shelf:
             self.index.died(writer)
             self._seen.setdefault(writer, time.monotonic())
 
-    def clean(self, bounds: Bounds) -> None:
+    def clean(self, bounds: ReaderBounds) -> None:
         """Remove of what dead writers left what is too old, or too much; of what they left open only what is too old.
 
         Raises:
@@ -182,7 +182,7 @@ class Shelf:
                 octets += reader.takes
                 _trim(reader, remove=octets > bounds.octets)
 
-    def _clean_last(self, dead: list[bytes], files: dict[bytes, list[_Reader]], bounds: Bounds) -> int:
+    def _clean_last(self, dead: list[bytes], files: dict[bytes, list[_Reader]], bounds: ReaderBounds) -> int:
         """See to the last file of each dead writer, the latest first, and return the octets of all."""
         octets, closed, over = 0, 0, time.monotonic() - bounds.keep
         for writer in dead:
@@ -288,7 +288,7 @@ class Shelf:
 
 def refusal(directory: Path) -> str | None:
     """Return why a process could not look jobs up in the journals of a directory; None too where it is missing."""
-    shelf = Shelf(directory)
+    shelf = SegmentReader(directory)
     try:
         shelf.refresh(read=False)
     except FileNotFoundError:

@@ -29,7 +29,7 @@ _REMEDIES = {
 }
 
 
-class Volume:
+class Segment:
     """A file of one's own: reserved, locked and mapped."""
 
     __slots__ = ("_descriptor", "_given_up", "map", "offset", "path", "size")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from mailq.config.journal import JournalConfig
 from mailq.core.journal.records import HEADER_SIZE, Header, JournalError
-from mailq.edges.journal.segment import ENDING, Volume, flush_directory, worded
+from mailq.edges.journal.segment import ENDING, Segment, flush_directory, worded
 
 FULL = 0.8
 """The share of a file, used or promised, from which on the next one is reserved."""
 
 
-class Pen:
+class SegmentWriter:
     """The files of one writer; `index` names the process to operators, `carried` what a new file begins with."""
 
     def __init__(
@@ -38,9 +38,9 @@ class Pen:
         self._writer = writer
         self._carried = carried
         self._number = 0
-        self._current: Volume | None = None
-        self._spare: Volume | None = None
-        self._previous: Volume | None = None
+        self._current: Segment | None = None
+        self._spare: Segment | None = None
+        self._previous: Segment | None = None
 
     @property
     def ready(self) -> bool:
@@ -129,7 +129,7 @@ class Pen:
             with suppress(OSError):  # the next record waits for it once more
                 volume.flush(0)
 
-    def _reserve(self) -> Volume:
+    def _reserve(self) -> Segment:
         """Return a new file; the one before the current one goes."""
         if self._previous is not None:
             self._previous.close(remove=True)
@@ -138,7 +138,7 @@ class Pen:
         name = f"{self._index}-{self._writer.hex()}-{number}{ENDING}"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            volume = Volume.reserve(self._directory / name, self._size)
+            volume = Segment.reserve(self._directory / name, self._size)
         except OSError as error:
             raise self._failed(error) from error
         self._number = number

@@ -1,5 +1,5 @@
 """What the processes of one host share of the limits: a `file` that all have mapped, a `table` that decides in it."""
 
-from mailq.edges.limits.table import SharedTable
+from mailq.edges.limits.table import SharedLimits
 
-__all__ = ["SharedTable"]
+__all__ = ["SharedLimits"]

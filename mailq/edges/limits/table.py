@@ -49,7 +49,7 @@ WANTED = 1000
 _MILLISECONDS = 0xFFFFFFFF
 
 
-class SharedTable:
+class SharedLimits:
     """The `Limits` port of one process. Calls are synchronous inside and take microseconds."""
 
     def __init__(self, directory: str | os.PathLike[str], *, slots: int = SLOTS) -> None:

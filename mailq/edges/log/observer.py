@@ -20,15 +20,15 @@ import structlog
 
 from mailq.config.operations import LogConfig
 from mailq.core.answers.verdict import Verdict
-from mailq.core.bounded import Recent
+from mailq.core.bounded import BoundedDict
 from mailq.core.jobs.job import Job
 from mailq.core.journal.records import JournalStats
-from mailq.core.outcomes import End
+from mailq.core.outcomes import Disposition
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 from mailq.core.times import format_time
 from mailq.edges.log.render import Event, Renderer, renderer
-from mailq.edges.log.writer import PIPE_BUF, Outlet
+from mailq.edges.log.writer import PIPE_BUF, LogWriter
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -63,7 +63,7 @@ class Log:
         self._attempts = config.attempts and self.logger.is_enabled_for(logging.INFO)
         self._stalled = False
         self._unwritable: str | None = None
-        self._logins: Recent[str, float] = Recent()
+        self._logins: BoundedDict[str, float] = BoundedDict()
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
         """Write the event `attempt`: who, whither, what came of it, and what it means."""
@@ -96,7 +96,7 @@ class Log:
     def consumed(self) -> None:
         """Write nothing: what becomes of it tells more."""
 
-    def ended(self, end: End) -> None:
+    def ended(self, end: Disposition) -> None:
         """Write the event `ended` at level debug."""
         self.logger.debug("ended", end=end)
 
@@ -197,7 +197,7 @@ def configure(config: LogConfig, stream: TextIO | None = None, process: int | No
     stream = stream or sys.stderr
     own = {} if process is None else {"process": process}
     render = renderer(config.format, own, colours=stream.isatty())
-    outlet = Outlet(stream.fileno(), render)
+    outlet = LogWriter(stream.fileno(), render)
     log = Log(config, render, outlet.write)
     libraries = _Libraries(log.logger)
     root = logging.getLogger()

@@ -28,7 +28,7 @@ PATIENCE = 2.0
 """Seconds that closing waits for a standard error that takes nothing."""
 
 
-class Outlet:
+class LogWriter:
     """Writes lines to a file descriptor from a thread; `write` returns at once and never raises.
 
     `render` makes the line that says how many were dropped.

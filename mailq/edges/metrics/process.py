@@ -28,7 +28,7 @@ from mailq.core.answers.flags import NO_FLAGS
 from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.jobs.job import Job
 from mailq.core.journal.records import JournalStats
-from mailq.core.outcomes import End
+from mailq.core.outcomes import Disposition
 from mailq.core.results.result import Result
 from mailq.core.smtp.failure import Cause
 from mailq.core.states import Kind, State
@@ -126,7 +126,7 @@ class Metrics(Collector):
         self._verdicts = dict.fromkeys(Outcome, 0)
         self._published = dict.fromkeys(map(str, KEYS), 0)
         self._events = dict.fromkeys(EVENTS, 0)
-        self._ends = dict.fromkeys(End, 0)
+        self._ends = dict.fromkeys(Disposition, 0)
         self._flags = dict.fromkeys(FLAGS, 0)
         self._consumed = 0
         self._journal = JournalStats()
@@ -171,7 +171,7 @@ class Metrics(Collector):
         """Count a message that came."""
         self._consumed += 1
 
-    def ended(self, end: End) -> None:
+    def ended(self, end: Disposition) -> None:
         """Count how a message ended."""
         self._ends[end] += 1
 
@@ -181,7 +181,7 @@ class Metrics(Collector):
 
     def died(self) -> None:
         """Note that the process is gone: what it had in flight is the broker's again."""
-        self._ends[End.RETURNED] += self._consumed - sum(self._ends.values())
+        self._ends[Disposition.RETURNED] += self._consumed - sum(self._ends.values())
 
     def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:  # noqa: ARG002 - the Observer port
         """Count a job that went back without an attempt."""

@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mailq.core.webhooks.endpoint import Answer, Meaning
+from mailq.core.webhooks.endpoint import Answer, AnswerMeaning
 
 NOBODY = "-"
 """Stands for an endpoint where a message was meant for none."""
@@ -40,8 +40,8 @@ class HookMetrics(Collector):
 
     def __init__(self, endpoints: tuple[str, ...], logger: Logger) -> None:
         self._logger = logger
-        self._requests = {(name, meaning): 0 for name in endpoints for meaning in Meaning}
-        self._events = {(name, meaning): 0 for name in endpoints for meaning in Meaning}
+        self._requests = {(name, meaning): 0 for name in endpoints for meaning in AnswerMeaning}
+        self._events = {(name, meaning): 0 for name in endpoints for meaning in AnswerMeaning}
         self._seconds = dict.fromkeys(endpoints, 0.0)
         self._dead = dict.fromkeys((*endpoints, NOBODY), 0)
         self._paused = dict.fromkeys(endpoints, 0)
@@ -57,7 +57,7 @@ class HookMetrics(Collector):
         self._requests[endpoint, answer.meaning] += 1
         self._events[endpoint, answer.meaning] += events
         self._seconds[endpoint] += seconds
-        if answer.meaning is Meaning.REFUSED:
+        if answer.meaning is AnswerMeaning.REFUSED:
             self._logger.warning("webhook_refused", endpoint=endpoint, events=events, answer=str(answer))
         else:
             ms = round(seconds * 1000, 1)

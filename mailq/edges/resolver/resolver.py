@@ -28,7 +28,7 @@ import dns.rrset
 
 from mailq.config.checks import split_endpoint
 from mailq.config.dns import DnsConfig
-from mailq.core.bounded import Recent
+from mailq.core.bounded import BoundedDict
 from mailq.core.jobs.address import AddressError, ascii_domain
 from mailq.core.smtp.failure import Failure
 from mailq.core.smtp.reply import printable
@@ -112,7 +112,7 @@ class DnsResolver:
         self._config = config
         self._types = _TYPES[family]
         self._stub = _stub(config)
-        self._cache: Recent[_Question, tuple[float, _Answer]] = Recent(config.cache_bytes)
+        self._cache: BoundedDict[_Question, tuple[float, _Answer]] = BoundedDict(config.cache_bytes)
         self._asking: dict[_Question, _Asked] = {}
         self._slots = asyncio.Semaphore(MAX_QUESTIONS)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mailq.config.classify import ruleset_of
 from mailq.config.patterns import PatternConfig, patterns_of
 from mailq.core.answers.classify import Ruleset
-from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.interpreter import Interpreter
 from mailq.core.answers.rules import read_reply
 from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.bounce_classes import CLASSES, About, Category
@@ -57,7 +57,7 @@ GREYLISTING = [
 
 
 def meaning(**keys):
-    return Meaning(RULES, patterns_of([PatternConfig.model_validate({"id": "mine", **keys})] if keys else ()))
+    return Interpreter(RULES, patterns_of([PatternConfig.model_validate({"id": "mine", **keys})] if keys else ()))
 
 
 def refused(state, code):
@@ -194,7 +194,7 @@ def test_what_falls_back_by_class_is_told_so():
 
 def test_what_is_final_by_class_keeps_others_from_falling_back():
     keys = [{"id": "a", "classes": [70], "final": True, "priority": 1}, {"id": "b", "codes": ["4xx"], "fallback": True}]
-    mine = Meaning(RULES, patterns_of([PatternConfig.model_validate(each) for each in keys]))
+    mine = Interpreter(RULES, patterns_of([PatternConfig.model_validate(each) for each in keys]))
 
     assert not mine.falls_back(JOB, refused(State.RCPTTO, 450), Trail())
     assert mine.falls_back(JOB, Failure(State.RCPTTO, Kind.ERROR, reply=Reply(452, "4.2.2", "over quota")), Trail())
@@ -271,7 +271,7 @@ greylisting = {}
 source = "our own"
 """
     for greylisting in ("true", "false"):
-        mine = Meaning(Ruleset.load([own.format(greylisting), bounces()]), patterns_of(()))
+        mine = Interpreter(Ruleset.load([own.format(greylisting), bounces()]), patterns_of(()))
         found = answered(Reply(451, None, "un autre fois"), by=mine)
         assert found.flags.greylisted is (greylisting == "true")
 

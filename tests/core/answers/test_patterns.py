@@ -14,8 +14,8 @@ from mailq.config.patterns import PatternConfig, PatternTables, patterns_of, pro
 from mailq.core.answers.actions import (
     FLAGS,
     NOTHING,
+    Actions,
     Edit,
-    Effects,
     apply_to_document,
     apply_to_result,
     message_trouble,
@@ -299,7 +299,7 @@ def test_any_edit_of_any_document_is_made_or_left(document, path, value):
     before = orjson.dumps(document)
     pointer = "/" + "/".join(part.replace("~", "~0") for part in path)
     assert parse_pointer(pointer) == tuple(path)
-    changed = apply_to_document(document, Effects(message=((tuple(path), value),), patterns=("p",)))
+    changed = apply_to_document(document, Actions(message=((tuple(path), value),), patterns=("p",)))
     assert orjson.dumps(document) == before
     node = changed
     for part in path if changed != document else ():
@@ -322,7 +322,7 @@ def test_matching_never_raises(text, state, kind, code):
 def test_every_text_matches_itself(text, tail):
     text = " ".join(text.split()) or "x"
     for make, fits in ((exactly, not tail.strip()), (containing, True), (wildcard, None)):
-        pattern = Pattern("p", Effects(strange=True), text=make(text))
+        pattern = Pattern("p", Actions(strange=True), text=make(text))
         found = Patterns([pattern]).match(facts(text=text + tail)).patterns == ("p",)
         assert fits is None or found is fits
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.config.classify import ruleset_of
-from mailq.core.answers.actions import NOTHING, Effects
+from mailq.core.answers.actions import NOTHING, Actions
 from mailq.core.answers.classify import Ruleset
 from mailq.core.answers.deadline import back_at, deadline, expired
 from mailq.core.answers.flags import Flags
-from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.interpreter import Interpreter
 from mailq.core.answers.patterns import Pattern, Patterns
 from mailq.core.answers.rules import read_reply
 from mailq.core.answers.verdict import Outcome, Verdict, judge
@@ -31,7 +31,7 @@ from mailq.core.traffic.routes import Login
 from mailq.delivery.smtp.auth import secrets
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
-MEANING = Meaning(ruleset_of(()), Patterns())
+MEANING = Interpreter(ruleset_of(()), Patterns())
 ENDINGS = [(state, kind) for state, kind in product(State, Kind) if kind is not Kind.ACCEPTED]
 
 
@@ -270,13 +270,13 @@ def test_what_is_over_has_no_source():
 @pytest.mark.parametrize(
     ("code", "effects", "outcome", "why"),
     [
-        (550, Effects(fatal=False, decider="p"), Outcome.RETRY, "schedule"),
-        (450, Effects(fatal=True, decider="p"), Outcome.FAILURE, "pattern p"),
-        (450, Effects(fail=True, decider="p"), Outcome.FAILURE, "pattern p"),
-        (550, Effects(fail=True, decider="p"), Outcome.FAILURE, "pattern p"),
-        (550, Effects(retry=77, decider="p"), Outcome.RETRY, "pattern p"),
-        (450, Effects(retry=77, decider="p"), Outcome.RETRY, "pattern p"),
-        (550, Effects(strange=True), Outcome.FAILURE, "code"),
+        (550, Actions(fatal=False, decider="p"), Outcome.RETRY, "schedule"),
+        (450, Actions(fatal=True, decider="p"), Outcome.FAILURE, "pattern p"),
+        (450, Actions(fail=True, decider="p"), Outcome.FAILURE, "pattern p"),
+        (550, Actions(fail=True, decider="p"), Outcome.FAILURE, "pattern p"),
+        (550, Actions(retry=77, decider="p"), Outcome.RETRY, "pattern p"),
+        (450, Actions(retry=77, decider="p"), Outcome.RETRY, "pattern p"),
+        (550, Actions(strange=True), Outcome.FAILURE, "code"),
     ],
 )
 def test_a_pattern_comes_before_the_code(code, effects, outcome, why):
@@ -290,28 +290,28 @@ def test_a_pattern_comes_before_the_code(code, effects, outcome, why):
 
 
 def test_a_patterns_interval_comes_before_a_hint_and_greylisting():
-    found = said(451, "Greylisted for 90 seconds", effects=Effects(retry=1000, decider="p"))
+    found = said(451, "Greylisted for 90 seconds", effects=Actions(retry=1000, decider="p"))
     assert (wait(found), found.why) == (1000, "pattern p")
 
 
 def test_a_pattern_makes_and_unmakes_greylisting():
     policy = Policy(retries=(900,))
-    assert said(451, "later", policy=policy, effects=Effects(greylisted=True)).why == "greylisting"
-    assert said(451, "Greylisted", policy=policy, effects=Effects(greylisted=False)).why == "schedule"
+    assert said(451, "later", policy=policy, effects=Actions(greylisted=True)).why == "greylisting"
+    assert said(451, "Greylisted", policy=policy, effects=Actions(greylisted=False)).why == "schedule"
 
 
 def test_patterns_do_not_get_around_the_limits_of_a_job():
-    retry = Effects(retry=600, decider="p")
+    retry = Actions(retry=600, decider="p")
     assert said(451, "x", effects=retry, maxattempts=1).expired
     assert said(451, "x", effects=retry, maxdelivertime=in_(seconds=599)).expired
 
 
 def test_a_delivered_message_stays_delivered():
     result = accepted(Trail(), Reply(250, None, "queued"), time=NOW, attempt=1)
-    assert verdict(result, effects=Effects(fail=True)) == Verdict(Outcome.SUCCESS)
+    assert verdict(result, effects=Actions(fail=True)) == Verdict(Outcome.SUCCESS)
 
 
-@pytest.mark.parametrize("effects", [NOTHING, Effects(retry=5, decider="p")])
+@pytest.mark.parametrize("effects", [NOTHING, Actions(retry=5, decider="p")])
 @pytest.mark.parametrize(("wanted", "outcome"), [("fail", Outcome.FAILURE), ("retry", Outcome.RETRY)])
 def test_doubt_is_decided_by_the_job(wanted, outcome, effects):
     trail = Trail(in_doubt=True)
@@ -355,7 +355,7 @@ def test_a_time_that_the_server_or_a_pattern_named_is_not_cut_short():
     until = NOW + timedelta(seconds=300)
     assert said(451, "x", until=until, retries=[600]).why == "useful_until"
     assert said(451, "try again in 600 seconds", until=until).expired
-    assert said(451, "x", until=until, effects=Effects(retry=600, decider="p")).expired
+    assert said(451, "x", until=until, effects=Actions(retry=600, decider="p")).expired
 
 
 def test_maxdelivertime_alone_cuts_off():
@@ -489,7 +489,7 @@ def test_what_is_taken_for_transient_is_never_final():
 @pytest.mark.parametrize("code", [450, 550])
 def test_an_operators_rule_decides_by_its_class_whether_a_refusal_is_final(number, code):
     rule = f'version = "1"\n[[rule]]\nid = "own"\nclass = {number}\ntext = "special"\nsource = "own"\n'
-    meaning = Meaning(Ruleset.load([rule]), Patterns())
+    meaning = Interpreter(Ruleset.load([rule]), Patterns())
     result = told(f"{code} special")
     reading = meaning.of(job(), result)
     found = judge(job(), result, Policy(), NOW, Random(1), reading.effects, reading.flags)
@@ -557,7 +557,7 @@ def test_a_login_that_never_comes_about_ends_with_the_jobs_time_or_attempts():
 
 
 def test_a_pattern_may_still_give_up_a_login():
-    assert said(535, "no", state=State.AUTHPLAIN, effects=Effects(fatal=True)).outcome is Outcome.FAILURE
+    assert said(535, "no", state=State.AUTHPLAIN, effects=Actions(fatal=True)).outcome is Outcome.FAILURE
 
 
 SECRET = "unknown"
@@ -587,8 +587,8 @@ def test_a_hint_and_a_pattern_read_what_the_server_said():
     flags = MEANING.of(job(), result).flags
 
     assert verdict(result, flags=flags).why == "hint 300 s"
-    pattern = Pattern("own", Effects(fatal=True), text="user unknown")
-    assert Meaning(MEANING.ruleset, Patterns([pattern])).of(job(), masked("user unknown", SECRET)).effects.fatal
+    pattern = Pattern("own", Actions(fatal=True), text="user unknown")
+    assert Interpreter(MEANING.ruleset, Patterns([pattern])).of(job(), masked("user unknown", SECRET)).effects.fatal
 
 
 def test_a_secret_is_masked_in_whatever_is_told():

@@ -27,7 +27,7 @@ from mailq.core.broker.publications import (
 from mailq.core.jobs.document import read_document
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Trail, accepted, failed
-from mailq.core.smtp.failure import Cause, Failure, Postponed
+from mailq.core.smtp.failure import Cause, Delayed, Failure
 from mailq.core.smtp.reply import Reply
 from mailq.core.states import Kind, State
 from mailq.core.webhooks.event_facts import Context
@@ -486,7 +486,7 @@ def test_a_result_is_gzip_from_the_configured_size_on():
 def test_a_job_that_is_held_back_is_told_to_the_retry_queue_and_keeps_its_attempts(cause):
     parsed, consumed = job(results=[{"attempt": 1}])
     until = NOW + timedelta(minutes=5)
-    (copy,) = held_back(parsed, until, Postponed(300, cause, "for 5 minutes"), NAMES, consumed, NOW)
+    (copy,) = held_back(parsed, until, Delayed(300, cause, "for 5 minutes"), NAMES, consumed, NOW)
     document = orjson.loads(copy.body)
     record = document["results"][-1]
     assert (copy.exchange, copy.routing_key) == ("mailq", "retry")

@@ -4,7 +4,7 @@ import quopri
 
 import pytest
 
-from mailq.core.content.conformance import MENDED, Rules, fitted, prepare
+from mailq.core.content.conformance import MENDED, MessageRules, fitted, prepare
 from mailq.core.content.mime import Content, normalize
 from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
@@ -39,9 +39,9 @@ def test_a_message_without_trouble_stays_as_it_is(mime):
 def test_what_no_server_need_take(mime, key, mended, warning):
     content, warnings = clean(mime)
     assert (content[: len(mended)], warnings) == (mended, (warning,))
-    assert clean(mime, Rules(**{key: "send"})) == (normalize(mime), ())
+    assert clean(mime, MessageRules(**{key: "send"})) == (normalize(mime), ())
     with pytest.raises(Failure) as failure:
-        clean(mime, Rules(**{key: "fail"}))
+        clean(mime, MessageRules(**{key: "fail"}))
     ending = failure.value
     assert (ending.state, ending.kind, ending.code, ending.status, ending.pointer) == (
         State.PROCESS,
@@ -79,9 +79,9 @@ def test_what_one_server_does_not_take(mime, key, mended, warning, code, status)
     message, warnings = fitted(content, MENDED, eight_bit=False, utf8=False)
     assert (mended in message.content, message.eightbit or message.eightbit_header) == (True, False)
     assert (warnings, message.size) == ((warning,), len(message.content))
-    assert fitted(content, Rules(**{key: "send"}), eight_bit=False, utf8=False) == (content, ())
+    assert fitted(content, MessageRules(**{key: "send"}), eight_bit=False, utf8=False) == (content, ())
     with pytest.raises(Failure) as failure:
-        fitted(content, Rules(**{key: "fail"}), eight_bit=False, utf8=False)
+        fitted(content, MessageRules(**{key: "fail"}), eight_bit=False, utf8=False)
     assert (failure.value.state, failure.value.code, failure.value.status) == (State.MAILFROM, code, status)
     assert failure.value.unable
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_shortened_is_sent_and_told():
 )
 def test_what_is_signed_is_kept_unless_told_otherwise(mime, kept, mended):
     assert clean(mime) == (mime.encode(), (kept,))
-    content, warnings = clean(mime, Rules(signed="mend"))
+    content, warnings = clean(mime, MessageRules(signed="mend"))
     assert content != mime.encode()
     assert set(warnings) == {BROKEN, mended}
 
@@ -133,7 +133,7 @@ def test_a_signed_header_is_sent_and_a_signed_body_is_not():
     with pytest.raises(Failure, match="a signature covers the message") as failure:
         fitted(body, MENDED, eight_bit=False, utf8=True)
     assert (failure.value.code, failure.value.status, failure.value.unable) == (554, "5.6.3", True)
-    message, warnings = fitted(body, Rules(signed="mend"), eight_bit=False, utf8=True)
+    message, warnings = fitted(body, MessageRules(signed="mend"), eight_bit=False, utf8=True)
     assert (message.content.isascii(), BROKEN in warnings) == (True, True)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailq.core.answers.actions import Edit, Effects, apply_to_document
+from mailq.core.answers.actions import Actions, Edit, apply_to_document
 from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.broker import publications
 from mailq.core.broker.messages import Consumed, Publication
@@ -454,7 +454,7 @@ def test_a_lighter_result_keeps_its_integers():
 
 
 def test_a_pattern_that_adds_a_tag_keeps_those_of_another_form():
-    effects = Effects(patterns=("p",), tags=Edit(add=("new",)))
+    effects = Actions(patterns=("p",), tags=Edit(add=("new",)))
     assert apply_to_document({"tags": "a", "ips": []}, effects) == {"tags": ["a", "new"], "ips": []}
 
 

@@ -3,7 +3,7 @@
 import tracemalloc
 
 from mailq.core.journal import recently_settled
-from mailq.core.journal.recently_settled import CAPACITY, FEWEST, MEMORY, MOST, Settled
+from mailq.core.journal.recently_settled import CAPACITY, FEWEST, MEMORY, MOST, SettledWindow
 
 
 def digest(number):
@@ -11,7 +11,7 @@ def digest(number):
 
 
 def filled(pages, start=0, done=None):
-    done = done or Settled()
+    done = done or SettledWindow()
     for number in range(start * CAPACITY, (start + pages) * CAPACITY):
         done.add(digest(number))
     return done
@@ -24,7 +24,7 @@ def test_all_is_remembered_and_nothing_else():
 
 
 def test_what_is_settled_twice_takes_no_more_room():
-    done = Settled()
+    done = SettledWindow()
     for _ in range(CAPACITY + 1):
         done.add(digest(1))
     assert len(done._pages) == 1
@@ -55,7 +55,7 @@ def test_the_newest_are_remembered_where_there_are_too_many(monkeypatch):
 
 def test_what_is_old_is_forgotten_where_there_is_much(monkeypatch):
     monkeypatch.setattr(recently_settled, "FEWEST", 2)
-    done = Settled()
+    done = SettledWindow()
     done.at(1000)
     filled(2, done=done)
     done.at(1500)

@@ -5,16 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailq.core.journal import records as codec
-from mailq.core.journal.index import Index
+from mailq.core.journal.index import JournalIndex
 from mailq.core.journal.records import (
     HEADER_SIZE,
     MAX_ANSWER,
     MAX_RECORD,
     EntryId,
+    EntryState,
     Header,
     JobKey,
     Mark,
-    Standing,
     Tail,
     decode,
     decode_header,
@@ -44,7 +44,7 @@ records = st.one_of(
 
 def index_of(*written, dead=()):
     """Return the index of (writer, record, record...) in that order."""
-    index = Index()
+    index = JournalIndex()
     for writer in dict.fromkeys(each[0] for each in written):
         index.begin(Header(writer, 1, 0))
     for writer in dead:
@@ -138,28 +138,28 @@ CLAIM = codec.claim(EntryId(A, 1), 5)
 @pytest.mark.parametrize(
     ("key", "written", "dead", "standing"),
     [
-        (KEY, [(A,)], [], Standing.UNKNOWN),
-        (KEY, [(A, INTENT)], [], Standing.UNDERWAY),
-        (KEY, [(A, INTENT)], [A], Standing.DOUBT),
-        (KEY, [(A, INTENT, codec.ending(Mark.WITHDRAWN, EntryId(A, 1)))], [A], Standing.UNKNOWN),
-        (KEY, [(A, INTENT, ANSWER)], [A], Standing.ANSWERED),
-        (KEY, [(A, INTENT, ANSWER)], [], Standing.ANSWERED),
-        (KEY, [(A, INTENT, ANSWER, OWN_END)], [], Standing.SETTLED),
-        (KEY, [(A, INTENT, ANSWER, OWN_END)], [A], Standing.SETTLED),
-        (KEY, [(A, INTENT, ANSWER), (B, CLAIM)], [A], Standing.UNDERWAY),
-        (KEY, [(B, CLAIM), (A, INTENT, ANSWER)], [A], Standing.UNDERWAY),
-        (KEY, [(A, INTENT, ANSWER), (B, CLAIM)], [A, B], Standing.ANSWERED),
-        (KEY, [(A, INTENT), (B, CLAIM)], [A, B], Standing.DOUBT),
-        (KEY, [(A, INTENT, ANSWER), (B, CLAIM, OWN_END)], [A, B], Standing.SETTLED),
-        (KEY, [(B, CLAIM, OWN_END), (A, INTENT, ANSWER)], [A, B], Standing.SETTLED),
-        (KEY, [(A, INTENT, ANSWER), (B, CLAIM, codec.ending(Mark.RELEASED, EntryId(A, 1)))], [A], Standing.ANSWERED),
-        (KEY, [(A, INTENT), (B, INTENT)], [A], Standing.UNDERWAY),
-        (KEY, [(A, INTENT), (B, INTENT, ANSWER, codec.ending(Mark.SETTLED, EntryId(B, 1)))], [A], Standing.SETTLED),
-        (EQUAL, [(A, TWIN, ANSWER)], [A], Standing.ANSWERED),
-        (EQUAL, [(A, TWIN, ANSWER)], [], Standing.UNDERWAY),
-        (EQUAL, [(A, TWIN, ANSWER, codec.ending(Mark.RELEASED, EntryId(A, 1)))], [], Standing.ANSWERED),
-        (EQUAL, [(A, TWIN, ANSWER, OWN_END)], [A], Standing.UNKNOWN),
-        (EQUAL, [(B, CLAIM, OWN_END), (A, TWIN, ANSWER)], [A], Standing.UNKNOWN),
+        (KEY, [(A,)], [], EntryState.UNKNOWN),
+        (KEY, [(A, INTENT)], [], EntryState.UNDERWAY),
+        (KEY, [(A, INTENT)], [A], EntryState.DOUBT),
+        (KEY, [(A, INTENT, codec.ending(Mark.WITHDRAWN, EntryId(A, 1)))], [A], EntryState.UNKNOWN),
+        (KEY, [(A, INTENT, ANSWER)], [A], EntryState.ANSWERED),
+        (KEY, [(A, INTENT, ANSWER)], [], EntryState.ANSWERED),
+        (KEY, [(A, INTENT, ANSWER, OWN_END)], [], EntryState.SETTLED),
+        (KEY, [(A, INTENT, ANSWER, OWN_END)], [A], EntryState.SETTLED),
+        (KEY, [(A, INTENT, ANSWER), (B, CLAIM)], [A], EntryState.UNDERWAY),
+        (KEY, [(B, CLAIM), (A, INTENT, ANSWER)], [A], EntryState.UNDERWAY),
+        (KEY, [(A, INTENT, ANSWER), (B, CLAIM)], [A, B], EntryState.ANSWERED),
+        (KEY, [(A, INTENT), (B, CLAIM)], [A, B], EntryState.DOUBT),
+        (KEY, [(A, INTENT, ANSWER), (B, CLAIM, OWN_END)], [A, B], EntryState.SETTLED),
+        (KEY, [(B, CLAIM, OWN_END), (A, INTENT, ANSWER)], [A, B], EntryState.SETTLED),
+        (KEY, [(A, INTENT, ANSWER), (B, CLAIM, codec.ending(Mark.RELEASED, EntryId(A, 1)))], [A], EntryState.ANSWERED),
+        (KEY, [(A, INTENT), (B, INTENT)], [A], EntryState.UNDERWAY),
+        (KEY, [(A, INTENT), (B, INTENT, ANSWER, codec.ending(Mark.SETTLED, EntryId(B, 1)))], [A], EntryState.SETTLED),
+        (EQUAL, [(A, TWIN, ANSWER)], [A], EntryState.ANSWERED),
+        (EQUAL, [(A, TWIN, ANSWER)], [], EntryState.UNDERWAY),
+        (EQUAL, [(A, TWIN, ANSWER, codec.ending(Mark.RELEASED, EntryId(A, 1)))], [], EntryState.ANSWERED),
+        (EQUAL, [(A, TWIN, ANSWER, OWN_END)], [A], EntryState.UNKNOWN),
+        (EQUAL, [(B, CLAIM, OWN_END), (A, TWIN, ANSWER)], [A], EntryState.UNKNOWN),
     ],
 )
 def test_how_a_job_stands(key, written, dead, standing):
@@ -170,8 +170,8 @@ def test_what_a_next_file_does_not_say_again_is_over():
     index = index_of((A, INTENT, codec.intent(2, EQUAL, 5), codec.claim(EntryId(B, 1), 5)), (B, INTENT), dead=[B])
     index.begin(Header(A, 2, 0))
     index.apply(A, decode(codec.intent(2, EQUAL, 5))[0])
-    assert index.standing(EQUAL).standing is Standing.UNDERWAY
-    assert index.standing(KEY).standing is Standing.DOUBT
+    assert index.standing(EQUAL).standing is EntryState.UNDERWAY
+    assert index.standing(KEY).standing is EntryState.DOUBT
 
 
 def test_a_forgotten_writer_leaves_nothing():
@@ -198,7 +198,7 @@ def test_what_is_settled_is_remembered_and_no_longer_open():
     assert not index._writers[A].items
     assert not index._open
     index.forget(A)  # a copy of a retry may come after the file is gone
-    assert index.standing(JobKey((0).to_bytes(16), marked=True)).standing is Standing.SETTLED
+    assert index.standing(JobKey((0).to_bytes(16), marked=True)).standing is EntryState.SETTLED
 
 
 @given(st.lists(records, max_size=20))
@@ -209,5 +209,5 @@ def test_what_a_writer_left_open_is_told_by_the_records_of_it_alone(written):
     assert copy.open(A) == left
     assert copy._writers[A].items.keys() == index._writers[A].items.keys()
     for key in (KEY, JobKey(KEY.digest, marked=False)):
-        if index.standing(key).standing is not Standing.SETTLED:
+        if index.standing(key).standing is not EntryState.SETTLED:
             assert copy.standing(key) == index.standing(key)

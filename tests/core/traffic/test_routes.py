@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from mailq.core.answers.classify import Ruleset
-from mailq.core.answers.interpreter import Meaning
+from mailq.core.answers.interpreter import Interpreter
 from mailq.core.answers.patterns import Patterns
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Trail
@@ -32,7 +32,7 @@ def states(*groups):
 
 def try_next(failure, *, in_doubt):
     trail = Trail(failure.state, in_doubt=in_doubt)
-    return Meaning(Ruleset("none", {}, ()), Patterns(())).falls_back(JOB, failure, trail)
+    return Interpreter(Ruleset("none", {}, ()), Patterns(())).falls_back(JOB, failure, trail)
 
 
 def test_the_groups_are_all_states():

@@ -2,11 +2,11 @@
 
 from collections import deque
 
-from mailq.core.traffic.wait_queue import FIRST_ABSENCE, GRACE, LONGEST_ABSENCE, Line, owes
+from mailq.core.traffic.wait_queue import FIRST_ABSENCE, GRACE, LONGEST_ABSENCE, WaitQueue, owes
 
 
 def line(waiting=0, holding=0.0, places=2, progress=0.0):
-    return Line(places, progress, holding=holding, waiting=deque(range(waiting)))
+    return WaitQueue(places, progress, holding=holding, waiting=deque(range(waiting)))
 
 
 def test_the_wait_grows_with_the_line_and_shrinks_with_the_places():
@@ -110,7 +110,7 @@ def test_equal_shares_are_not_passed_to_and_fro():
 
 
 def test_a_place_that_is_held_for_next_to_no_time_is_no_reason_to_send_anybody_away():
-    line = Line(20, 0.0, holding=1e-320)
+    line = WaitQueue(20, 0.0, holding=1e-320)
     for who in range(3):
         line.join(who, 0.0)
     assert line.hopeless(0.0, 5.0) == []

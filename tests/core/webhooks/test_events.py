@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailq.core.answers.actions import Effects
+from mailq.core.answers.actions import Actions
 from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.broker.messages import Consumed
 from mailq.core.broker.publications import Names, settle
@@ -24,9 +24,9 @@ from mailq.core.smtp.reply import make_reply
 from mailq.core.states import AUTH_STATES, Kind, State
 from mailq.core.webhooks.endpoint import (
     Answer,
+    AnswerMeaning,
     Endpoint,
     Item,
-    Meaning,
     Wait,
     Waits,
     emailengine_signature,
@@ -254,7 +254,7 @@ def test_flags_that_patterns_set_are_in_the_event():
     job = Job.parse(b'{"recipient":"b@a.test","mime":"x"}', limit=1000)
     result = failed(Trail(State.RCPTTO), Failure(State.RCPTTO, Kind.ERROR), time=NOW, attempt=1)
     for strange in (True, False):
-        verdict = Verdict(Outcome.FAILURE, effects=Effects(strange=strange, patterns=("odd",)))
+        verdict = Verdict(Outcome.FAILURE, effects=Actions(strange=strange, patterns=("odd",)))
         (letter,) = settle(job, result, verdict, Names(), Consumed(b"", 1), NOW)
         event = event_of(orjson.loads(letter.body), "x", CONTEXT, NOW)
         assert event.body["x-mailq"]["result"]["strange"] is strange
@@ -398,12 +398,12 @@ def test_numbers_beyond_64_bits_in_anybodys_results_make_an_event():
 
 def test_meanings():
     for status in (200, 201, 204, 299):
-        assert Answer(status).meaning is Meaning.DONE
+        assert Answer(status).meaning is AnswerMeaning.DONE
     for status in (400, 413, 415, 422):
-        assert Answer(status).meaning is Meaning.REFUSED
+        assert Answer(status).meaning is AnswerMeaning.REFUSED
     for status in (None, 101, 301, 307, 401, 403, 404, 408, 425, 429, 500, 503, 599, 600):
-        assert Answer(status).meaning is Meaning.TROUBLE
-    assert Answer(410).meaning is Meaning.GONE
+        assert Answer(status).meaning is AnswerMeaning.TROUBLE
+    assert Answer(410).meaning is AnswerMeaning.GONE
 
 
 def test_rest_doubles_and_listens():

@@ -12,7 +12,7 @@ from mailq.config import Config
 from mailq.core.results.result import Trail
 from mailq.core.traffic.limits import Allowance
 from mailq.core.traffic.routes import Route, Source, Target, Tls
-from mailq.delivery.smtp.session_pool import TENURE, Pool
+from mailq.delivery.smtp.session_pool import TENURE, SessionPool
 from mailq.edges.tls import Security
 from mailq.edges.wire import TcpDialer
 from mailq.service.build import timeouts_of
@@ -30,7 +30,7 @@ async def pools():
     with contextlib.closing(private_table()) as table:
         tables = [table, beside(table, 1)]
         dialer = TcpDialer(Security(config.tls))
-        both = [Pool(dialer, each, timeouts_of(config), config.timeouts.quit, 100, 500) for each in tables]
+        both = [SessionPool(dialer, each, timeouts_of(config), config.timeouts.quit, 100, 500) for each in tables]
         yield both
         for pool in both:
             await pool.close()

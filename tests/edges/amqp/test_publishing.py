@@ -13,7 +13,7 @@ from mailq.core.broker.application_headers import DROPPED
 from mailq.core.broker.messages import Application, Fallback, Publication
 from mailq.edges.amqp import republisher
 from mailq.edges.amqp.broker import Broker
-from mailq.edges.amqp.max_message_size import KNOWN_SECONDS, Ceiling
+from mailq.edges.amqp.max_message_size import KNOWN_SECONDS, MaxMessageSize
 from mailq.edges.amqp.publisher import NackedError
 from mailq.ports.broker import BrokerError, OversizedError, UnencodableError, UnroutableError
 
@@ -281,7 +281,7 @@ async def test_a_queue_of_mailqs_own_that_is_gone_is_declared_again(open_broker,
 
 
 async def test_a_size_that_was_refused_once_is_not_sent_again_for_a_while(open_broker, rabbit, monkeypatch):
-    ceiling = Ceiling()
+    ceiling = MaxMessageSize()
     async with max_message_size(rabbit, 10_000):
         broker = await Broker.open(rabbit.config(), 1, Remembering(), ceiling)
         await broker.publish([to_queue("results", b"x" * 10_000)])

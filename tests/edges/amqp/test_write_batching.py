@@ -6,7 +6,7 @@ from support.broker import Inbox
 
 from mailq.core.broker.messages import Publication
 from mailq.edges.amqp.connection import CROWD
-from mailq.edges.amqp.write_batching import Gathering
+from mailq.edges.amqp.write_batching import WriteBatcher
 
 HOUR = 3600.0
 
@@ -18,7 +18,7 @@ async def turns():
 
 async def test_who_comes_alone_leaves_at_once_and_only_after_a_crowd_the_next_ones_wait():
     sent = asyncio.Event()
-    gathering = Gathering(sent.set, crowd=3, seconds=HOUR)
+    gathering = WriteBatcher(sent.set, crowd=3, seconds=HOUR)
     for count, waits in ((1, False), (2, False), (3, True), (0, False)):
         sent.clear()
         gathering.ended(count)
@@ -29,7 +29,7 @@ async def test_who_comes_alone_leaves_at_once_and_only_after_a_crowd_the_next_on
 
 async def test_what_is_gathered_leaves_by_itself():
     sent = asyncio.Event()
-    gathering = Gathering(sent.set, crowd=1, seconds=0.02)
+    gathering = WriteBatcher(sent.set, crowd=1, seconds=0.02)
     gathering.ended(1)
     gathering.begin()
     await turns()

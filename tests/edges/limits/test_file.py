@@ -20,7 +20,7 @@ SLOTS = WAYS * 8
 PROCESS = """
 import fcntl, os, pathlib, sys
 from mailq.core.traffic.rate import Rate
-from mailq.edges.limits import SharedTable
+from mailq.edges.limits import SharedLimits
 
 def do(awaitable):
     try:
@@ -30,7 +30,7 @@ def do(awaitable):
 
 def start(slots=int(sys.argv[2])):
     global t
-    t = SharedTable(sys.argv[1], slots=slots)
+    t = SharedLimits(sys.argv[1], slots=slots)
     return t.trouble()
 
 def enter(key, limit=1):

@@ -15,7 +15,7 @@ import pytest
 from support.limits import beside, private_table
 
 from mailq.core.traffic.rate import Rate, Slot
-from mailq.edges.limits import SharedTable
+from mailq.edges.limits import SharedLimits
 from mailq.edges.limits.table import WAYS
 from mailq.ports.limits import Limits
 
@@ -39,7 +39,7 @@ def table(home):
 
 
 def opened(home):
-    table = SharedTable(home, slots=SLOTS)
+    table = SharedLimits(home, slots=SLOTS)
     assert table.trouble() is None
     return table
 
@@ -49,7 +49,7 @@ def spawn(home):
     """Run a function in processes of their own, each with the host's table; killed with the test."""
     pids = []
 
-    def start(work: Callable[[SharedTable], None]) -> int:
+    def start(work: Callable[[SharedLimits], None]) -> int:
         pid = os.fork()
         if pid == 0:
             try:
