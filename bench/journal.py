@@ -69,7 +69,7 @@ def _round(journal: FileJournal, messages: int, first: int, *, elapsed: bool = F
         journal.answered(entry, RECORD)
         journal.settled(entry)
     spent = clock() - started
-    journal.tend()
+    journal.housekeep()
     return spent / messages * 1e6
 
 
@@ -79,7 +79,7 @@ def _look_ups(directory: str) -> tuple[float, float, float]:
     one, other = (FileJournal(directory, JournalConfig(), index) for index in range(2))
     _round(one, 60_000, 0)
     started = clock()
-    assert other.take(JobKey((59_999).to_bytes(16), marked=True)).standing is EntryState.SETTLED
+    assert other.take(JobKey((59_999).to_bytes(16), marked=True)).state is EntryState.SETTLED
     full = clock() - started
     started = clock()
     for number in range(2000):

@@ -87,7 +87,7 @@ class Books:
             "missing": len(self.missing),
             "doubled": len(self.doubled),
             "attempts": round(sum(verdicts.values())),
-            "parked": round(self._parked),
+            "delayed": round(self._delayed),
             "taken": self.taken.total(),
             "rss_start_mb": round(self.samples[0].rss_mb, 1),
             "rss_warm_mb": round(self._warm[0].rss_mb, 1),
@@ -130,8 +130,8 @@ class Books:
                 yield f"queue {name} holds {self.depths[name]:,} messages, not {count:,}"
 
     @property
-    def _parked(self) -> float:
-        return sum(value for name, value in self.page.items() if name.startswith("mailq_parked_total{"))
+    def _delayed(self) -> float:
+        return sum(value for name, value in self.page.items() if name.startswith("mailq_delayed_total{"))
 
     def _counters(self) -> Iterator[str]:
         """Metrics say what the queues hold."""
@@ -144,7 +144,7 @@ class Books:
             'mailq_published_total{key="success"}': self.success,
             'mailq_published_total{key="failure"}': self.failure,
             'mailq_published_total{key="retry"}': 2 * retries,  # the copy, and the job on its way back
-            'mailq_published_total{key="delay"}': self._parked,
+            'mailq_published_total{key="delay"}': self._delayed,
             **dict.fromkeys(("mailq_poisoned_total", "mailq_bugs_total", "mailq_broker_reconnects_total"), 0),
             **dict.fromkeys(("mailq_limits_overflows_total", "mailq_in_flight", "mailq_sessions"), 0),
             **{f'mailq_process_restarts_total{{process="{index}"}}': 0 for index in (0, 1)},

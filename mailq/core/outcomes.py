@@ -1,6 +1,6 @@
 """What becomes of each message consumed: it ends in one of these ways, or it is in flight.
 
-consumed = success + failure + rescheduled + parked + poisoned + returned + repeated + in flight, for each
+consumed = success + failure + rescheduled + delayed + poisoned + returned + repeated + in flight, for each
 process and for all: what does not add up is a bug (`mailq_drift`).
 """
 
@@ -17,7 +17,7 @@ class Disposition(Word):
     """Its result, a failure, is published."""
     RESCHEDULED = "rescheduled"
     """It is on its way to another attempt, and its result published."""
-    PARKED = "parked"
+    DELAYED = "delayed"
     """It is on its way back, without an attempt."""
     POISONED = "poisoned"
     """It is in the poison queue."""

@@ -321,7 +321,7 @@ class Delivery:
         """
         if route.falls_back and self._governor.without_tls(route):
             return await self._session(trail, _in_clear(route), allowance, fresh=fresh)
-        self._spare(trail, route)
+        self._delay_site(trail, route)
         if not self._pool.serving(route):
             await self._openings.admitted(route.ends)
         found = await self._pool.find(route, allowance, fresh=fresh)
@@ -339,7 +339,7 @@ class Delivery:
     async def _open(self, trail: Trail, route: Route, allowance: Allowance, *, admitted: bool = False) -> Held:
         """Return a new session, in the place that there is for it; `admitted`: its login goes on from one before."""
         try:
-            self._spare(trail, route)  # another one may have found out meanwhile
+            self._delay_site(trail, route)  # another one may have found out meanwhile
             if not admitted:
                 self._governor.admit(route)
         except (Failure, Delayed):
@@ -361,7 +361,7 @@ class Delivery:
         self._governor.connected(route)
         return held
 
-    def _spare(self, trail: Trail, route: Route) -> None:
+    def _delay_site(self, trail: Trail, route: Route) -> None:
         """Spare the job the wait for a target that takes no connections: it is told what others have found."""
         spared = self._governor.spared(route)
         if spared is not None:

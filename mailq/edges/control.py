@@ -29,7 +29,7 @@ class Order(StrEnum):
 
     STATUS = "status"
     DRAIN = "drain"
-    HASTEN = "hasten"
+    STOP_NOW = "hasten"
     RELOAD = "reload"
 
 

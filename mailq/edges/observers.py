@@ -85,9 +85,9 @@ class Observers:
         """A document that is no job was answered with a result."""
         self._tell("refused", result)
 
-    def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
+    def delayed(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
         """A job went back without an attempt."""
-        self._tell("parked", job, until, cause, reason)
+        self._tell("delayed", job, until, cause, reason)
 
     def poisoned(self, reason: str) -> None:
         """A message that is no job went to the poison queue."""
@@ -105,9 +105,9 @@ class Observers:
         """The connection to the broker changed."""
         self._tell("broker", event, detail)
 
-    def flight(self, jobs: int, sessions: int) -> None:
+    def in_flight(self, jobs: int, sessions: int) -> None:
         """So many jobs are being worked on and so many SMTP connections are open."""
-        self._tell("flight", jobs, sessions)
+        self._tell("in_flight", jobs, sessions)
 
     def session_limit(self, host: str, messages: int) -> None:
         """An MX host was found to take no more than so many messages in one session."""

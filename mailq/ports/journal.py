@@ -59,10 +59,10 @@ class Journal(Protocol):
             JournalError: it cannot be told.
         """
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Return why nothing more should be consumed, None if all is well."""
 
-    def tend(self) -> tuple[str, ...]:
+    def housekeep(self) -> tuple[str, ...]:
         """Do what is due, once a second; return what is to be said of it, each once. Never raises."""
 
     def stats(self) -> JournalStats:

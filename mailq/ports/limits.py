@@ -23,8 +23,8 @@ class Limits(Protocol):
         `going` is how many of this process are on their way there already.
         """
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Return why nothing can be shared yet, None if it can; without, nothing should be consumed."""
 
-    def tend(self) -> None:
+    def housekeep(self) -> None:
         """Do what is due, once a second; never raises."""

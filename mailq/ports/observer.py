@@ -30,7 +30,7 @@ class Observer(Protocol):
     def refused(self, result: Result) -> None:
         """A document that is no job was answered with a result of its own."""
 
-    def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
+    def delayed(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
         """A job went back without an attempt."""
 
     def poisoned(self, reason: str) -> None:
@@ -45,7 +45,7 @@ class Observer(Protocol):
     def broker(self, event: str, detail: str) -> None:
         """The connection to the broker changed: connected, lost, blocked, unblocked, retrying."""
 
-    def flight(self, jobs: int, sessions: int) -> None:
+    def in_flight(self, jobs: int, sessions: int) -> None:
         """So many jobs are being worked on and so many SMTP connections are open."""
 
     def session_limit(self, host: str, messages: int) -> None:

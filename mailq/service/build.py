@@ -110,7 +110,7 @@ def build(
     ceiling = MaxMessageSize()
 
     async def open_broker() -> Broker:
-        if (unshared := limits.trouble()) is not None:  # nothing may be begun, so nothing is consumed
+        if (unshared := limits.problem()) is not None:  # nothing may be begun, so nothing is consumed
             raise BrokerError(unshared)
         return await Broker.open(config.rabbitmq, config.worker.prefetch, observer, ceiling)
 

@@ -43,7 +43,7 @@ async def run(config: Config, read: Callable[[], Config]) -> int:
                     return metrics.page()
 
                 server = HttpServer(
-                    config.http, metrics=page, alive=metrics.heartbeat.trouble, ready=lambda: worker.not_ready
+                    config.http, metrics=page, alive=metrics.heartbeat.problem, ready=lambda: worker.not_ready
                 )
                 await stack.enter_async_context(server)
             stack.enter_context(watching(_Lateness(metrics, log.logger)))
@@ -96,7 +96,7 @@ async def run_child(place: Place) -> int:
 
         def status() -> Status:
             metrics.overflows = limits.overflows
-            return Status(metrics.heartbeat.trouble(), worker.not_ready, metrics.snapshot())
+            return Status(metrics.heartbeat.problem(), worker.not_ready, metrics.snapshot())
 
         obedience = asyncio.create_task(_obey(line, worker, status, meaning, log.logger))
         await worker.run()
@@ -117,9 +117,9 @@ async def _obey(
                     _reload(await line.configuration(), meaning, logger)
                 case Order.DRAIN:
                     worker.stop()
-                case Order.HASTEN:
+                case Order.STOP_NOW:
                     worker.stop()
-                    worker.hasten()
+                    worker.stop_now()
     finally:
         worker.stop()
 
@@ -154,7 +154,7 @@ def _signals(worker: Worker, reread: Callable[[], None] | None) -> Iterator[None
 
     def drain() -> None:
         if reread is not None and worker.stopping:
-            worker.hasten()
+            worker.stop_now()
         worker.stop()
 
     handlers = {signal.SIGTERM: drain, signal.SIGINT: drain, signal.SIGHUP: reread or (lambda: None)}

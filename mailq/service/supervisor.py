@@ -102,7 +102,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Tell all processes to drain; when told again, to hasten."""
-        order = Order.HASTEN if self._stopping.is_set() else Order.DRAIN
+        order = Order.STOP_NOW if self._stopping.is_set() else Order.DRAIN
         self._logger.info("supervisor", change=order)
         self._stopping.set()
         for child in self._children.values():

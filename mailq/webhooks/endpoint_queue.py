@@ -148,24 +148,24 @@ class EndpointQueue:
         self._done: BoundedDict[str, None] = BoundedDict(8 * 1024 * 1024)
         self._news = asyncio.Event()
 
-    async def serve(self, lane: WebhookBroker, stopping: asyncio.Event) -> float:
+    async def serve(self, broker: WebhookBroker, stopping: asyncio.Event) -> float:
         """Send events until told to stop, and return 0; or the endpoint has trouble, and return a pause in seconds.
 
         Raises:
             BrokerError: the lane is lost.
         """
-        self._lane, self._rest, self._window = lane, -1.0, 1
+        self._broker, self._rest, self._window = broker, -1.0, 1
         self._hand: dict[int, Item] = {}
         self._busy: set[str] = set()
         self._work: set[asyncio.Task[None]] = set()
         self._waits: Waits | None = None
         self._trouble: BaseException | None = None
-        ends = [asyncio.create_task(lane.closed()), asyncio.create_task(stopping.wait())]
+        ends = [asyncio.create_task(broker.closed()), asyncio.create_task(stopping.wait())]
         for end in ends:
             end.add_done_callback(lambda _: self._news.set())
         try:
             size = self.endpoint.concurrency * self.endpoint.batch * 2
-            await lane.consume(min(size, max(MOST_IN_HAND, self.endpoint.batch)), self._take)
+            await broker.consume(min(size, max(MOST_IN_HAND, self.endpoint.batch)), self._take)
             while self._rest < 0 and self._trouble is None and not any(end.done() for end in ends):
                 self._news.clear()
                 patience = await self._begin_work()
@@ -180,7 +180,7 @@ class EndpointQueue:
         if self._trouble is not None:
             raise self._trouble
         if self._rest < 0 and not stopping.is_set():
-            raise await lane.closed()
+            raise await broker.closed()
         return max(self._rest, 0.0)
 
     def _take(self, consumed: Consumed) -> None:
@@ -226,7 +226,7 @@ class EndpointQueue:
         """Return which events wait in delay queues; those in hand have come back."""
         waits, now = Waits(), time()
         for step in self._rules.steps:
-            for consumed in await self._lane.peek(f"{self.queue}.delay.{step}"):
+            for consumed in await self._broker.peek(f"{self.queue}.delay.{step}"):
                 if (item := Item.of(consumed)) is not None:
                     waits.add(item.job, item.id, Wait(item.place, step, now + STEPS[step] + GRACE))
         for item in self._hand.values():
@@ -296,7 +296,7 @@ class EndpointQueue:
     async def _see_to(self, items: list[Item]) -> None:
         first = items[0]
         if self._answered(first):
-            self._lane.ack(first.tag)
+            self._broker.ack(first.tag)
         elif self._expired(first):
             await self._give_up(first.consumed, "is older than webhooks.max_age")
         elif (wait := self._before(first)) is not None:
@@ -334,7 +334,7 @@ class EndpointQueue:
         for item in items:
             self._done.remember(item.id, None)
             self._alone.discard(item.id)
-            self._lane.ack(item.tag)
+            self._broker.ack(item.tag)
         if self._failures:
             self._observer.resumed(self.endpoint.name)
         self._failures = self._streak = 0
@@ -362,10 +362,10 @@ class EndpointQueue:
         assert self._waits is not None, "looked up when the first event came"
         # Noted first: it may be back before the broker's confirm is.
         self._waits.add(item.job, item.id, Wait(item.place, step, time() + STEPS[step] + GRACE))
-        await self._lane.publish([item.publication(f"{self.queue}.delay.{step}", tries=tries)])
-        self._lane.ack(item.tag)
+        await self._broker.publish([item.publication(f"{self.queue}.delay.{step}", tries=tries)])
+        self._broker.ack(item.tag)
 
     async def _give_up(self, consumed: Consumed, reason: str) -> None:
-        await self._lane.publish([give_up(consumed, self._rules.dead, reason, self.endpoint.name)])
-        self._lane.ack(consumed.tag)
+        await self._broker.publish([give_up(consumed, self._rules.dead, reason, self.endpoint.name)])
+        self._broker.ack(consumed.tag)
         self._observer.dead(self.endpoint.name, reason)

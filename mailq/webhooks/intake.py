@@ -59,7 +59,7 @@ class Intake:
         self._observer = observer
         self._bounds = bounds
 
-    async def serve(self, lane: WebhookBroker, stopping: asyncio.Event) -> float:
+    async def serve(self, broker: WebhookBroker, stopping: asyncio.Event) -> float:
         """Hand on events until told to stop; returns 0.
 
         Raises:
@@ -73,14 +73,14 @@ class Intake:
             nonlocal in_memory
             inbox.append(consumed)
             in_memory += len(consumed.body)
-            lane.hold(held=in_memory > self._bounds.in_memory)
+            broker.hold(held=in_memory > self._bounds.in_memory)
             news.set()
 
-        ends = [asyncio.create_task(lane.closed()), asyncio.create_task(stopping.wait())]
+        ends = [asyncio.create_task(broker.closed()), asyncio.create_task(stopping.wait())]
         for end in ends:
             end.add_done_callback(lambda _: news.set())
         try:
-            await lane.consume(PREFETCH, take)
+            await broker.consume(PREFETCH, take)
             while not any(end.done() for end in ends):
                 if not inbox:
                     news.clear()
@@ -88,31 +88,31 @@ class Intake:
                     continue
                 batch = inbox[:AT_ONCE]
                 del inbox[:AT_ONCE]
-                await self._publish(lane, [(consumed, self._publications(consumed)) for consumed in batch])
+                await self._publish(broker, [(consumed, self._publications(consumed)) for consumed in batch])
                 for consumed in batch:
-                    lane.ack(consumed.tag)
+                    broker.ack(consumed.tag)
                     in_memory -= len(consumed.body)
-                lane.hold(held=in_memory > self._bounds.in_memory)
+                broker.hold(held=in_memory > self._bounds.in_memory)
         finally:
             for end in ends:
                 end.cancel()
         if not stopping.is_set():
-            raise await lane.closed()
+            raise await broker.closed()
         return 0.0
 
-    async def _publish(self, lane: WebhookBroker, made: Sequence[tuple[Consumed, list[Publication]]]) -> None:
+    async def _publish(self, broker: WebhookBroker, made: Sequence[tuple[Consumed, list[Publication]]]) -> None:
         """Publish the events of a batch; a document whose events cannot be published goes to the dead queue alone."""
         try:
-            await lane.publish([publication for _, publications in made for publication in publications])
+            await broker.publish([publication for _, publications in made for publication in publications])
         except (BrokerError, *STOPS):
             raise
         except BaseException as error:  # noqa: BLE001 - a publication that cannot be sent ends no process
             if len(made) > 1:
                 for each in made:
-                    await self._publish(lane, [each])
+                    await self._publish(broker, [each])
             else:
                 self._observer.bug("", error)
-                await lane.publish([self._give_up(made[0][0], f"its event cannot be published: {_said(error)}")])
+                await broker.publish([self._give_up(made[0][0], f"its event cannot be published: {_said(error)}")])
 
     def _publications(self, consumed: Consumed) -> list[Publication]:
         """Return what to publish for a document: its events, or the document itself for the dead queue."""
@@ -224,16 +224,16 @@ class Webhooks:
             The seconds that the part rests, None if there was no connection.
         """
         try:
-            lane = await self._open_lane(part.queue)
+            broker = await self._open_lane(part.queue)
         except BrokerError as trouble:
             self._lost(part.queue, "retrying", trouble)
             return None
         try:
             if self._troubles.pop(part.queue, None):
                 self._observer.hooks_broker(part.queue, "connected", "consuming")
-            return await part.serve(lane, self._stopping)
+            return await part.serve(broker, self._stopping)
         finally:
-            await lane.close()
+            await broker.close()
 
     def _lost(self, queue: str, event: str, trouble: BrokerError) -> None:
         self._troubles[queue] = str(trouble)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mailq.core.broker.provenance import Provenance
-from mailq.core.journal.records import PARKED, EntryId, JobKey, JournalError
+from mailq.core.journal.records import DELAYED, EntryId, JobKey, JournalError
 from mailq.ports.broker import Broker
 from mailq.ports.journal import Journal
 from mailq.worker.attempts import RunningAttempts
@@ -37,28 +37,28 @@ class _Batch:
 class AckTracker:
     """The entries of one process whose messages may still come again."""
 
-    def __init__(self, journal: Journal, flights: RunningAttempts) -> None:
+    def __init__(self, journal: Journal, attempts: RunningAttempts) -> None:
         self._journal = journal
-        self._flights = flights
+        self._attempts = attempts
         self._batches: list[_Batch] = []
 
-    def parking(self, key: JobKey) -> EntryId | None:
+    def delaying(self, key: JobKey) -> EntryId | None:
         """Return an entry for a job that is about to be sent on its way back; none where that cannot be noted."""
         try:
             entry = self._journal.hand_over(key, contested=False)
         except JournalError:
             return None
-        self._journal.answered(entry, PARKED)
+        self._journal.answered(entry, DELAYED)
         return entry
 
-    def done(self, key: JobKey, broker: Broker, entry: EntryId | None) -> None:
+    def settled(self, key: JobKey, broker: Broker, entry: EntryId | None) -> None:
         """Let the journal know that what came of a job is published and acknowledged."""
         if entry is None:
             return
-        if key.marked or self._flights.has(key):
+        if key.marked or self._attempts.has(key):
             self._journal.settled(entry)
             return
-        self.equal(key, broker)
+        self.duplicate_seen(key, broker)
         last = self._batches[-1] if self._batches else None
         if last is None or last.broker is not broker or last.asked is not None:
             last = _Batch(broker)
@@ -87,21 +87,21 @@ class AckTracker:
                 break
         self._ask(batch.broker)
 
-    def equal(self, key: JobKey, broker: Broker) -> None:
+    def duplicate_seen(self, key: JobKey, broker: Broker) -> None:
         """Note that an equal publication came: over the same connection another, over a new one perhaps the same."""
         for batch in self._batches:
             entry = batch.entries.pop(key.digest, None)
             if entry is not None:
                 self._end(entry, arrived=batch.broker is broker)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """End what arrived a look ago or longer, and what was acknowledged in vain: to be called once a second."""
         for batch in list(self._batches):
             if batch.old or not batch.broker.alive:
                 self._end_batch(batch)
             batch.old = batch.arrived
 
-    async def last(self, seconds: float) -> None:
+    async def flush(self, seconds: float) -> None:
         """Wait for all answers, so many seconds at most, and end everything: no more is going to be acknowledged."""
         for batch in self._batches:
             batch.asked = batch.asked or batch.broker.acknowledged()

@@ -89,68 +89,68 @@ class RunningAttempts:
         self._delivery = delivery
         self._settlement = settlement
         self._standstill = standstill
-        self._flights: dict[bytes, list[RunningAttempt]] = {}
+        self._attempts: dict[bytes, list[RunningAttempt]] = {}
 
     def begin(self, job: Job, key: JobKey, broker: Broker, begun: float, *, again: bool) -> RunningAttempt:
         """Note a new attempt for a job that came from `broker` in a message consumed at `begun`."""
         ending = asyncio.get_running_loop().create_future()
-        flight = RunningAttempt(job, key, broker, begun, self._standstill, self._journal, ending, again)
-        flight.trail.warnings = job.warnings
-        self._flights.setdefault(key.digest, []).append(flight)
-        return flight
+        running = RunningAttempt(job, key, broker, begun, self._standstill, self._journal, ending, again)
+        running.trail.warnings = job.warnings
+        self._attempts.setdefault(key.digest, []).append(running)
+        return running
 
     def adopt(self, key: JobKey, broker: Broker, begun: float) -> RunningAttempt | None:
         """Return an attempt made for this job since an earlier life of the connection, from now on of `broker`."""
-        for flight in self._flights.get(key.digest, ()):
-            if flight.broker is not broker:
-                flight.broker, flight.begun, flight.again = broker, begun, True
-                return flight
+        for running in self._attempts.get(key.digest, ()):
+            if running.broker is not broker:
+                running.broker, running.begun, running.again = broker, begun, True
+                return running
         return None
 
     def has(self, key: JobKey) -> bool:
         """Tell whether there is an attempt for the publication, or for an equal one without a mark."""
-        return key.digest in self._flights
+        return key.digest in self._attempts
 
-    def end(self, flight: RunningAttempt) -> None:
+    def end(self, running: RunningAttempt) -> None:
         """Forget an attempt."""
-        flights = self._flights.get(flight.key.digest, [])
-        if flight in flights:
-            flights.remove(flight)
-        if not flights:
-            self._flights.pop(flight.key.digest, None)
+        attempts = self._attempts.get(running.key.digest, [])
+        if running in attempts:
+            attempts.remove(running)
+        if not attempts:
+            self._attempts.pop(running.key.digest, None)
 
-    async def fly(self, flight: RunningAttempt, *, returned: bool, closing: bool) -> None:
+    async def run(self, running: RunningAttempt, *, returned: bool, closing: bool) -> None:
         """Make the attempt and leave its ending in the flight and in the journal; cancels that if none is made."""
         try:
             # A job of a lost connection is handed out again: to begin now would be to send it twice.
-            if closing or not flight.broker.alive:
+            if closing or not running.broker.alive:
                 return
-            made = await self._delivery.attempt(flight.job, flight.trail, flight, returned=returned)
+            made = await self._delivery.attempt(running.job, running.trail, running, returned=returned)
             if not isinstance(made, Delayed):
-                made = self._recorded(flight, made)
+                made = self._recorded(running, made)
             if isinstance(made, Delayed):
-                flight.withdraw()
-                flight.ending.set_result(made)
+                running.withdraw()
+                running.ending.set_result(made)
                 return
-            flight.ending.set_result((made, self._settlement.judge(flight.job, made)))
+            running.ending.set_result((made, self._settlement.judge(running.job, made)))
         finally:
-            if not flight.ending.done():
-                flight.withdraw()
-                flight.ending.cancel()
-                self.end(flight)
+            if not running.ending.done():
+                running.withdraw()
+                running.ending.cancel()
+                self.end(running)
 
-    def _recorded(self, flight: RunningAttempt, result: Result) -> Result | Delayed:
+    def _recorded(self, running: RunningAttempt, result: Result) -> Result | Delayed:
         """Note what came of an attempt, so that its job, should it come again, is not attempted again.
 
         A retry that was published twice is two messages of one attempt: only one of them may go on from here.
         """
         try:
-            if flight.entry is None:
-                flight.enter()
+            if running.entry is None:
+                running.enter()
         except Delayed as later:
             return later
         except JournalError:
             return result  # the receiver has nothing, so another attempt does no harm
-        assert flight.entry is not None
-        self._journal.answered(flight.entry, pack(result))
+        assert running.entry is not None
+        self._journal.answered(running.entry, pack(result))
         return result

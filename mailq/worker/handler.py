@@ -21,7 +21,7 @@ from mailq.core.broker.messages import Consumed
 from mailq.core.broker.provenance import UNKNOWN, Outbox, Provenance
 from mailq.core.jobs.document import MAX_VALUES, InvalidJobError
 from mailq.core.jobs.job import Job, Queues
-from mailq.core.journal.records import PARKED, Entry, EntryId, EntryState, JobKey, JournalError
+from mailq.core.journal.records import DELAYED, Entry, EntryId, EntryState, JobKey, JournalError
 from mailq.core.outcomes import ENDS, Disposition
 from mailq.core.results.result import Result, unpack
 from mailq.core.smtp.failure import Cause, Delayed
@@ -43,7 +43,7 @@ ELSEWHERE = 5.0
 """Seconds for which a job goes away, or stays here, that another process is just working on."""
 
 
-STUMBLED = 1.0
+ERROR_PAUSE = 1.0
 """Seconds until a message goes back on which mailq's own code stumbled."""
 
 
@@ -76,7 +76,7 @@ class InFlight:
     begun: float
     provenance: Provenance = UNKNOWN
     values: int = 0
-    flight: RunningAttempt | None = None
+    running: RunningAttempt | None = None
     waiting: bool = False
     end: Disposition = Disposition.RETURNED
 
@@ -94,7 +94,7 @@ class Handler:
         bounds: WorkerBounds,
         duplicates: Duplicates | None = None,
     ) -> None:
-        self.cases: dict[asyncio.Task[None], InFlight] = {}
+        self.in_flight: dict[asyncio.Task[None], InFlight] = {}
         self.in_memory = 0
         self._held: set[Broker] = set()
         self.closing = False
@@ -109,218 +109,220 @@ class Handler:
         self._reading = Reading(bounds.body, bounds.values, strict=bounds.strict)
         self._room = Room(bounds.in_memory)
         self.standstill = Standstill(bounds.standstill)
-        self._flights = RunningAttempts(journal, delivery, settlement, self.standstill)
-        self.receipts = AckTracker(journal, self._flights)
-        self._suspects = Quarantine(journal)
+        self._attempts = RunningAttempts(journal, delivery, settlement, self.standstill)
+        self.acks = AckTracker(journal, self._attempts)
+        self._quarantine = Quarantine(journal)
 
     @property
     def drift(self) -> int:
         """By how much the equation is wrong: messages consumed that neither ended nor are in flight."""
-        return self._consumed - self._ended - len(self.cases)
+        return self._consumed - self._ended - len(self.in_flight)
 
     def take(self, broker: Broker, consumed: Consumed) -> None:
         """Begin to handle a message, and receive no more where memory is full."""
         self.last_delivery = monotonic()
-        case = InFlight(broker, consumed, 0, self.standstill.look())
-        self._charge(case, consumed.octets)
+        inflight = InFlight(broker, consumed, 0, self.standstill.look())
+        self._charge(inflight, consumed.octets)
         self._consumed += 1
         self._observer.consumed()
-        task = asyncio.create_task(self._handle(case))
-        self.cases[task] = case
-        task.add_done_callback(partial(self._done, case))
+        task = asyncio.create_task(self._handle(inflight))
+        self.in_flight[task] = inflight
+        task.add_done_callback(partial(self._done, inflight))
 
-    def _charge(self, case: InFlight, octets: int) -> None:
+    def _charge(self, inflight: InFlight, octets: int) -> None:
         """Count memory that a message takes, and receive no more where it is full."""
-        case.octets += octets
+        inflight.octets += octets
         self.in_memory += octets
         if self.in_memory > self._bounds.in_memory:
-            case.broker.hold(held=True)
-            self._held.add(case.broker)
+            inflight.broker.hold(held=True)
+            self._held.add(inflight.broker)
 
-    def give_back(self, *, hurried: bool) -> None:
+    def requeue_unsent(self, *, hurried: bool) -> None:
         """Cancel the attempts of which no receiver has heard; hurried, all whose message no receiver may have."""
-        for task, case in list(self.cases.items()):
-            if case.flight is None:
-                unspoken = hurried or case.waiting
-            elif case.flight.ending.done():
+        for task, inflight in list(self.in_flight.items()):
+            if inflight.running is None:
+                unspoken = hurried or inflight.waiting
+            elif inflight.running.ending.done():
                 unspoken = False  # its result is being published
             else:
-                state = case.flight.trail.state
+                state = inflight.running.trail.state
                 unspoken = state is not State.MESSAGE if hurried else ORDER[state] < ORDER[State.BIND]
             if unspoken:
                 task.cancel()
 
-    def _done(self, case: InFlight, task: asyncio.Task[None]) -> None:
-        del self.cases[task]
+    def _done(self, inflight: InFlight, task: asyncio.Task[None]) -> None:
+        del self.in_flight[task]
         self._ended += 1
-        self._observer.ended(case.end)
-        self.in_memory -= case.octets
-        if case.values:
-            self._room.leave(case.values)
+        self._observer.ended(inflight.end)
+        self.in_memory -= inflight.octets
+        if inflight.values:
+            self._room.leave(inflight.values)
         if self._held and self.in_memory <= self._bounds.in_memory:
             # All of them: what filled the memory may have come over a connection that is lost.
             for broker in self._held:
                 broker.hold(held=False)
             self._held.clear()
 
-    async def _handle(self, case: InFlight) -> None:
+    async def _handle(self, inflight: InFlight) -> None:
         try:
             try:
-                while (end := await self._process(case)) is None:
-                    await self._wait(case)
-                case.end = end
+                while (end := await self._process(inflight)) is None:
+                    await self._wait(inflight)
+                inflight.end = end
             except (BrokerError, JournalError):
                 raise
             except (OversizedError, UnencodableError) as refusal:  # put aside as it came, and alone
-                case.end = await self._poison(case, case.consumed, str(refusal))
+                inflight.end = await self._poison(inflight, inflight.consumed, str(refusal))
             except STOPS:
                 raise
             except BaseException as error:  # noqa: BLE001 - outside the attempt: the job goes back, in the end to poison
                 self._observer.bug("worker", error)
-                case.end = await self._stumble(case, error)
+                inflight.end = await self._internal_error(inflight, error)
         except BrokerError as trouble:
             # Not recorded, so not done: the broker hands the job out again, and what was made is in the journal.
             self._observer.broker("unsettled", str(trouble))
-            case.broker.fail(trouble)
+            inflight.broker.fail(trouble)
         except JournalError as trouble:
-            case.broker.fail(BrokerError(str(trouble)))
+            inflight.broker.fail(BrokerError(str(trouble)))
 
-    async def _wait(self, case: InFlight) -> None:
+    async def _wait(self, inflight: InFlight) -> None:
         """Let time pass for a publication without a mark that may be another process's just now.
 
         A copy of it on its way could not be told from an equal one, so it stays. The connection lives longer than that,
         or the message comes again over another one.
         """
-        case.flight, case.waiting = None, True
+        inflight.running, inflight.waiting = None, True
         await asyncio.sleep(ELSEWHERE)
-        case.waiting = False
-        case.begun = self.standstill.look()
+        inflight.waiting = False
+        inflight.begun = self.standstill.look()
 
-    async def _process(self, case: InFlight) -> Disposition | None:
+    async def _process(self, inflight: InFlight) -> Disposition | None:
         """Handle a message and return how it ended; None: not yet, it is to be handled once more."""
-        read = partial(self._outbox.read, case.consumed)
-        case.provenance = await offloaded(len(case.consumed.body), read)
-        if (loop := self._settlement.loop(case.consumed)) is not None:
-            return await self._poison(case, case.consumed, loop)
-        if case.consumed.delivery_count < self._bounds.poison_after:
-            while self._suspects.trying:
-                await self._suspects.calm()
-            return await self._work(case)
-        deaths = self._suspects.deaths(case.consumed)
-        if deaths >= DEADLY:
-            reason = f"{deaths} worker processes died while they handled it alone"
-            return await self._poison(case, case.consumed, reason)
-        async with self._suspects.trial(case.consumed, case.consumed.delivery_count - self._bounds.poison_after):
-            return await self._work(case)
+        read = partial(self._outbox.read, inflight.consumed)
+        inflight.provenance = await offloaded(len(inflight.consumed.body), read)
+        if (loop := self._settlement.loop(inflight.consumed)) is not None:
+            return await self._poison(inflight, inflight.consumed, loop)
+        if inflight.consumed.delivery_count < self._bounds.poison_after:
+            while self._quarantine.trying:
+                await self._quarantine.idle()
+            return await self._work(inflight)
+        crashes = self._quarantine.crashes(inflight.consumed)
+        if crashes >= DEADLY:
+            reason = f"{crashes} worker processes died while they handled it alone"
+            return await self._poison(inflight, inflight.consumed, reason)
+        async with self._quarantine.trial(
+            inflight.consumed, inflight.consumed.delivery_count - self._bounds.poison_after
+        ):
+            return await self._work(inflight)
 
-    async def _work(self, case: InFlight) -> Disposition | None:
-        broker, consumed = case.broker, case.consumed
+    async def _work(self, inflight: InFlight) -> Disposition | None:
+        broker, consumed = inflight.broker, inflight.consumed
         try:
-            job = await self._read(case)
+            job = await self._read(inflight)
         except InvalidJobError as error:
-            return await self._refuse(case, error)
+            return await self._refuse(inflight, error)
         barred = None if job.queues is None else self._settlement.barred(job)
         missing = None if job.queues is None or barred else await _missing(job, job.queues, broker)
-        key = self._outbox.key(case.provenance, job.attempt)
+        key = self._outbox.key(inflight.provenance, job.attempt)
         if not key.marked:
-            self.receipts.equal(key, broker)
-        again = consumed.redelivered or key.marked or case.provenance.requeued
-        flight = self._flights.adopt(key, broker, case.begun) if consumed.redelivered else None
+            self.acks.duplicate_seen(key, broker)
+        again = consumed.redelivered or key.marked or inflight.provenance.requeued
+        running = self._attempts.adopt(key, broker, inflight.begun) if consumed.redelivered else None
         # A known result is told, if not on the queue that was asked for, since that is gone.
         told = job if barred is None and missing is None else job.model_copy(update={"queues": None})
-        if flight is None and again and (entry := self._journal.take(key)).standing is not EntryState.UNKNOWN:
-            return await self._repeat(case, told, key, entry)
-        if self._duplicates is not None and barred is None and flight is None and not key.marked:
-            first = await self._first(self._duplicates, case, job, again=again)
+        if running is None and again and (entry := self._journal.take(key)).state is not EntryState.UNKNOWN:
+            return await self._repeat(inflight, told, key, entry)
+        if self._duplicates is not None and barred is None and running is None and not key.marked:
+            first = await self._first(self._duplicates, inflight, job, again=again)
             if first is not None:
-                return await self._settle(case, told, key, self._settlement.duplicate(job, first), None)
+                return await self._settle(inflight, told, key, self._settlement.duplicate(job, first), None)
         if barred is None and job.due is not None and job.due > datetime.now(UTC):
-            return await self._park(case, job, key, None)
-        if (refusal := barred or (missing if flight is None else None)) is not None:
-            return await self._refuse(case, refusal)
-        if flight is not None:
-            case.flight = flight
+            return await self._delay(inflight, job, key, None)
+        if (refusal := barred or (missing if running is None else None)) is not None:
+            return await self._refuse(inflight, refusal)
+        if running is not None:
+            inflight.running = running
         else:
-            flight = case.flight = self._flights.begin(job, key, broker, case.begun, again=again)
-            await self._flights.fly(flight, returned=case.provenance.returned, closing=self.closing)
-        return await self._land(case, job, flight)
+            running = inflight.running = self._attempts.begin(job, key, broker, inflight.begun, again=again)
+            await self._attempts.run(running, returned=inflight.provenance.returned, closing=self.closing)
+        return await self._finish(inflight, job, running)
 
-    async def _read(self, case: InFlight) -> Job:
+    async def _read(self, inflight: InFlight) -> Job:
         """Return the job in a message, once there is memory for it.
 
         Raises:
             InvalidJobError: it is none.
         """
-        unpacked = await self._reading.unpack(case.consumed)
-        if unpacked.weight > case.octets:
-            self._charge(case, unpacked.weight - case.octets)
+        unpacked = await self._reading.unpack(inflight.consumed)
+        if unpacked.weight > inflight.octets:
+            self._charge(inflight, unpacked.weight - inflight.octets)
         values = unpacked.weight - len(unpacked.text)
         if values:
-            case.waiting = True
+            inflight.waiting = True
             await self._room.enter(values)
-            case.waiting, case.values = False, values
-        return await self._reading.job(unpacked, case.consumed)
+            inflight.waiting, inflight.values = False, values
+        return await self._reading.job(unpacked, inflight.consumed)
 
-    async def _first(self, duplicates: Duplicates, case: InFlight, job: Job, *, again: bool) -> datetime | None:
+    async def _first(self, duplicates: Duplicates, inflight: InFlight, job: Job, *, again: bool) -> datetime | None:
         """Return when another publication of the job's id was consumed; None: none was, or nobody can tell."""
-        name = case.consumed.message_id or job.id
+        name = inflight.consumed.message_id or job.id
         if not name:
             return None
         try:
-            return await duplicates.first(self._outbox.identity(name), case.provenance.content, again=again)
+            return await duplicates.first(self._outbox.identity(name), inflight.provenance.content, again=again)
         except DuplicatesError as trouble:
             self._observer.bug("duplicates", trouble)
             return None
 
-    async def _refuse(self, case: InFlight, error: InvalidJobError) -> Disposition:
-        await self._settlement.refuse(case.broker, case.consumed, error)
-        case.broker.ack(case.consumed.tag)
+    async def _refuse(self, inflight: InFlight, error: InvalidJobError) -> Disposition:
+        await self._settlement.refuse(inflight.broker, inflight.consumed, error)
+        inflight.broker.ack(inflight.consumed.tag)
         return Disposition.POISONED if error.document is None else Disposition.FAILURE
 
-    async def _repeat(self, case: InFlight, job: Job, key: JobKey, entry: Entry) -> Disposition | None:
+    async def _repeat(self, inflight: InFlight, job: Job, key: JobKey, entry: Entry) -> Disposition | None:
         """Do for a job that comes again what is left to be done."""
-        match entry.standing:
+        match entry.state:
             case EntryState.SETTLED:
-                case.broker.ack(case.consumed.tag)
+                inflight.broker.ack(inflight.consumed.tag)
                 return Disposition.REPEATED
             case EntryState.UNDERWAY:
                 later = Delayed(ELSEWHERE, Cause.ELSEWHERE, "another process is working on it")
-                return await self._park(case, job, key, later)
+                return await self._delay(inflight, job, key, later)
         assert entry.id is not None
-        if entry.record == PARKED:
+        if entry.record == DELAYED:
             later = Delayed(ELSEWHERE, Cause.ELSEWHERE, "it was sent on its way back before")
-            return await self._park(case, job, key, later, entry.id)
+            return await self._delay(inflight, job, key, later, entry.id)
         try:
             result = unpack(entry.record, job, datetime.now(UTC))
             made = result, self._settlement.judge(job, result)
         except BaseException:
             self._journal.released(entry.id)  # or nobody else could settle it
             raise
-        return await self._settle(case, job, key, made, entry.id)
+        return await self._settle(inflight, job, key, made, entry.id)
 
-    async def _land(self, case: InFlight, job: Job, flight: RunningAttempt) -> Disposition | None:
+    async def _finish(self, inflight: InFlight, job: Job, running: RunningAttempt) -> Disposition | None:
         """Settle the attempt, unless none was made or the job came again and its new handler settles it."""
         try:
-            ending = flight.ending.result() if flight.ending.done() else await asyncio.shield(flight.ending)
+            ending = running.ending.result() if running.ending.done() else await asyncio.shield(running.ending)
         except asyncio.CancelledError:
-            self._flights.end(flight)
-            if not flight.ending.cancelled():
+            self._attempts.end(running)
+            if not running.ending.cancelled():
                 raise
-            case.broker.requeue(case.consumed.tag)
+            inflight.broker.requeue(inflight.consumed.tag)
             return Disposition.RETURNED
-        if flight.broker is not case.broker:
+        if running.broker is not inflight.broker:
             return Disposition.RETURNED
-        self._flights.end(flight)
-        if not case.broker.alive:  # the job comes again, here or elsewhere, and what was made is in the journal
-            if flight.entry is not None:
-                self._journal.released(flight.entry)
+        self._attempts.end(running)
+        if not inflight.broker.alive:  # the job comes again, here or elsewhere, and what was made is in the journal
+            if running.entry is not None:
+                self._journal.released(running.entry)
             return Disposition.RETURNED
         if isinstance(ending, Delayed):
-            return await self._park(case, job, flight.key, ending)
-        return await self._settle(case, job, flight.key, ending, flight.entry)
+            return await self._delay(inflight, job, running.key, ending)
+        return await self._settle(inflight, job, running.key, ending, running.entry)
 
-    async def _park(
-        self, case: InFlight, job: Job, key: JobKey, later: Delayed | None, entry: EntryId | None = None
+    async def _delay(
+        self, inflight: InFlight, job: Job, key: JobKey, later: Delayed | None, entry: EntryId | None = None
     ) -> Disposition | None:
         """Send a job away that is postponed, or not due; one that would come back to no use expires now.
 
@@ -330,65 +332,67 @@ class Handler:
         if entry is None and not key.marked:
             if later is not None and later.cause is Cause.ELSEWHERE:
                 return None
-            entry = self.receipts.parking(key)
-        provenance = marked(case.provenance, entry)
+            entry = self.acks.delaying(key)
+        provenance = marked(inflight.provenance, entry)
         try:
-            parked = await self._settlement.park(case.broker, case.consumed, job, later, provenance)
-            if parked:
-                case.broker.ack(case.consumed.tag)
+            delayed = await self._settlement.delay(inflight.broker, inflight.consumed, job, later, provenance)
+            if delayed:
+                inflight.broker.ack(inflight.consumed.tag)
         except BaseException:
             if entry is not None:
                 self._journal.released(entry)
             raise
-        if not parked:
-            return await self._settle(case, job, key, self._settlement.expire(job), entry)
-        self.receipts.done(key, case.broker, entry)
-        return Disposition.PARKED
+        if not delayed:
+            return await self._settle(inflight, job, key, self._settlement.expire(job), entry)
+        self.acks.settled(key, inflight.broker, entry)
+        return Disposition.DELAYED
 
     async def _settle(
-        self, case: InFlight, job: Job, key: JobKey, made: tuple[Result, Verdict], entry: EntryId | None
+        self, inflight: InFlight, job: Job, key: JobKey, made: tuple[Result, Verdict], entry: EntryId | None
     ) -> Disposition:
         """Publish what an attempt came to, and acknowledge the job; or leave that to whoever gets it again."""
         result, verdict = made
         try:
             if result.bug is not None and job.bugs + 1 >= self._bounds.poison_after:
                 reason = f"{job.bugs + 1} attempts met a bug of mailq"
-                told = await offloaded(case.octets, partial(_told, case.consumed, job, result, verdict))
-                end = await self._poison(case, told, reason, exception=result.bug, state=result.state)
+                told = await offloaded(inflight.octets, partial(_told, inflight.consumed, job, result, verdict))
+                end = await self._poison(inflight, told, reason, exception=result.bug, state=result.state)
             else:
-                provenance = case.provenance if verdict.at is None else marked(case.provenance, entry)
-                await self._settlement.settle(case.broker, case.consumed, job, result, verdict, provenance)
-                case.broker.ack(case.consumed.tag)
+                provenance = inflight.provenance if verdict.at is None else marked(inflight.provenance, entry)
+                await self._settlement.settle(inflight.broker, inflight.consumed, job, result, verdict, provenance)
+                inflight.broker.ack(inflight.consumed.tag)
                 end = ENDS[verdict.outcome]
         except BaseException:
             if entry is not None:
                 self._journal.released(entry)
             raise
-        self.receipts.done(key, case.broker, entry)
+        self.acks.settled(key, inflight.broker, entry)
         return end
 
-    async def _stumble(self, case: InFlight, error: BaseException) -> Disposition:
+    async def _internal_error(self, inflight: InFlight, error: BaseException) -> Disposition:
         """Give a message back on which the code outside the attempt stumbled, or put it aside at last."""
-        if case.consumed.delivery_count + 1 < self._bounds.poison_after:
+        if inflight.consumed.delivery_count + 1 < self._bounds.poison_after:
             # The broker counts a rejected message, so that the bound is reached. Classic queues count nothing: the
             # pause keeps the message from coming round without a break.
-            asyncio.get_running_loop().call_later(STUMBLED, case.broker.reject, case.consumed.tag)
+            asyncio.get_running_loop().call_later(ERROR_PAUSE, inflight.broker.reject, inflight.consumed.tag)
             return Disposition.RETURNED
         exception = f"{type(error).__name__}: {error}"
         reason = "mailq met a bug while it handled the message"
-        return await self._poison(case, case.consumed, reason, exception=exception)
+        return await self._poison(inflight, inflight.consumed, reason, exception=exception)
 
     async def _poison(
         self,
-        case: InFlight,
+        inflight: InFlight,
         message: Consumed,
         reason: str,
         *,
         exception: str | None = None,
         state: str = State.PROCESS,
     ) -> Disposition:
-        await self._settlement.poison(case.broker, message, reason, case.provenance, exception=exception, state=state)
-        case.broker.ack(case.consumed.tag)
+        await self._settlement.poison(
+            inflight.broker, message, reason, inflight.provenance, exception=exception, state=state
+        )
+        inflight.broker.ack(inflight.consumed.tag)
         return Disposition.POISONED
 
 

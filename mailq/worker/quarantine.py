@@ -31,19 +31,19 @@ class Quarantine:
         self._journal = journal
         self._turn = asyncio.Lock()
         self._waiting = 0
-        self._calm = asyncio.Event()
-        self._calm.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def trying(self) -> bool:
         """Tell whether something is tried just now."""
-        return not self._calm.is_set()
+        return not self._idle.is_set()
 
-    async def calm(self) -> None:
+    async def idle(self) -> None:
         """Wait while something is tried."""
-        await self._calm.wait()
+        await self._idle.wait()
 
-    def deaths(self, consumed: Consumed) -> int:
+    def crashes(self, consumed: Consumed) -> int:
         """Return how many processes died in a trial of the message.
 
         Raises:
@@ -60,12 +60,12 @@ class Quarantine:
         """
         digest = _digest(consumed)
         self._waiting += 1
-        self._calm.clear()  # from now on: who begins while this one waits could be what the one before it is blamed for
+        self._idle.clear()  # from now on: who begins while this one waits could be what the one before it is blamed for
         try:
             await self._turn.acquire()
         except asyncio.CancelledError:
             if self._waiting == 1 and not self._turn.locked():
-                self._calm.set()
+                self._idle.set()
             raise
         finally:
             self._waiting -= 1
@@ -77,7 +77,7 @@ class Quarantine:
                 alone = False
                 self._journal.tried(digest)  # what kills the process from now on may be another one
                 if not self._waiting:
-                    self._calm.set()
+                    self._idle.set()
                 self._turn.release()
 
         timer = asyncio.get_running_loop().call_later(min(ALONE * 2 ** min(earlier, 10), LONGEST), over)

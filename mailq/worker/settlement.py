@@ -20,7 +20,7 @@ from mailq.core.broker.job_queues import forbidden
 from mailq.core.broker.messages import Consumed, Publication
 from mailq.core.broker.provenance import Outbox, Provenance
 from mailq.core.broker.publications import Names
-from mailq.core.broker.shrink import lighter
+from mailq.core.broker.shrink import shrink
 from mailq.core.jobs.document import InvalidJobError
 from mailq.core.jobs.job import Job
 from mailq.core.results.result import Certificates, Result, Trail, failed
@@ -121,7 +121,7 @@ class Settlement:
         self._observer.attempted(job, result, verdict)
         return result, verdict
 
-    async def park(
+    async def delay(
         self, publisher: Publisher, consumed: Consumed, job: Job, later: Delayed | None, provenance: Provenance
     ) -> bool:
         """Send a job back without an attempt, which costs none: `later`, or because it is not due.
@@ -139,11 +139,11 @@ class Settlement:
         if until is None:
             return False
         if later is None:
-            self._observer.parked(job, until, Cause.DUE, "not due yet")
-            work = partial(publications.park, job, job.document, until, self._names, consumed, now, provenance)
+            self._observer.delayed(job, until, Cause.DUE, "not due yet")
+            work = partial(publications.until_due, job, job.document, until, self._names, consumed, now, provenance)
         else:
-            self._observer.parked(job, until, later.cause, later.reason)
-            work = partial(publications.postpone, job, until, self._names, consumed, now, provenance)
+            self._observer.delayed(job, until, later.cause, later.reason)
+            work = partial(publications.delay, job, until, self._names, consumed, now, provenance)
         outgoing = [await offloaded(consumed.octets, work)]
         if later is not None and self._names.delays and not provenance.returned and later.cause in publications.HELD:
             outgoing += publications.held_back(job, until, later, self._names, consumed, now)
@@ -196,10 +196,10 @@ class Settlement:
             BrokerError: the message must not be acknowledged.
         """
         now = self._now()
-        letter = publications.poison(
+        publication = publications.poison(
             consumed, reason, self._names, now, state=state, exception=exception, provenance=provenance
         )
-        told = [letter]
+        told = [publication]
         if self._names.events:
             told.append(publications.poison_event(consumed, reason, self._names, now, exception=exception))
         await self._publish(publisher, "poison", told)
@@ -209,9 +209,9 @@ class Settlement:
         try:
             await publisher.publish([self._outbox.signed(each) for each in publications])
         except OversizedError as refusal:
-            lightened = await asyncio.to_thread(self._lighter, publications, refusal.most)
-            await publisher.publish([self._outbox.signed(each) for each in lightened])
+            shrunk = await asyncio.to_thread(self._shrink, publications, refusal.most)
+            await publisher.publish([self._outbox.signed(each) for each in shrunk])
         self._observer.published(key, len(publications))
 
-    def _lighter(self, publications: Sequence[Publication], most: int) -> Sequence[Publication]:
-        return [lighter(publication, self._names, most) for publication in publications]
+    def _shrink(self, publications: Sequence[Publication], most: int) -> Sequence[Publication]:
+        return [shrink(publication, self._names, most) for publication in publications]

@@ -72,7 +72,7 @@ class Worker:
         """Tell whether the worker was told to stop."""
         return self._stopping.is_set()
 
-    def hasten(self) -> None:
+    def stop_now(self) -> None:
         """Drain without patience: only what a receiver may have taken already is waited for."""
         self._hurry.set()
 
@@ -89,7 +89,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop` is called, through every loss of the broker."""
         # First of all: without a journal the broker is not connected to, and the log names the cause first.
-        self._observer.journal(self._journal.trouble(), (), self._journal.stats())
+        self._observer.journal(self._journal.problem(), (), self._journal.stats())
         watch = asyncio.create_task(self._watch())
         pause = self._bounds.reconnect_delay
         try:
@@ -125,7 +125,7 @@ class Worker:
         Raises:
             BrokerError: there is none to be had now.
         """
-        if (unwritable := self._journal.trouble()) is not None:
+        if (unwritable := self._journal.problem()) is not None:
             raise BrokerError(unwritable)
         opening = asyncio.ensure_future(self._open_broker())
         return opening.result() if await self._unless_stopped(opening) else None
@@ -175,15 +175,15 @@ class Worker:
         ends = monotonic() + self._bounds.drain_timeout
         if broker is not None:
             await self._stop_consuming(broker)
-        cases = self._handling.cases
-        self._handling.give_back(hurried=False)
+        in_flight = self._handling.in_flight
+        self._handling.requeue_unsent(hurried=False)
         await self._wait_for_cases(ends, self._hurry)
-        self._handling.give_back(hurried=True)
+        self._handling.requeue_unsent(hurried=True)
         await self._wait_for_cases(ends, asyncio.Event())
-        for task in list(cases):
+        for task in list(in_flight):
             task.cancel()
-        await asyncio.gather(*cases, return_exceptions=True)
-        await self._handling.receipts.last(HASTE)
+        await asyncio.gather(*in_flight, return_exceptions=True)
+        await self._handling.acks.flush(HASTE)
         await self._delivery.pool.close()
 
     async def _stop_consuming(self, broker: Broker) -> None:
@@ -202,8 +202,8 @@ class Worker:
 
     async def _wait_for_cases(self, ends: float, hurry: asyncio.Event) -> None:
         """Wait until all that is being handled has ended, `hurry` is set, or time is up."""
-        if self._handling.cases:
-            done = asyncio.ensure_future(asyncio.wait(set(self._handling.cases)))
+        if self._handling.in_flight:
+            done = asyncio.ensure_future(asyncio.wait(set(self._handling.in_flight)))
             hastened = asyncio.create_task(hurry.wait())
             left = max(ends - monotonic(), 0)
             await asyncio.wait({done, hastened}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -216,9 +216,9 @@ class Worker:
             await asyncio.sleep(TICK)
             self._handling.standstill.look()
             self._delivery.pool.sweep()
-            self._observer.flight(len(self._handling.cases), self._delivery.pool.open_sessions)
+            self._observer.in_flight(len(self._handling.in_flight), self._delivery.pool.open_sessions)
             self._tend_journal()
-            self._handling.receipts.look()
+            self._handling.acks.poll()
             if self._handling.drift and not self._drifted:
                 self._drifted = True
                 self._observer.bug("equation", DriftError(f"{self._handling.drift} messages more consumed than ended"))
@@ -226,8 +226,8 @@ class Worker:
 
     def _tend_journal(self) -> None:
         """Do what the journal needs done; while it cannot be written nothing is consumed."""
-        notes = self._journal.tend()
-        trouble = self._journal.trouble()
+        notes = self._journal.housekeep()
+        trouble = self._journal.problem()
         self._observer.journal(trouble, notes, self._journal.stats())
         if trouble is not None and self._broker is not None and not self._stopping.is_set():
             self._broker.fail(BrokerError(trouble))
@@ -235,7 +235,7 @@ class Worker:
     async def _is_stalled(self) -> bool:
         broker = self._broker
         idle = monotonic() - self._handling.last_delivery
-        if broker is None or self._handling.cases or self._trouble or idle < self._bounds.stalled_after:
+        if broker is None or self._handling.in_flight or self._trouble or idle < self._bounds.stalled_after:
             return False
         with contextlib.suppress(BrokerError):
             return bool(await broker.depth())

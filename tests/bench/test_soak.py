@@ -95,8 +95,8 @@ PAGE = {
     'mailq_published_total{key="failure"}': 2.0,
     'mailq_published_total{key="retry"}': 2.0,
     'mailq_published_total{key="delay"}': 3.0,
-    'mailq_parked_total{cause="rate"}': 2.0,
-    'mailq_parked_total{cause="due"}': 1.0,
+    'mailq_delayed_total{cause="rate"}': 2.0,
+    'mailq_delayed_total{cause="due"}': 1.0,
     **dict.fromkeys(("mailq_poisoned_total", "mailq_bugs_total", "mailq_broker_reconnects_total"), 0.0),
     **dict.fromkeys(("mailq_limits_overflows_total", "mailq_in_flight", "mailq_sessions"), 0.0),
     **{f'mailq_process_restarts_total{{process="{index}"}}': 0.0 for index in (0, 1)},
@@ -118,7 +118,7 @@ EVEN = Books(
 def test_even_books_have_no_trouble_though_memory_grew_at_first():
     assert EVEN.troubles == []
     record = EVEN.record()
-    assert (record["success"], record["failure"], record["attempts"], record["parked"]) == (1, 2, 4, 3)
+    assert (record["success"], record["failure"], record["attempts"], record["delayed"]) == (1, 2, 4, 3)
     assert (record["rss_start_mb"], record["rss_end_mb"], record["rss_peak_mb"]) == (60, 100, 100)
     assert (record["missing"], record["doubled"], record["ok"]) == (0, 0, True)
 
@@ -141,9 +141,9 @@ GROWING = tuple(Sample(float(second), 60 + second * 0.1, 50) for second in range
         ({"depths": {**EVEN.depths, "poison": 1}}, "queue poison holds 1"),
         ({"page": PAGE | {"mailq_bugs_total": 1.0}}, "mailq_bugs_total is 1"),
         ({"page": PAGE | {"mailq_sessions": 1.0}}, "mailq_sessions is 1"),
-        ({"page": PAGE | {'mailq_parked_total{cause="due"}': 2.0}}, "published"),
+        ({"page": PAGE | {'mailq_delayed_total{cause="due"}': 2.0}}, "published"),
         ({"page": PAGE | {'mailq_attempts_total{result="lost",state="data"}': 1.0}}, "verdicts"),
-        ({"fallen": ("mailq_parked_total",)}, "mailq_parked_total fell"),
+        ({"fallen": ("mailq_delayed_total",)}, "mailq_delayed_total fell"),
         ({"idle": (EVEN.idle[0], Sample(0.0, 100.0, 45))}, "45 descriptors"),
         ({"samples": GROWING}, "memory grew by 19.9"),
         ({"statuses": {"worker": -9, "receivers": 0}}, "worker ended with status -9"),

@@ -624,7 +624,7 @@ from mailq.edges.limits import SharedLimits
 os.getuid() or os.setuid(65534)
 config = Config.model_validate({"worker": {"journal_dir": sys.argv[1], "processes": 1}, "journal": {"size": 262144}})
 found = journal(config, "/dev/sda1 / ext4 rw 0 0")
-worker = SharedLimits(sys.argv[1]).trouble() or FileJournal(sys.argv[1], config.journal, 0).trouble() or ""
+worker = SharedLimits(sys.argv[1]).problem() or FileJournal(sys.argv[1], config.journal, 0).problem() or ""
 print(found.level, found.seen, found.advice, worker, sep="|")
 """
 

@@ -47,7 +47,7 @@ def key(number, marked=True):
 def take(number, marked=True):
     global entry
     entry = j.take(key(number, marked))
-    return entry.standing.value, entry.record
+    return entry.state.value, entry.record
 
 def give(number, contested=False, marked=True):
     global id
@@ -130,17 +130,17 @@ def test_every_moment_at_which_a_process_is_killed_is_told(spawn, keep, marked):
     process(f"give(3, marked={marked}), j.answered(id, b'three'), j.settled(id)")
     process(f"give(4, marked={marked}), j.withdrawn(id)")
     mine = [key(number, marked=marked) for number in range(6)]
-    assert journal.take(mine[1]).standing is EntryState.UNDERWAY
+    assert journal.take(mine[1]).state is EntryState.UNDERWAY
     process.kill()
-    assert journal.take(mine[1]).standing is EntryState.DOUBT
+    assert journal.take(mine[1]).state is EntryState.DOUBT
     found = journal.take(mine[2])
-    assert (found.standing, found.record) == (EntryState.ANSWERED, b"two")
-    assert journal.take(mine[3]).standing is (EntryState.SETTLED if marked else EntryState.UNKNOWN)
-    assert journal.take(mine[4]).standing is EntryState.UNKNOWN
-    assert journal.take(mine[5]).standing is EntryState.UNKNOWN
-    assert journal.take(mine[2]).standing is EntryState.UNDERWAY
+    assert (found.state, found.record) == (EntryState.ANSWERED, b"two")
+    assert journal.take(mine[3]).state is (EntryState.SETTLED if marked else EntryState.UNKNOWN)
+    assert journal.take(mine[4]).state is EntryState.UNKNOWN
+    assert journal.take(mine[5]).state is EntryState.UNKNOWN
+    assert journal.take(mine[2]).state is EntryState.UNDERWAY
     journal.settled(found.id)
-    assert journal.take(mine[2]).standing is (EntryState.SETTLED if marked else EntryState.UNKNOWN)
+    assert journal.take(mine[2]).state is (EntryState.SETTLED if marked else EntryState.UNKNOWN)
 
 
 def test_a_claim_is_void_when_its_claimant_dies_or_gives_it_back(spawn, keep):
@@ -148,7 +148,7 @@ def test_a_claim_is_void_when_its_claimant_dies_or_gives_it_back(spawn, keep):
     process("give(1), j.answered(id, b'one')")
     process.kill()
     assert claimant("take(1)") == ("answered", b"one")
-    assert journal.take(key(1)).standing is EntryState.UNDERWAY
+    assert journal.take(key(1)).state is EntryState.UNDERWAY
     claimant("j.released(entry.id)")
     found = journal.take(key(1))
     assert found.record == b"one"
@@ -158,7 +158,7 @@ def test_a_claim_is_void_when_its_claimant_dies_or_gives_it_back(spawn, keep):
     found = journal.take(key(1))
     assert found.record == b"one"
     journal.settled(found.id)
-    assert journal.take(key(1)).standing is EntryState.SETTLED
+    assert journal.take(key(1)).state is EntryState.SETTLED
 
 
 def test_two_equal_jobs_are_two_messages(spawn, keep):
@@ -166,24 +166,24 @@ def test_two_equal_jobs_are_two_messages(spawn, keep):
     for record in (b"one", b"two"):
         process(f"give(1, marked=False), j.answered(id, {record})")
     twin = key(1, marked=False)
-    assert journal.take(twin).standing is EntryState.UNDERWAY
+    assert journal.take(twin).state is EntryState.UNDERWAY
     process.kill()
     found = [journal.take(twin) for _ in range(2)]
     assert {each.record for each in found} == {b"one", b"two"}
     for each in found:
         journal.settled(each.id)
-    assert journal.take(twin).standing is EntryState.UNKNOWN
+    assert journal.take(twin).state is EntryState.UNKNOWN
 
 
 def test_what_the_broker_had_when_a_process_was_killed_is_in_doubt_for_an_equal_publication(spawn, keep):
     process, journal = spawn(), keep()
     process("give(1, marked=False), j.answered(id, b'told'), j.published([id]), j.published([id])")
-    assert journal.take(key(1, marked=False)).standing is EntryState.UNDERWAY
+    assert journal.take(key(1, marked=False)).state is EntryState.UNDERWAY
     process.kill()
     found = journal.take(key(1, marked=False))
-    assert (found.standing, found.record) == (EntryState.DOUBT, None)
+    assert (found.state, found.record) == (EntryState.DOUBT, None)
     journal.settled(found.id)
-    assert journal.take(key(1, marked=False)).standing is EntryState.UNKNOWN
+    assert journal.take(key(1, marked=False)).state is EntryState.UNKNOWN
 
 
 def test_what_is_published_stands_so_in_the_next_file_and_in_what_is_left_of_a_dead_writers(spawn, keep, home):
@@ -193,10 +193,10 @@ def test_what_is_published_stands_so_in_the_next_file_and_in_what_is_left_of_a_d
     assert max(int(name.rpartition("-")[2].partition(".")[0]) for name in files(home)) > 2
     process.kill()
     journal.take(key(99))
-    (item,) = journal._shelf.index._open[key(1).digest]
+    (item,) = journal._reader.index._open[key(1).digest]
     assert item.published
-    assert bytes([Mark.PUBLISHED]) in {record[8:9] for record in journal._shelf.index.open(item.writer)}
-    assert journal.take(key(1, marked=False)).standing is EntryState.DOUBT
+    assert bytes([Mark.PUBLISHED]) in {record[8:9] for record in journal._reader.index.open(item.writer)}
+    assert journal.take(key(1, marked=False)).state is EntryState.DOUBT
 
 
 @pytest.mark.parametrize("ahead", range(5))
@@ -208,14 +208,14 @@ def test_nothing_is_missed_where_a_read_ends_between_records_or_within_a_length(
     process(f"j.answered(first, b'x' * {filling}), j.answered(id, b'y' * {256 - ANSWER_BODY.size})")
     process.kill()
     assert journal.take(key(2)).record == b"y" * (256 - ANSWER_BODY.size)
-    assert journal.tend() == ()
+    assert journal.housekeep() == ()
 
 
 def test_an_answer_of_the_living_is_taken_where_it_cannot_be_an_equal_jobs(spawn, keep):
     process, journal = spawn(), keep()
     process("give(1), j.answered(id, b'one'), give(2, marked=False), j.answered(id, b'two')")
     assert journal.take(key(1)).record == b"one"
-    assert journal.take(key(2, marked=False)).standing is EntryState.UNDERWAY
+    assert journal.take(key(2, marked=False)).state is EntryState.UNDERWAY
     process("j.released(id)")
     assert journal.take(key(2, marked=False)).record == b"two"
 
@@ -280,9 +280,9 @@ def test_a_process_that_stands_still_stops_nobody(spawn, keep):
     process.signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.process.pid, os.WSTOPPED)
     started = time.monotonic()
-    assert [journal.take(key(number)).standing for number in (1, 2)] == [EntryState.UNDERWAY] * 2
+    assert [journal.take(key(number)).state for number in (1, 2)] == [EntryState.UNDERWAY] * 2
     journal.settled(handed(journal, 3, b"", contested=True))
-    assert journal.take(key(3)).standing is EntryState.SETTLED
+    assert journal.take(key(3)).state is EntryState.SETTLED
     assert time.monotonic() - started < 20  # the stopped process never goes on
 
 
@@ -292,20 +292,18 @@ def test_open_entries_are_carried_from_file_to_file(spawn, keep, home):
     dead.kill()
     process("give(1), give(2), j.answered(id, b'two'), j.trial(b't' * 16)")
     assert process("take(5, False), j.settled(entry.id), take(6)")[2] == ("answered", b"six")
-    work = (
-        "[(give(number), j.answered(id, b'x' * 700), j.settled(id), number % 50 or j.tend()) for number in range({})]"
-    )
+    work = "[(give(number), j.answered(id, b'x' * 700), j.settled(id), number % 50 or j.housekeep()) for number in range({})]"
     process(work.format("100, 1700") + "[-1:]")
     numbers = [int(path.stem.split("-")[2]) for path in home.glob("7-*")]
     assert max(numbers) > 5
     assert len(numbers) <= 2 + 2
-    assert journal.take(key(6)).standing is EntryState.UNDERWAY
+    assert journal.take(key(6)).state is EntryState.UNDERWAY
     process.kill()
-    assert journal.take(key(1)).standing is EntryState.DOUBT
+    assert journal.take(key(1)).state is EntryState.DOUBT
     assert journal.take(key(2)).record == b"two"
     assert journal.take(key(6)).record == b"six"
-    assert journal.take(key(5, marked=False)).standing is EntryState.UNKNOWN
-    assert journal.take(key(1699)).standing is EntryState.SETTLED
+    assert journal.take(key(5, marked=False)).state is EntryState.UNKNOWN
+    assert journal.take(key(1699)).state is EntryState.SETTLED
     assert journal.trials(b"t" * 16) == 1
 
 
@@ -316,11 +314,11 @@ def test_a_reader_keeps_up_with_rotation(keep):
     for number in range(100, 2100):
         writer.settled(handed(writer, number, b"x" * 700))
         if number % 90 == 0:
-            assert reader.take(key(number)).standing is EntryState.SETTLED
+            assert reader.take(key(number)).state is EntryState.SETTLED
     writer.settled(early)
-    assert reader.take(key(1)).standing is EntryState.SETTLED
-    assert reader.take(key(2099)).standing is EntryState.SETTLED
-    assert not [item for writers in reader._shelf.index._writers.values() for item in writers.items]
+    assert reader.take(key(1)).state is EntryState.SETTLED
+    assert reader.take(key(2099)).state is EntryState.SETTLED
+    assert not [item for writers in reader._reader.index._writers.values() for item in writers.items]
 
 
 def test_room_for_answers_is_kept(keep):
@@ -328,7 +326,7 @@ def test_room_for_answers_is_kept(keep):
     entries = [handed(journal, number) for number in range(3)]
     with pytest.raises(JournalError, match=r"journal\.size"):
         handed(journal, 3)
-    assert journal.trouble() is None
+    assert journal.problem() is None
     for entry in entries:
         journal.answered(entry, b"r" * MAX_ANSWER)
     for entry in entries:
@@ -341,7 +339,7 @@ def test_an_answer_that_is_too_long_is_an_answer_still(keep):
     journal = keep()
     handed(journal, 1, b"r" * (MAX_ANSWER + 1))
     found = journal.take(key(1))
-    assert (found.standing, found.record) == (EntryState.ANSWERED, b"")
+    assert (found.state, found.record) == (EntryState.ANSWERED, b"")
 
 
 def test_a_full_disk_is_trouble_and_recovers(spawn):
@@ -350,20 +348,20 @@ def test_a_full_disk_is_trouble_and_recovers(spawn):
     assert process("start()") is None
     kind, text = process("give(1)")
     assert kind == "JournalError"
-    assert text == process("j.trouble()")
+    assert text == process("j.problem()")
     assert "journal takes no file of 262144 octets; lower journal.size" in text
     assert process("take(1)")[0] == "JournalError"
     process(limit.format(1_000_000))
-    assert process("j.tend(), j.trouble()") == ((), None)
+    assert process("j.housekeep(), j.problem()") == ((), None)
     process("give(0), j.answered(id, b'x' * 60000), j.settled(id)")
     process(limit.format(100_000))
-    assert process("(give(1), globals().update(first=id), give(2), give(3), j.tend())")[-1] == ()
-    assert "no file of" in process("j.trouble()")
+    assert process("(give(1), globals().update(first=id), give(2), give(3), j.housekeep())")[-1] == ()
+    assert "no file of" in process("j.problem()")
     assert process("give(4)")[0] == "JournalError"
     assert process("j.answered(id, b'y' * 60000), j.answered(first, b'z' * 60000)") == (None, None)
-    assert process("j.tend(), 'no file of' in j.trouble()") == ((), True)
+    assert process("j.housekeep(), 'no file of' in j.problem()") == ((), True)
     process(limit.format(1_000_000))
-    assert process("j.tend(), j.trouble(), give(4)") == ((), None, None)
+    assert process("j.housekeep(), j.problem(), give(4)") == ((), None, None)
     process.kill()
     other = spawn()
     assert [other(f"take({number})")[0] for number in range(1, 5)] == ["answered", "doubt", "answered", "doubt"]
@@ -376,10 +374,10 @@ def test_a_directory_that_may_not_be_written_is_trouble_and_recovers(spawn):
         process = spawn(directory="journal", begin=f"os.chdir({str(open_to_all)!r})")
         process("os.getuid() or os.setuid(65534)")
         assert process("start()") is None
-        assert "journal is not to be written by this user" in process("j.trouble()")
+        assert "journal is not to be written by this user" in process("j.problem()")
         assert process("give(1)")[0] == "JournalError"
         open_to_all.chmod(0o777)
-        assert process("j.tend(), j.trouble(), give(1)") == ((), None, None)
+        assert process("j.housekeep(), j.problem(), give(1)") == ((), None, None)
     finally:
         shutil.rmtree(open_to_all)
 
@@ -388,9 +386,9 @@ def test_what_was_removed_by_somebody_is_written_anew(keep, home):
     journal, other = keep(), keep()
     handed(journal, 1)
     shutil.rmtree(home)
-    assert (journal.tend(), journal.trouble()) == ((), None)
-    other.tend()
-    assert other.take(key(1)).standing is EntryState.UNDERWAY
+    assert (journal.housekeep(), journal.problem()) == ((), None)
+    other.housekeep()
+    assert other.take(key(1)).state is EntryState.UNDERWAY
 
 
 def test_only_the_owner_may_read(keep, home):
@@ -405,7 +403,7 @@ def test_what_was_settled_outlives_a_clean_end(keep, home):
     done.settled(handed(done, 1, b""))
     done.close()
     assert len(files(home)) == 2
-    assert journal.take(key(1)).standing is EntryState.SETTLED
+    assert journal.take(key(1)).state is EntryState.SETTLED
 
 
 def test_a_clean_end_leaves_nothing_but_what_may_be_asked_for(keep, home):
@@ -417,8 +415,8 @@ def test_a_clean_end_leaves_nothing_but_what_may_be_asked_for(keep, home):
     done.close()
     left.close()
     assert len(files(home)) == 2
-    assert journal.take(key(1, marked=False)).standing is EntryState.UNKNOWN
-    assert journal.take(key(2)).standing is EntryState.DOUBT
+    assert journal.take(key(1, marked=False)).state is EntryState.UNKNOWN
+    assert journal.take(key(2)).state is EntryState.DOUBT
     assert journal.trials(b"t" * 16) == 0
 
 
@@ -428,7 +426,7 @@ def test_what_was_settled_for_the_dead_outlives_who_settled_it(spawn, keep):
     dead.kill()
     journal.settled(journal.take(key(1, marked=False)).id)
     journal.close()
-    assert last.take(key(1, marked=False)).standing is EntryState.UNKNOWN
+    assert last.take(key(1, marked=False)).state is EntryState.UNKNOWN
 
 
 def test_trials_count_deaths(spawn, keep):
@@ -448,12 +446,12 @@ def test_what_the_dead_leave_is_short_and_does_not_stay(spawn, keep, home, monke
     journal = keep(keep=3600)
     (left,) = home.glob("7-*")
     assert left.stat().st_size < 1000
-    assert journal.take(key(1)).standing is EntryState.DOUBT
+    assert journal.take(key(1)).state is EntryState.DOUBT
     now = time.monotonic
     monkeypatch.setattr(file_journal.time, "monotonic", lambda: now() + 3601)
     journal._keep_house()
     assert not list(home.glob("7-*"))
-    assert journal.take(key(1)).standing is EntryState.UNKNOWN
+    assert journal.take(key(1)).state is EntryState.UNKNOWN
 
 
 def test_a_clock_that_is_set_forward_makes_nothing_old(spawn, keep, monkeypatch):
@@ -466,7 +464,7 @@ def test_a_clock_that_is_set_forward_makes_nothing_old(spawn, keep, monkeypatch)
     journal._keep_house()
     journal.answered(entry, b"two")
     later = keep(keep=3600)
-    assert later.take(key(1)).standing is EntryState.DOUBT
+    assert later.take(key(1)).state is EntryState.DOUBT
     assert later.take(key(2)).record == b"two"
 
 
@@ -478,11 +476,11 @@ def test_the_number_of_dead_files_with_nothing_open_is_bounded(keep, home, monke
         left = keep()
         left.settled(handed(left, number, b""))
         left.close()
-        early.tend()
+        early.housekeep()
     journal = keep()
     assert len(files(home)) == 5
-    assert journal.take(key(9)).standing is EntryState.UNKNOWN
-    assert {early.take(key(number)).standing for number in range(6)} == {EntryState.SETTLED}  # they were read in time
+    assert journal.take(key(9)).state is EntryState.UNKNOWN
+    assert {early.take(key(number)).state for number in range(6)} == {EntryState.SETTLED}  # they were read in time
 
 
 def test_what_many_dead_left_open_is_told_until_it_is_settled(keep, home, monkeypatch):
@@ -495,7 +493,7 @@ def test_what_many_dead_left_open_is_told_until_it_is_settled(keep, home, monkey
     journal = keep()
     assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
     found = [journal.take(key(number)) for number in range(40)]
-    assert {each.standing for each in found} == {EntryState.DOUBT}
+    assert {each.state for each in found} == {EntryState.DOUBT}
     for each in found:
         journal.settled(each.id)
     journal._keep_house()
@@ -506,7 +504,7 @@ def test_of_much_that_the_dead_left_what_is_open_stays(spawn, keep, home, monkey
     monkeypatch.setattr(file_journal, "MAX_DEAD_FILES", 1)
     early = keep()
     filling = (
-        "[(give({}), j.answered(id, b'x' * 700), j.settled(id), number % 50 or j.tend()) for number in range(460)]"
+        "[(give({}), j.answered(id, b'x' * 700), j.settled(id), number % 50 or j.housekeep()) for number in range(460)]"
     )
     for number in range(4):
         process = spawn()
@@ -521,14 +519,14 @@ def test_of_much_that_the_dead_left_what_is_open_stays(spawn, keep, home, monkey
         assert journal.trials(b"t" * 16) == 4
         for number in range(4):
             found = journal.take(key(number))
-            assert found.standing is EntryState.DOUBT
+            assert found.state is EntryState.DOUBT
             journal.released(found.id)
     early._keep_house()
     for number in range(4):
         found = early.take(key(10 + number, marked=False))
         assert found.record == b"answer %d" % number
         early.settled(found.id)
-    assert keep().take(key(10, marked=False)).standing is EntryState.UNKNOWN
+    assert keep().take(key(10, marked=False)).state is EntryState.UNKNOWN
 
 
 def test_of_many_who_clean_up_at_once_none_loses_sight(spawn, keep, home):
@@ -548,7 +546,7 @@ def test_of_many_who_clean_up_at_once_none_loses_sight(spawn, keep, home):
             each("entry.id and j.released(entry.id)")
     assert all(path.stat().st_size < 200 for path in home.glob("7-*") if path.stat().st_size != SMALL)
     journal = keep()
-    assert {journal.take(key(number)).standing for number in range(8)} == {EntryState.DOUBT}
+    assert {journal.take(key(number)).state for number in range(8)} == {EntryState.DOUBT}
 
 
 def test_a_file_that_may_not_be_read_is_trouble_and_recovers(spawn):
@@ -563,16 +561,16 @@ def test_a_file_that_may_not_be_read_is_trouble_and_recovers(spawn):
         process = spawn(directory=".", begin=f"os.chdir({str(open_to_all)!r})")
         process("os.getuid() or os.setuid(65534)")
         assert process("start()") is None
-        said = process("j.trouble()")
+        said = process("j.problem()")
         assert f"journal file {path.name} is not to be read by this user; change its owner, or remove it" in said
         assert process("take(1)") == ("JournalError", said)
-        assert process("j.tend(), j.trouble()") == ((), said)
+        assert process("j.housekeep(), j.problem()") == ((), said)
         assert process("give(2), j.answered(id, b''), j.settled(id)") == (None, None, None)
         path.chmod(0o644)
-        assert process("j.tend(), j.trouble(), take(1)") == ((), None, ("settled", None))
+        assert process("j.housekeep(), j.problem(), take(1)") == ((), None, ("settled", None))
         open_to_all.chmod(0o333)
         (open_to_all / "new.journal").touch()
-        assert process("j.tend(), j.trouble()")[1] == (
+        assert process("j.housekeep(), j.problem()")[1] == (
             "journal directory . is not to be read by this user; change its owner, "
             "or remove it if its jobs may be sent again"
         )
@@ -589,10 +587,10 @@ def test_what_others_settled_is_known_to_who_was_asked_when_their_files_are_gone
     for number in range(2000):
         writer.settled(handed(writer, number, b"x" * 700))
         if number % 50 == 0:
-            writer.tend()
-            reader.tend()
+            writer.housekeep()
+            reader.housekeep()
     assert len(files(home)) <= 4
-    settled = [reader.take(key(number)).standing is EntryState.SETTLED for number in range(2000)]
+    settled = [reader.take(key(number)).state is EntryState.SETTLED for number in range(2000)]
     assert all(settled) is asked  # reading costs every process a share of all jobs of the host
     assert settled[-1]
 
@@ -607,10 +605,10 @@ def test_a_damaged_file_is_told_of_once_and_read_up_to_the_damage(keep, home):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert journal.take(key(0)).record == b"x" * 100
-    assert journal.take(key(2)).standing is EntryState.UNKNOWN
-    (said,) = journal.tend()
+    assert journal.take(key(2)).state is EntryState.UNKNOWN
+    (said,) = journal.housekeep()
     assert f"{path} is damaged" in said
-    assert journal.tend() == ()
+    assert journal.housekeep() == ()
     assert journal.stats().corrupt == 1
 
 
@@ -622,7 +620,7 @@ def test_strange_files_in_the_directory_hurt_nobody(keep, home):
     (home / "folder.journal").mkdir()
     os.mkfifo(home / "pipe.journal")
     journal = keep()
-    assert journal.take(key(1)).standing is EntryState.UNKNOWN
+    assert journal.take(key(1)).state is EntryState.UNKNOWN
     assert not (home / "empty.journal").exists()
     assert (home / "noise.journal").exists()
 
@@ -642,7 +640,7 @@ def test_entries_that_nobody_asks_for_are_let_go(keep, monkeypatch):
     monkeypatch.setattr(file_journal.time, "monotonic", lambda: now() + 3601)
     journal._keep_house()
     assert not journal._open
-    assert journal._pen.promised == 0
+    assert journal._segment_writer.promised == 0
 
 
 def test_promises_are_kept_exactly(keep):
@@ -662,7 +660,7 @@ def test_promises_are_kept_exactly(keep):
     journal.tried(b"t" * 16)
     journal.tried(b"t" * 16)
     other.settled(one)
-    assert (journal._pen.promised, other._pen.promised) == (0, 0)
+    assert (journal._segment_writer.promised, other._segment_writer.promised) == (0, 0)
 
 
 def test_waiting_for_the_disk_changes_nothing_else(keep):
@@ -681,8 +679,8 @@ def test_no_journal_knows_nothing():
     journal.answered(entry, b"")
     journal.settled(entry)
     journal.trial(b"t" * 16)
-    assert journal.take(key(1)).standing is EntryState.UNKNOWN
-    assert (journal.trials(b"t" * 16), journal.trouble(), journal.tend()) == (0, None, ())
+    assert journal.take(key(1)).state is EntryState.UNKNOWN
+    assert (journal.trials(b"t" * 16), journal.problem(), journal.housekeep()) == (0, None, ())
     assert journal.stats() == JournalStats()
     journal.close()
 
@@ -697,7 +695,7 @@ def test_a_dead_process_that_said_nothing_leaves_nothing(spawn, keep, home):
 def test_a_closed_journal_records_nothing(keep, home):
     journal = keep()
     journal.close()
-    assert journal.tend() == ()
+    assert journal.housekeep() == ()
     with pytest.raises(JournalError, match="closed"):
         handed(journal, 1)
     assert files(home) == []
@@ -718,9 +716,7 @@ def test_no_descriptor_is_left_open(keep):
 def test_what_was_said_before_a_kill_at_any_moment_is_found(spawn, keep):
     """Each call that returned has its effect, over many files; the one that was cut short may have it."""
     journal = keep()
-    work = (
-        "[(give(n), say(3 * n), j.answered(id, b'x' * 9000), say(3 * n + 1), j.settled(id), say(3 * n + 2), j.tend())"
-    )
+    work = "[(give(n), say(3 * n), j.answered(id, b'x' * 9000), say(3 * n + 1), j.settled(id), say(3 * n + 2), j.housekeep())"
     possible = (EntryState.UNKNOWN, EntryState.DOUBT, EntryState.ANSWERED, EntryState.SETTLED)
     for count in range(6):
         process = spawn()
@@ -730,8 +726,8 @@ def test_what_was_said_before_a_kill_at_any_moment_is_found(spawn, keep):
         said = process.process.stdout.read()
         calls += map(int, said[: said.rfind("\n") + 1].split())
         job, call = divmod(calls[-1], 3)
-        standing = journal.take(key(job)).standing
-        assert standing in possible[call + 1 : call + 3]
-        assert journal.take(key(job - 1)).standing is EntryState.SETTLED
+        state = journal.take(key(job)).state
+        assert state in possible[call + 1 : call + 3]
+        assert journal.take(key(job - 1)).state is EntryState.SETTLED
         shutil.rmtree(journal._directory)
-        journal.tend()
+        journal.housekeep()

@@ -133,7 +133,7 @@ def test_lines_below_the_level_are_not_written(written, format_):
     with written.log(level="warning", format=format_) as log:
         log.attempted(JOB, result(), Verdict(Outcome.SUCCESS))
         log.broker("connected", "")
-        log.parked(JOB, NOW, Cause.RATE, "too fast")
+        log.delayed(JOB, NOW, Cause.RATE, "too fast")
         log.broker("lost", "heartbeat")
 
     assert written.text.count("\n") == 1
@@ -144,8 +144,8 @@ def test_lines_below_the_level_are_not_written(written, format_):
     ("call", "expected"),
     [
         (
-            lambda log: log.parked(JOB, NOW, Cause.RATE, "too fast"),
-            {"event": "parked", "until": "2030-01-31 12:00:00", "cause": "rate", "reason": "too fast"},
+            lambda log: log.delayed(JOB, NOW, Cause.RATE, "too fast"),
+            {"event": "delayed", "until": "2030-01-31 12:00:00", "cause": "rate", "reason": "too fast"},
         ),
         (lambda log: log.poisoned("no JSON"), {"level": "warning", "event": "poisoned", "reason": "no JSON"}),
         (
@@ -181,7 +181,7 @@ def test_every_event_has_its_line(written, call, expected):
 def test_what_comes_and_how_much_is_in_flight_is_for_metrics_only(written):
     with written.log(level="debug") as log:
         log.consumed()
-        log.flight(1, 2)
+        log.in_flight(1, 2)
         log.journal(None, (), STATS)
 
     assert written.text == ""
@@ -361,8 +361,8 @@ def wait_for_line(reader):
 _WRITER = """
 import sys
 from mailq.config.operations import LogConfig
-from mailq.edges.log import configure, outlet
-outlet.PATIENCE, number = 60, int(sys.argv[1])
+from mailq.edges.log import configure, writer
+writer.PATIENCE, number = 60, int(sys.argv[1])
 with configure(LogConfig(), process=number) as log:
     log.logger.info("ready")
     sys.stdin.read()
@@ -502,8 +502,8 @@ def test_a_login_that_is_refused_is_warned_of_once(tmp_path):
     written = Written(tmp_path / "log")
     with written.log(level="warning") as log:
         for _ in range(3):
-            log.parked(JOB, NOW, Cause.LOGIN, "relay.example port 25: login as me failed")
-        log.parked(JOB, NOW, Cause.RATE, "the rate allowed is used up")
+            log.delayed(JOB, NOW, Cause.LOGIN, "relay.example port 25: login as me failed")
+        log.delayed(JOB, NOW, Cause.RATE, "the rate allowed is used up")
 
     assert [line["event"] for line in written.lines] == ["login"]
     assert written.lines[0]["detail"] == "relay.example port 25: login as me failed"

@@ -133,13 +133,13 @@ def test_a_refused_document_is_a_failure_with_a_state(metrics):
     assert read(metrics, "verdicts_total", outcome="failure") == 1
 
 
-def test_parked_poisoned_and_bugs_are_counted(metrics):
-    metrics.parked(job(), NOW, Cause.RATE, "too fast")
+def test_delayed_poisoned_and_bugs_are_counted(metrics):
+    metrics.delayed(job(), NOW, Cause.RATE, "too fast")
     metrics.poisoned("not JSON")
     metrics.poisoned("no recipient")
     metrics.bug("settlement", ValueError("x"))
 
-    assert [read(metrics, "parked_total", cause=cause) for cause in Cause] == [cause is Cause.RATE for cause in Cause]
+    assert [read(metrics, "delayed_total", cause=cause) for cause in Cause] == [cause is Cause.RATE for cause in Cause]
     assert read(metrics, "poisoned_total") == 2
     assert read(metrics, "bugs_total") == 1
 
@@ -150,15 +150,15 @@ def test_every_message_that_came_is_in_the_equation(metrics):
         metrics.consumed()
     for end in Disposition:
         metrics.ended(end)
-    metrics.flight(3, 1)
+    metrics.in_flight(3, 1)
 
     assert read(metrics, "consumed_total") == len(Disposition) + 3
     for end in Disposition:
         assert read(metrics, "ended_total", end=end.value) == 1
     assert read(metrics, "drift") == 0
-    metrics.flight(2, 1)
+    metrics.in_flight(2, 1)
     assert read(metrics, "drift") == 1
-    metrics.flight(4, 1)
+    metrics.in_flight(4, 1)
     assert read(metrics, "drift") == -1
 
 
@@ -201,8 +201,8 @@ def test_publications_are_counted_by_the_first_word_of_the_routing_key(metrics):
 
 
 def test_gauges_show_the_last_value(metrics):
-    metrics.flight(500, 100)
-    metrics.flight(3, 2)
+    metrics.in_flight(500, 100)
+    metrics.in_flight(3, 2)
     metrics.stalled(stalled=True)
 
     assert read(metrics, "in_flight") == 3
@@ -314,7 +314,7 @@ def busy(times):
         metrics.attempted(job(), result(timing={State.EHLO: 1.0}), Verdict(Outcome.SUCCESS))
         odd = Verdict(Outcome.FAILURE, expired=True, flags=Flags(strange=True))
         metrics.attempted(job(), result(State.RCPTTO, Kind.ERROR), odd)
-        metrics.parked(job(), NOW, Cause.DUE, "not due yet")
+        metrics.delayed(job(), NOW, Cause.DUE, "not due yet")
         metrics.poisoned("x")
         metrics.bug("x", ValueError())
         metrics.published("success", 3)
@@ -326,7 +326,7 @@ def busy(times):
         for _ in range(10):
             metrics.consumed()
     metrics.journal(None, (), JournalStats(100 * times, 10 * times, times))
-    metrics.flight(10 * times, times)
+    metrics.in_flight(10 * times, times)
     return metrics
 
 
@@ -418,12 +418,12 @@ def test_limits_that_are_not_kept_are_counted(metrics):
 def test_a_worker_that_gives_no_sign_of_life_is_not_alive(metrics, monkeypatch):
     now = time.monotonic()
     monkeypatch.setattr("mailq.edges.metrics.process.monotonic", lambda: now)
-    metrics.flight(0, 0)
-    assert metrics.heartbeat.trouble() is None
+    metrics.in_flight(0, 0)
+    assert metrics.heartbeat.problem() is None
     now += SILENCE
-    assert metrics.heartbeat.trouble() is None
+    assert metrics.heartbeat.problem() is None
     now += 1
-    assert metrics.heartbeat.trouble() == "the worker has given no sign of life for 31 s"
-    metrics.flight(0, 0)
-    assert metrics.heartbeat.trouble() is None
-    assert Heartbeat().trouble() is None
+    assert metrics.heartbeat.problem() == "the worker has given no sign of life for 31 s"
+    metrics.in_flight(0, 0)
+    assert metrics.heartbeat.problem() is None
+    assert Heartbeat().problem() is None

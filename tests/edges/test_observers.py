@@ -18,12 +18,12 @@ RESULT = Result(State.MESSAGE, Kind.ACCEPTED, NOW, 1, 250, "2.0.0", "ok", {}, {}
 CALLS = [
     ("attempted", (JOB, RESULT, Verdict(Outcome.SUCCESS)), {}),
     ("refused", (RESULT,), {}),
-    ("parked", (JOB, NOW, Cause.RATE, "too fast"), {}),
+    ("delayed", (JOB, NOW, Cause.RATE, "too fast"), {}),
     ("poisoned", ("no recipient",), {}),
     ("published", ("success", 3), {}),
     ("bug", ("settlement", ValueError("x")), {}),
     ("broker", ("lost", "heartbeat"), {}),
-    ("flight", (3, 2), {}),
+    ("in_flight", (3, 2), {}),
     ("session_limit", ("mx.test", 10), {}),
     ("stalled", (), {"stalled": True}),
 ]
@@ -86,4 +86,4 @@ def test_what_ends_the_process_is_not_swallowed():
     observers = Observers(Broken(KeyboardInterrupt()))
 
     with pytest.raises(KeyboardInterrupt):
-        observers.flight(1, 1)
+        observers.in_flight(1, 1)

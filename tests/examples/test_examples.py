@@ -107,9 +107,11 @@ async def test_from_the_producer_to_the_consumer(system, sink, start, language):
     assert re.fullmatch(r"greylist@a\.test 1 451 4\.7\.1 tried again at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", again)
     assert await mail.rabbit.count("results") == await mail.rabbit.count("retry") == 0
 
-    letters = [*await mail.rabbit.get_many("success", 2), await mail.rabbit.get("failures")]
+    publications = [*await mail.rabbit.get_many("success", 2), await mail.rabbit.get("failures")]
     identities = {line.split()[2]: line.split()[1] for line in published}
-    assert {json.loads(letter.body)["recipient"]: letter.message_id for letter in letters} == identities
+    assert {
+        json.loads(publication.body)["recipient"]: publication.message_id for publication in publications
+    } == identities
     for message in receiver.messages:
         check_mail(message.content, message.recipient)
 

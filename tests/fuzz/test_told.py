@@ -108,7 +108,7 @@ def test_every_other_event_is_one_line_too(format_, text):
         log.poisoned(text)
         log.published(text.replace("hunter2", ""), 1)
         log.broker("lost", text)
-        log.parked(job(text.replace("hunter2", "")), targets.NOW, Cause.PAUSE, text)
+        log.delayed(job(text.replace("hunter2", "")), targets.NOW, Cause.PAUSE, text)
 
     lines = written(format_, call)
 

@@ -58,7 +58,7 @@ def refused(number):
     return number % 10 == 4
 
 
-def letters(domain):
+def publications(domain):
     """Return the jobs to send; a tenth is for recipients that no receiver here takes."""
     # smtp-sink refuses nobody, but does not know SMTPUTF8.
     bad = "refusé+{}" if domain == "sink.test" else "refused+{}"
@@ -168,12 +168,12 @@ async def documents(mail, count):
 async def send(mail, wanted):
     """Publish a job for each letter, some at a time, since the worker lives in the same loop."""
 
-    async def one(letter):
+    async def one(publication):
         job = {
-            "envelope": letter.sender,
-            "recipient": letter.recipients[0],
-            "mime": letter.content.decode(),
-            "id": letter.identity,
+            "envelope": publication.sender,
+            "recipient": publication.recipients[0],
+            "mime": publication.content.decode(),
+            "id": publication.identity,
         }
         await mail.rabbit.publish("outbox", orjson.dumps(job))
 
@@ -200,19 +200,19 @@ async def test_every_message_arrives_once_and_as_itself(kind, tls, refusal, pipe
         tls={"mode": tls},
         worker={"prefetch": 10 * CONNECTIONS},  # a line too short for anybody to be sent away
     )
-    wanted = letters(receiver.domain)
+    wanted = publications(receiver.domain)
 
     await send(mail, wanted)
 
     found = await documents(mail, JOBS)
     await mail.stop()  # with QUIT: what was on the way has arrived
-    assert sorted(document["id"] for document in found) == sorted(letter.identity for letter in wanted)
+    assert sorted(document["id"] for document in found) == sorted(publication.identity for publication in wanted)
     results = {document["id"]: document["results"][-1] for document in found}
-    taken = [letter for number, letter in enumerate(wanted) if not refused(number)]
+    taken = [publication for number, publication in enumerate(wanted) if not refused(number)]
     await until(lambda: receiver.idle() and len(receiver.raw()) >= len(taken))
-    there = sorted(map(arrived, receiver.raw()), key=lambda letter: letter.identity)
-    assert there == sorted(taken, key=lambda letter: letter.identity)
-    told = [results.pop(letter.identity) for letter in taken]
+    there = sorted(map(arrived, receiver.raw()), key=lambda publication: publication.identity)
+    assert there == sorted(taken, key=lambda publication: publication.identity)
+    told = [results.pop(publication.identity) for publication in taken]
     assert {(result["state"], result["code"]) for result in results.values()} == {refusal}
     assert {(result["state"], result["code"]) for result in told} == {("message", 250)}
     assert {"cipher" in result for result in told} == {tls == "required"}
@@ -245,7 +245,7 @@ async def test_round_trips_of_a_message_on_a_used_session(pipelining, smtp_sink,
             tls={"mode": "none"},
             worker={"prefetch": 4},
         )
-        wanted = letters(sink.domain)[:4]  # the fifth is refused
+        wanted = publications(sink.domain)[:4]  # the fifth is refused
 
         for _ in range(4):
             await send(mail, wanted)

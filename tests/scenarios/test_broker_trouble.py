@@ -225,7 +225,7 @@ async def test_a_worker_in_haste_leaves_a_broker_that_hangs(system, sink, rabbit
     async with Proxy("127.0.0.1", rabbit.server.port) as proxy:
         mail = await system(receiver, rabbitmq={"url": rabbit.url_at(proxy.port)}, worker={"drain_timeout": 30})
         proxy.stall()
-        mail.worker.hasten()
+        mail.worker.stop_now()
         await mail.stop(2.5)
 
 

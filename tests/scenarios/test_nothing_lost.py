@@ -264,7 +264,7 @@ async def test_a_retry_published_twice_is_one_job(system, sink, lose_an_ack, rab
 
 
 @pytest.mark.parametrize("named", [{"id": "1"}, {}])
-async def test_a_job_parked_twice_is_one_job_and_not_sent_early(system, sink, lose_an_ack, rabbit, named):
+async def test_a_job_delayed_twice_is_one_job_and_not_sent_early(system, sink, lose_an_ack, rabbit, named):
     receiver = await sink()
     mail = await system(receiver)
     lose_an_ack()
@@ -275,7 +275,7 @@ async def test_a_job_parked_twice_is_one_job_and_not_sent_early(system, sink, lo
     sent = datetime.now(UTC)
     await until(lambda: "repeated" in mail.seen.ends, 30)
 
-    assert Counter(mail.seen.ends).keys() == {"parked", "success", "repeated"}
+    assert Counter(mail.seen.ends).keys() == {"delayed", "success", "repeated"}
     assert sent >= due.replace(microsecond=0)
     await mail.stop()
     assert len(receiver.messages) == 1
@@ -434,15 +434,15 @@ async def test_a_message_refused_by_one_target_and_postponed_at_the_next_is_not_
     assert last(await mail.get("success"))["attempt"] == 1
 
     await mail.stop()
-    assert mail.seen.ends == ["parked", "success"]
+    assert mail.seen.ends == ["delayed", "success"]
     assert mail.seen.parks == 1
     assert len(accepting.messages) == 1
 
 
 def handed_over(mail):
     """Tell whether a message was handed over whose answer is not there."""
-    flights = [case.flight for case in mail.worker._handling.cases.values()]
-    return any(flight is not None and flight.entry is not None for flight in flights)
+    flights = [case.in_flight for case in mail.worker._handling.cases.values()]
+    return any(in_flight is not None and in_flight.entry is not None for in_flight in flights)
 
 
 async def test_what_was_sent_is_told_though_the_queue_that_was_asked_for_is_gone(system, sink, rabbit):

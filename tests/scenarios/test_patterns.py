@@ -203,10 +203,10 @@ async def test_a_job_that_limits_send_away_comes_back_while_it_is_of_use(system,
     await mail.get("success")
 
     await mail.send(recipient="accept+2@a.test", useful_until=format_time(until))
-    parked = orjson.loads((await rabbit.get("outbox.delay.1m")).body)
+    delayed = orjson.loads((await rabbit.get("outbox.delay.1m")).body)
     await mail.send(recipient="accept+3@a.test", useful_until=format_time(datetime.now(UTC) + timedelta(seconds=8)))
 
-    assert until - timedelta(seconds=30) < parse_time(parked["nextattempt"]["time"]) < until
+    assert until - timedelta(seconds=30) < parse_time(delayed["nextattempt"]["time"]) < until
     assert (await mail.get("failures"))["results"][0]["code"] == 554
 
 

@@ -70,11 +70,11 @@ async def both(configuration=b"{}"):
 async def test_the_configuration_comes_first_and_orders_in_their_order():
     supervisor, worker = await both(b'{"a": "%s"}' % (b"x" * 1_000_000))
     supervisor.order(Order.DRAIN)
-    supervisor.order(Order.HASTEN)
+    supervisor.order(Order.STOP_NOW)
 
     assert len(await worker.configuration()) == 1_000_009
     orders = worker.orders()
-    assert [await anext(orders), await anext(orders)] == [Order.DRAIN, Order.HASTEN]
+    assert [await anext(orders), await anext(orders)] == [Order.DRAIN, Order.STOP_NOW]
     await supervisor.aclose()
     assert [order async for order in orders] == []
     await worker.aclose()

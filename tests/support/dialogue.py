@@ -174,12 +174,12 @@ def _step(number: int, mark: str, rest: str) -> Step:
 
 def _octets(text: str) -> bytes:
     raw = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else _PLAIN[found[2]], text)
-    octets = b"".join(_octet(letter) for letter in raw)
+    octets = b"".join(_octet(publication) for publication in raw)
     return _REPEAT.sub(lambda found: found[1] * int(found[2]), octets)
 
 
-def _octet(letter: str) -> bytes:
-    return letter.encode("latin-1") if ord(letter) < 256 else letter.encode()
+def _octet(publication: str) -> bytes:
+    return publication.encode("latin-1") if ord(publication) < 256 else publication.encode()
 
 
 class _Bugs:

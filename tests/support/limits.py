@@ -13,7 +13,7 @@ def private_table(*, slots: int = 1024) -> SharedLimits:
     home = tempfile.TemporaryDirectory(prefix="mailq-limits-")
     table = SharedLimits(home.name, slots=slots)
     weakref.finalize(table, home.cleanup)
-    assert table.trouble() is None
+    assert table.problem() is None
     return table
 
 

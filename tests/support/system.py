@@ -46,8 +46,8 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 
 def sent_back(rabbit: Rabbit, body: bytes, message_id: str | None = None, **provenance: Any) -> dict[str, Any]:
     """Return the headers of a message that mailq has sent back to the outbox with that mark, or those flags."""
-    letter = Publication("", "", body, message_id=message_id, headers={HEADER: Provenance(**provenance)})
-    return dict(outbox_of(rabbit.config()).signed(letter).headers or {})
+    publication = Publication("", "", body, message_id=message_id, headers={HEADER: Provenance(**provenance)})
+    return dict(outbox_of(rabbit.config()).signed(publication).headers or {})
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Seen:
     def poisoned(self, reason):
         self.poison.append(reason)
 
-    def parked(self, job, until, cause, reason):
+    def delayed(self, job, until, cause, reason):
         self.parks += 1
         self.causes[cause] += 1
 
@@ -98,7 +98,7 @@ class Seen:
 
     def published(self, routing_key, count): ...
 
-    def flight(self, jobs, sessions): ...
+    def in_flight(self, jobs, sessions): ...
 
     def session_limit(self, host, messages):
         self.session_limits.append(messages)

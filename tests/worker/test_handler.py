@@ -25,8 +25,8 @@ class Life:
 async def test_a_connection_that_is_held_is_let_go_though_an_earlier_one_filled_the_memory(monkeypatch):
     handling = Handler(None, None, None, Outbox("/", "outbox", "secret"), Observers(), WorkerBounds(in_memory=1000))
 
-    async def process(case):
-        await case.broker.go.wait()
+    async def process(inflight):
+        await inflight.broker.go.wait()
         return Disposition.RETURNED
 
     monkeypatch.setattr(handling, "_process", process)
@@ -37,10 +37,10 @@ async def test_a_connection_that_is_held_is_let_go_though_an_earlier_one_filled_
     assert new.held
 
     new.go.set()
-    await until(lambda: len(handling.cases) == 1)
+    await until(lambda: len(handling.in_flight) == 1)
     assert new.held
     lost.go.set()
-    await until(lambda: not handling.cases)
+    await until(lambda: not handling.in_flight)
 
     assert not new.held
     assert handling.in_memory == handling.drift == 0

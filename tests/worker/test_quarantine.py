@@ -39,13 +39,13 @@ async def test_trials_are_one_after_the_other_and_others_wait(journal):
             await asyncio.sleep(0.05)
             order.append(("ended", message.tag))
 
-    async def calm():
-        await trials.calm()
+    async def idle():
+        await trials.idle()
         order.append(("calm", 0))
 
     first, second = asyncio.create_task(tried(KILLER)), asyncio.create_task(tried(SLOW))
     await asyncio.sleep(0)
-    await asyncio.gather(first, second, asyncio.create_task(calm()))
+    await asyncio.gather(first, second, asyncio.create_task(idle()))
 
     trying = [each for each in order if each[1]]
     assert trying == [("begun", 1), ("ended", 1), ("begun", 2), ("ended", 2)]
@@ -60,7 +60,7 @@ async def test_a_trial_that_lasts_lets_others_begin_and_counts_as_survived(journ
     trials = Quarantine(written)
 
     async with trials.trial(SLOW, 0):
-        await asyncio.wait_for(trials.calm(), 5)
+        await asyncio.wait_for(trials.idle(), 5)
         assert len(kept) == 1
         async with trials.trial(KILLER, 0):
             pass
@@ -77,7 +77,7 @@ async def test_each_further_trial_is_alone_for_longer_up_to_a_limit(journal, mon
     for earlier, alone in ((0, 0.05), (1, 0.1), (2, 0.2), (1000, 0.2)):
         async with trials.trial(SLOW, earlier):
             begun = loop.time()
-            await asyncio.wait_for(trials.calm(), 5)
+            await asyncio.wait_for(trials.idle(), 5)
             assert alone - 0.01 <= loop.time() - begun < alone + 0.09
 
 
@@ -85,12 +85,12 @@ async def test_deaths_are_counted_by_message_and_identity(journal):
     one, other = journal(), journal()
     trials = Quarantine(other)
     async with Quarantine(one).trial(KILLER, 0):
-        assert trials.deaths(KILLER) == 0  # it lives
-        one._pen._current.close(remove=False)  # as the kernel does for a process that is killed
-        one._pen._current = None
-    assert trials.deaths(KILLER) == 1
-    assert trials.deaths(SLOW) == 0
-    assert trials.deaths(KILLER._replace(message_id="another")) == 0
+        assert trials.crashes(KILLER) == 0  # it lives
+        one._segment_writer._current.close(remove=False)  # as the kernel does for a process that is killed
+        one._segment_writer._current = None
+    assert trials.crashes(KILLER) == 1
+    assert trials.crashes(SLOW) == 0
+    assert trials.crashes(KILLER._replace(message_id="another")) == 0
 
 
 async def test_a_trial_that_cannot_be_noted_is_none_and_holds_nobody_up(journal):
@@ -100,13 +100,13 @@ async def test_a_trial_that_cannot_be_noted_is_none_and_holds_nobody_up(journal)
     with pytest.raises(JournalError):
         async with trials.trial(KILLER, 0):
             pytest.fail("it began")
-    await asyncio.wait_for(trials.calm(), 5)
+    await asyncio.wait_for(trials.idle(), 5)
     with pytest.raises(JournalError):
-        trials.deaths(KILLER)
+        trials.crashes(KILLER)
 
 
 async def test_without_a_journal_no_death_is_known():
     trials = Quarantine(NullJournal())
     async with trials.trial(KILLER, 0):
         pass
-    assert trials.deaths(KILLER) == 0
+    assert trials.crashes(KILLER) == 0

@@ -95,8 +95,8 @@ async def test_the_values_of_a_message_count_as_memory_until_it_ends(monkeypatch
         def hold(self, *, held):
             self.held = held
 
-    async def process(case):
-        await handling._read(case)
+    async def process(inflight):
+        await handling._read(inflight)
         await go.wait()
         return Disposition.RETURNED
 
@@ -107,11 +107,11 @@ async def test_the_values_of_a_message_count_as_memory_until_it_ends(monkeypatch
         handling.take(life, Consumed(heavy, tag))
     await until(lambda: handling.in_memory > 2 * LIMIT)
 
-    cases = list(handling.cases.values())
-    await until(lambda: sorted(case.waiting for case in cases) == [False, True, True])
+    in_flight = list(handling.in_flight.values())
+    await until(lambda: sorted(inflight.waiting for inflight in in_flight) == [False, True, True])
     assert life.held
-    handling.give_back(hurried=False)  # nobody has heard of any
+    handling.requeue_unsent(hurried=False)  # nobody has heard of any
     go.set()
-    await until(lambda: not handling.cases)
+    await until(lambda: not handling.in_flight)
     assert handling.in_memory == 0
     assert not life.held

@@ -99,10 +99,10 @@ def settle(
     document = with_result(job.document, result, verdict, sources, certificates)
     document["seen"] = format_time(job.seen or now)
     told = report(document, verdict, names, consumed, job.queues, message_id=job.identity, extracted=result.extracted)
-    letters = list(told)
+    publications = list(told)
     if verdict.at is not None:
-        letters.append(park(job, document, verdict.at, names, consumed, now, provenance))
-    return tuple(letters)
+        publications.append(until_due(job, document, verdict.at, names, consumed, now, provenance))
+    return tuple(publications)
 
 
 def with_result(
@@ -165,25 +165,25 @@ def report(
     encoding = None
     if names.gzip and len(body) >= names.gzip:
         body, encoding = gzip.compress(body, 1), "gzip"
-    letter = partial(_letter, body, encoding, message_id, consumed, final=final, priority=priority)
+    publication = partial(_publication, body, encoding, message_id, consumed, final=final, priority=priority)
     own = {name: getattr(override, name) for name in queues if name in override.model_fields_set} if override else None
     if not own:
         mandatory = any(queues.values())
-        yield letter(names.exchange, verdict.routing_key, mandatory=mandatory)
+        yield publication(names.exchange, verdict.routing_key, mandatory=mandatory)
         return
     others = [queue for name, queue in queues.items() if queue and name not in own]
     exchange = Fallback(names.exchange, verdict.routing_key, any(queues.values()))
-    letters: dict[str, Publication] = {}
+    publications: dict[str, Publication] = {}
     for name, queue in own.items():
         if queue and queue not in others:
             # Beside a configured queue that has the result, the exchange would tell it there twice.
             fallback = Fallback("", queues[name], mandatory=True) if others and queues[name] else exchange
-            letters[queue] = letter("", queue)._replace(fallback=fallback)
-    yield from letters.values()
+            publications[queue] = publication("", queue)._replace(fallback=fallback)
+    yield from publications.values()
     for queue in dict.fromkeys(others):
-        yield letter("", queue)
+        yield publication("", queue)
     if names.events:  # the exchange does not tell it; the queue may not exist yet
-        yield letter("", names.events, mandatory=False)
+        yield publication("", names.events, mandatory=False)
 
 
 def held_back(
@@ -204,7 +204,7 @@ def held_back(
     return report(document, verdict, names, consumed, job.queues, message_id=job.identity, extracted=None)
 
 
-def postpone(
+def delay(
     job: Job, until: datetime, names: Names, consumed: Consumed, now: datetime, provenance: Provenance
 ) -> Publication:
     """Return the publication for a job that the traffic limits send away until `until`, no attempt made."""
@@ -212,10 +212,10 @@ def postpone(
     due = until if job.due is None else max(until, job.due)  # it may be away for less than it has to wait
     nextattempt = {"time": format_time(due)} | ({"ip": pin} if pin else {})
     document = {**job.document, "nextattempt": nextattempt, "seen": format_time(job.seen or now)}
-    return park(job, document, until, names, consumed, now, provenance._replace(returned=True))
+    return until_due(job, document, until, names, consumed, now, provenance._replace(returned=True))
 
 
-def park(
+def until_due(
     job: Job,
     document: Document,
     until: datetime,
@@ -226,7 +226,7 @@ def park(
 ) -> Publication:
     """Return the publication that sends a job on its way back to the outbox, to be there at `until`.
 
-    One hop may end before that: then the job is parked again. It keeps its identity and its mark on the way; the
+    One hop may end before that: then the job is delayed again. It keeps its identity and its mark on the way; the
     header that says so is yet to be signed (`provenance.Outbox.signed`).
     """
     body = orjson.dumps(document)
@@ -284,7 +284,7 @@ def poison_event(consumed: Consumed, reason: str, names: Names, now: datetime, *
     record |= {"bug": exception[:500]} if exception is not None else {}
     identity = consumed.message_id or hashlib.blake2b(consumed.body, digest_size=16).hexdigest()
     body = orjson.dumps({"results": [record]})
-    return _letter(body, None, identity, consumed, "", names.events, final=True, priority=None, mandatory=False)
+    return _publication(body, None, identity, consumed, "", names.events, final=True, priority=None, mandatory=False)
 
 
 def public(document: Document, extracted: Document | None) -> Document:
@@ -331,7 +331,7 @@ def _without_keys(dkim: object) -> object:
     return {name: value for name, value in dkim.items() if name != "key"} if isinstance(dkim, dict) else None
 
 
-def _letter(
+def _publication(
     body: bytes,
     encoding: str | None,
     message_id: str | None,

@@ -16,7 +16,7 @@ _KEPT = frozenset({"recipient", "results"})
 """Properties that are in every result."""
 
 
-def lighter(publication: Publication, names: Names, most: int) -> Publication:
+def shrink(publication: Publication, names: Names, most: int) -> Publication:
     """Return the publication with a body of at most so many octets, if that can be."""
     if len(publication.body) <= most or publication.content_type is None:  # the latter: poison, its bytes untouched
         return publication

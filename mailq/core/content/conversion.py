@@ -215,8 +215,8 @@ def _unread(octets: bytes, need: _Need) -> bytes:
 def _encoded_body(encoding: bytes, body: bytes, *, plain: bool, text: bool) -> tuple[bytes, bytes]:
     """Return encoding and body of a part that has no parts, in ASCII and in short lines."""
     if encoding == b"base64":
-        letters = re.sub(rb"[^A-Za-z0-9+/=]", b"", body)
-        lines = [letters[place : place + 76] for place in range(0, len(letters), 76)]
+        publications = re.sub(rb"[^A-Za-z0-9+/=]", b"", body)
+        lines = [publications[place : place + 76] for place in range(0, len(publications), 76)]
         return b"", b"\r\n".join((*lines, b"")) if body.endswith(b"\r\n") else b"\r\n".join(lines)
     if encoding == b"quoted-printable":
         octets = re.sub(rb"[\x80-\xff]", lambda found: b"=%02X" % found[0][0], body)

@@ -158,7 +158,7 @@ class JournalIndex:
         """Tell whether a living writer other than `but` has claimed an entry, or somebody settled it."""
         return entry in self._ended or any(claimant != but for claimant in self._claims.get(entry, ()))
 
-    def standing(self, key: JobKey) -> Entry:
+    def state(self, key: JobKey) -> Entry:
         """Return how a job stands, and the entry that may be claimed for it."""
         underway, doubt = False, None
         for item in self._open.get(key.digest, ()):

@@ -20,7 +20,7 @@ from zlib import crc32
 MAX_ANSWER = 64 * 1024
 """Octets of what is kept of an answer."""
 
-PARKED = b"parked"
+DELAYED = b"delayed"
 """The record of a job that was sent on its way back without an attempt."""
 
 
@@ -61,7 +61,7 @@ class EntryState(StrEnum):
 class Entry:
     """How a job stands; `id` and `record` where the entry is now the asker's to settle."""
 
-    standing: EntryState
+    state: EntryState
     id: EntryId | None = None
     record: bytes | None = None
 

@@ -21,7 +21,7 @@ class Trust:
 
     fingerprints: tuple[str, ...] = ()
 
-    def trouble(self, certificate: Mapping[str, Any] | None, host: str) -> str | None:
+    def problem(self, certificate: Mapping[str, Any] | None, host: str) -> str | None:
         """Return which check a server's `certificate` (the result property) failed, and the remedy; None: it holds."""
         if certificate is None:
             return f"{host} has shown no certificate, so no password is sent to it"

@@ -229,7 +229,7 @@ class Opening:
         if not (encrypted or login.plaintext):
             raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
         if (trust := self.route.trust) is not None:
-            trouble = trust.trouble(self._facts.get("certificate"), self.route.target.host)
+            trouble = trust.problem(self._facts.get("certificate"), self.route.target.host)
             if trouble is not None:
                 raise Failure(State.STARTTLS, Kind.ERROR, trouble, code=454, status=TRUST_STATUS)
         trail.state = trail_state

@@ -197,7 +197,7 @@ class SessionPool:
 
     def sweep(self) -> None:
         """Close what was idle too long, is worn, or is waited for elsewhere; to be called about once a second."""
-        self._limits.tend()
+        self._limits.housekeep()
         now = monotonic()
         for idle in list(self._idle.values()):
             for held in list(idle):

@@ -202,9 +202,9 @@ class Publisher:
 
     def _encode_fitted(self, publication: Publication) -> list[bytes]:
         """Encode a publication without the headers that cannot be carried."""
-        lighter, left_out = fitted(publication, self._connection.frame_max)
+        shrink, left_out = fitted(publication, self._connection.frame_max)
         try:
-            frames = publish_frames(lighter, self._connection.frame_max)
+            frames = publish_frames(shrink, self._connection.frame_max)
         except UNENCODABLE as error:
             target = publication.routing_key[:60]
             raise UnencodableError(f"a publication to {target!r} cannot be sent: {error}") from error

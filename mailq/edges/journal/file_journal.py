@@ -86,8 +86,8 @@ class FileJournal:
         self._writer = secrets.token_bytes(8)
         self._serial = 0
         self._told = 0
-        self._pen = SegmentWriter(self._directory, config, index, self._writer, self._carried)
-        self._shelf = SegmentReader(self._directory)
+        self._segment_writer = SegmentWriter(self._directory, config, index, self._writer, self._carried)
+        self._reader = SegmentReader(self._directory)
         self._open: dict[int, _Open] = {}
         self._claims: dict[EntryId, int] = {}
         self._ended: set[EntryId] = set()
@@ -96,18 +96,18 @@ class FileJournal:
         self._closed = False
         self._marked = False
         self._kept_house = self._asked = float("-inf")
-        self.tend()
+        self.housekeep()
 
     def hand_over(self, key: JobKey, *, contested: bool) -> EntryId:
         """Record an intent and promise room for the rest; a contested one gives way to any other."""
-        self._pen.room(INTENT_SIZE + MAX_RECORD + ENDS)
+        self._segment_writer.room(INTENT_SIZE + MAX_RECORD + ENDS)
         self._serial = serial = self._serial + 1
         at = int(time.time())
-        self._pen.write(codec.intent(serial, key, at), MAX_RECORD + ENDS)
+        self._segment_writer.write(codec.intent(serial, key, at), MAX_RECORD + ENDS)
         self._open[serial] = _Open(key, at, time.monotonic())
         entry = EntryId(self._writer, serial)
         try:
-            self._pen.flush(INTENT_SIZE)
+            self._segment_writer.flush(INTENT_SIZE)
         except JournalError:
             self.withdrawn(entry)
             raise
@@ -118,13 +118,13 @@ class FileJournal:
     def answered(self, entry: EntryId, record: bytes) -> None:
         """Record an answer in the room that was promised for it."""
         opened = self._open.get(entry.serial)
-        if opened is None or opened.record is not None or not self._pen.ready:
+        if opened is None or opened.record is not None or not self._segment_writer.ready:
             return
         written = codec.answer(entry.serial, record if len(record) <= MAX_ANSWER else b"")
-        self._pen.write(written, -MAX_RECORD)
+        self._segment_writer.write(written, -MAX_RECORD)
         opened.record, opened.answered = record if len(record) <= MAX_ANSWER else b"", time.monotonic()
         with suppress(JournalError):  # it is the trouble
-            self._pen.flush(len(written))
+            self._segment_writer.flush(len(written))
 
     def withdrawn(self, entry: EntryId) -> None:
         """Record that nothing was handed over; of an entry that was taken, that it is not settled here."""
@@ -143,7 +143,7 @@ class FileJournal:
                 serials.append(entry.serial)
         for start in range(0, len(serials), MOST_PUBLISHED):
             some = serials[start : start + MOST_PUBLISHED]
-            self._pen.write(codec.published(some), -END_SIZE * len(some))
+            self._segment_writer.write(codec.published(some), -END_SIZE * len(some))
 
     def released(self, entry: EntryId) -> None:
         """Leave an answered entry to others, and one that was taken."""
@@ -152,7 +152,7 @@ class FileJournal:
         left = opened is not None and opened.record is not None and not opened.released
         if not (claimed or left):
             return
-        self._pen.write(codec.ending(Mark.RELEASED, entry), -END_SIZE * (claimed + left))
+        self._segment_writer.write(codec.ending(Mark.RELEASED, entry), -END_SIZE * (claimed + left))
         if opened is not None:
             opened.released = True
 
@@ -160,26 +160,26 @@ class FileJournal:
         """Record the end of an entry, one's own or one that was taken."""
         claimed = self._claims.pop(entry, None) is not None
         if claimed:
-            self._pen.promised -= END_SIZE
+            self._segment_writer.promised -= END_SIZE
         if entry.writer == self._writer:
             self._end(Mark.SETTLED, entry)
         elif claimed:
-            self._pen.write(codec.ending(Mark.SETTLED, entry))
+            self._segment_writer.write(codec.ending(Mark.SETTLED, entry))
             self._ended.add(entry)
 
     def take(self, key: JobKey) -> Entry:
         """Look a job up, and claim what is found."""
         self._asked = time.monotonic()
         self._refresh(about=key.digest)
-        found = self._shelf.index.standing(key)
+        found = self._reader.index.state(key)
         if found.id is None:
             return found
-        self._pen.room(CLAIM_SIZE + END_SIZE)
+        self._segment_writer.room(CLAIM_SIZE + END_SIZE)
         self._claims[found.id] = at = int(time.time())
-        self._pen.write(codec.claim(found.id, at), END_SIZE)
+        self._segment_writer.write(codec.claim(found.id, at), END_SIZE)
         try:
             self._refresh(about=key.digest)
-            rivals = self._shelf.index.claimed(found.id, but=self._writer)
+            rivals = self._reader.index.claimed(found.id, but=self._writer)
         except JournalError:
             self.released(found.id)
             raise
@@ -190,9 +190,9 @@ class FileJournal:
 
     def trial(self, digest: bytes) -> None:
         """Record a trial and promise room for its end."""
-        self._pen.room(2 * TRIAL_SIZE)
+        self._segment_writer.room(2 * TRIAL_SIZE)
         at = int(time.time())
-        self._pen.write(codec.trial(Mark.TRIAL, digest, at), TRIAL_SIZE)
+        self._segment_writer.write(codec.trial(Mark.TRIAL, digest, at), TRIAL_SIZE)
         self._trials.setdefault(digest, []).append(at)
 
     def tried(self, digest: bytes) -> None:
@@ -203,23 +203,23 @@ class FileJournal:
         at = begun.pop()
         if not begun:
             del self._trials[digest]
-        self._pen.write(codec.trial(Mark.TRIED, digest, at), -TRIAL_SIZE)
+        self._segment_writer.write(codec.trial(Mark.TRIED, digest, at), -TRIAL_SIZE)
 
     def trials(self, digest: bytes) -> int:
         """Count the processes that died in a trial."""
         self._refresh()
-        return self._shelf.index.trials(digest)
+        return self._reader.index.trials(digest)
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Return why nothing can be recorded, or soon will not be, or why no job can be looked up."""
-        return self._pen.trouble or self._blind
+        return self._segment_writer.trouble or self._blind
 
-    def tend(self) -> tuple[str, ...]:
+    def housekeep(self) -> tuple[str, ...]:
         """Reserve the next file early, read what is new, try again what failed, and now and then keep house."""
         if self._closed:
             return ()
-        self._pen.tend()
-        if self._pen.ready:
+        self._segment_writer.housekeep()
+        if self._segment_writer.ready:
             with suppress(JournalError):  # it is the trouble
                 # Where jobs come again: what others settled is to be known when their files are gone.
                 self._refresh(read=time.monotonic() - self._asked < ASKED)
@@ -227,28 +227,28 @@ class FileJournal:
                 self._kept_house = time.monotonic()
                 with suppress(OSError, JournalError):  # it is done again
                     self._keep_house()
-        corrupt = self._shelf.corrupt[self._told :]
+        corrupt = self._reader.corrupt[self._told :]
         self._told += len(corrupt)
         return tuple(f"journal file {path} is damaged: what follows the damage is not read" for path in corrupt)
 
     def stats(self) -> JournalStats:
         """Return what was written and found."""
-        return JournalStats(self._pen.octets, self._pen.records, len(self._shelf.corrupt))
+        return JournalStats(self._segment_writer.octets, self._segment_writer.records, len(self._reader.corrupt))
 
     def close(self) -> None:
         """Leave a file only if others may need what it says: a copy of a settled job may still come."""
         for digest in [digest for digest, begun in self._trials.items() for _ in begun]:
             self.tried(digest)
         self._forget_ended()
-        self._pen.close(remove=not (self._open or self._ended or self._marked))
+        self._segment_writer.close(remove=not (self._open or self._ended or self._marked))
         self._closed = True
-        self._shelf.close()
+        self._reader.close()
 
     def _end(self, mark: int, entry: EntryId) -> None:
         opened = self._open.pop(entry.serial, None)
         if opened is None:
             return
-        self._pen.write(codec.ending(mark, entry), -opened.promised)
+        self._segment_writer.write(codec.ending(mark, entry), -opened.promised)
         self._marked = self._marked or (mark == Mark.SETTLED and opened.key.marked)
 
     def _give_way(self, key: JobKey, entry: EntryId) -> None:
@@ -261,17 +261,17 @@ class FileJournal:
         except JournalError:
             self.withdrawn(entry)
             raise
-        reason = self._shelf.index.rival(key, entry)
+        reason = self._reader.index.rival(key, entry)
         if reason is not None:
             self.withdrawn(entry)
             least, spread = APART
             raise Delayed(least + spread * secrets.randbelow(1000) / 1000, Cause.ELSEWHERE, reason)
 
     def _refresh(self, *, read: bool = True, about: bytes | None = None) -> None:
-        if not self._pen.ready:
-            raise JournalError(self._pen.trouble)
+        if not self._segment_writer.ready:
+            raise JournalError(self._segment_writer.trouble)
         try:
-            self._shelf.refresh(read=read, about=about)
+            self._reader.refresh(read=read, about=about)
         except OSError as error:
             self._blind = unreadable(error, self._directory)
             raise JournalError(self._blind) from error
@@ -298,7 +298,7 @@ class FileJournal:
 
     def _forget_ended(self) -> None:
         """Forget what was settled for writers of whom there is nothing left."""
-        self._ended = {entry for entry in self._ended if self._shelf.index.knows(entry.writer)}
+        self._ended = {entry for entry in self._ended if self._reader.index.knows(entry.writer)}
 
     def _keep_house(self) -> None:
         """Let go of entries that nobody asks for, and remove what dead processes left too long ago.
@@ -314,6 +314,6 @@ class FileJournal:
                 self.released(entry)
         if any(opened.released for opened in self._open.values()):
             self._refresh()
-            for serial in [serial for serial in self._open if self._shelf.index.ended(EntryId(self._writer, serial))]:
+            for serial in [serial for serial in self._open if self._reader.index.ended(EntryId(self._writer, serial))]:
                 self.settled(EntryId(self._writer, serial))
-        self._shelf.clean(ReaderBounds(keep, MAX_DEAD, MAX_DEAD_FILES * self._config.size))
+        self._reader.clean(ReaderBounds(keep, MAX_DEAD, MAX_DEAD_FILES * self._config.size))

@@ -41,11 +41,11 @@ class NullJournal:
         """Know of none."""
         return 0
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Have none."""
         return None
 
-    def tend(self) -> tuple[str, ...]:
+    def housekeep(self) -> tuple[str, ...]:
         """Do nothing."""
         return ()
 

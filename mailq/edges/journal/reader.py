@@ -288,15 +288,15 @@ class SegmentReader:
 
 def refusal(directory: Path) -> str | None:
     """Return why a process could not look jobs up in the journals of a directory; None too where it is missing."""
-    shelf = SegmentReader(directory)
+    reader = SegmentReader(directory)
     try:
-        shelf.refresh(read=False)
+        reader.refresh(read=False)
     except FileNotFoundError:
         return None
     except OSError as error:
         return unreadable(error, directory)
     finally:
-        shelf.close()
+        reader.close()
     return None
 
 

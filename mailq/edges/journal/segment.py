@@ -55,14 +55,14 @@ class Segment:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(descriptor, 0, size)
-            volume = cls(path, descriptor, size)
+            segment = cls(path, descriptor, size)
             draft.rename(path)  # locked before it is seen
         except OSError:
             os.close(descriptor)
             with suppress(OSError):
                 draft.unlink()
             raise
-        return volume
+        return segment
 
     @property
     def removed(self) -> bool:

@@ -53,8 +53,8 @@ class SegmentWriter:
         Raises:
             JournalError: there is none.
         """
-        volume = self._current
-        if volume is not None and volume.offset + self.promised + needed <= self._limit:
+        segment = self._current
+        if segment is not None and segment.offset + self.promised + needed <= self._limit:
             return
         if self.trouble is not None and (self._spare is None or not self._limit):
             raise JournalError(self.trouble)
@@ -65,10 +65,10 @@ class SegmentWriter:
 
     def write(self, record: bytes, promised: int = 0) -> None:
         """Write a record for which there is room; `promised` octets follow it, or were kept for it if negative."""
-        volume = self._current
-        if volume is None:
+        segment = self._current
+        if segment is None:
             return
-        volume.append(record)
+        segment.append(record)
         self.promised += promised
         self.octets += len(record)
         self.records += 1
@@ -86,7 +86,7 @@ class SegmentWriter:
         except OSError as error:
             raise self._failed(error) from error
 
-    def tend(self) -> None:
+    def housekeep(self) -> None:
         """Reserve the next file early, and try again what failed."""
         try:
             self._prepare()
@@ -101,9 +101,9 @@ class SegmentWriter:
 
     def close(self, *, remove: bool) -> None:
         """Leave the current file to others, or nothing."""
-        for volume in (self._previous, self._spare):
-            if volume is not None:
-                volume.close(remove=True)
+        for segment in (self._previous, self._spare):
+            if segment is not None:
+                segment.close(remove=True)
         if self._current is not None:
             self._current.close(remove=remove)
         self._current = self._spare = self._previous = None
@@ -122,12 +122,12 @@ class SegmentWriter:
 
     def _switch(self, carried: list[bytes]) -> None:
         """Go on in a new file, which begins with what is carried over."""
-        volume = self._spare or self._reserve()
-        volume.begin(Header(self._writer, self._number, int(time.time())), carried)
-        self._previous, self._current, self._spare = self._current, volume, None
+        segment = self._spare or self._reserve()
+        segment.begin(Header(self._writer, self._number, int(time.time())), carried)
+        self._previous, self._current, self._spare = self._current, segment, None
         if self._waits:
             with suppress(OSError):  # the next record waits for it once more
-                volume.flush(0)
+                segment.flush(0)
 
     def _reserve(self) -> Segment:
         """Return a new file; the one before the current one goes."""
@@ -138,14 +138,14 @@ class SegmentWriter:
         name = f"{self._index}-{self._writer.hex()}-{number}{ENDING}"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            volume = Segment.reserve(self._directory / name, self._size)
+            segment = Segment.reserve(self._directory / name, self._size)
         except OSError as error:
             raise self._failed(error) from error
         self._number = number
         if self._waits:
             with suppress(OSError):  # what is written there will tell
                 flush_directory(self._directory)
-        return volume
+        return segment
 
     def _failed(self, error: OSError) -> JournalError:
         self.trouble = worded(error, self._directory, self._size)

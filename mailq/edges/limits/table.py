@@ -62,13 +62,13 @@ class SharedLimits:
         self._trouble: str | None = None
         self._inside: dict[str, int] = {}
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Return why there is no table to share, None if there is one; without, nothing is to be begun."""
         if self._file is None:
-            self.tend()
+            self.housekeep()
         return self._trouble
 
-    def tend(self) -> None:
+    def housekeep(self) -> None:
         """Have the file that the host shares, and count out who is dead."""
         try:
             file = self._file

@@ -115,9 +115,9 @@ class Log:
         line = {"state": result.state, "result": result.kind, "code": result.code, "status": result.status}
         self.logger.info("refused", **line, description=_free(result.description), pointer=_free(result.pointer or ""))
 
-    def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
-        """Write the event `parked` at level debug, and once in a while a warning that a login is refused."""
-        self.logger.debug("parked", id=job.identity, until=format_time(until), cause=cause, reason=_free(reason))
+    def delayed(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
+        """Write the event `delayed` at level debug, and once in a while a warning that a login is refused."""
+        self.logger.debug("delayed", id=job.identity, until=format_time(until), cause=cause, reason=_free(reason))
         if cause is Cause.LOGIN and monotonic() >= self._logins.get(reason, 0.0):
             self._logins.remember(reason, monotonic() + LOGIN_SILENCE)
             advice = "look at user name, password and certificate of the smarthost with `mailq check`"
@@ -140,7 +140,7 @@ class Log:
         level = logging.INFO if event in ("connected", "unblocked", "taken") else logging.WARNING
         self.logger.log(level, "broker", change=_free(event), detail=_free(detail))
 
-    def flight(self, jobs: int, sessions: int) -> None:
+    def in_flight(self, jobs: int, sessions: int) -> None:
         """Write nothing: the figure is for metrics."""
 
     def session_limit(self, host: str, messages: int) -> None:

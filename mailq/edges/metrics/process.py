@@ -66,7 +66,7 @@ class Heartbeat:
         """Note a sign of life."""
         self._last = monotonic()
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Return why the worker does not count as alive, None if it does."""
         silent = monotonic() - self._last
         return f"the worker has given no sign of life for {silent:.0f} s" if silent > SILENCE else None
@@ -132,7 +132,7 @@ class Metrics(Collector):
         self._journal = JournalStats()
         self._writable = True
         self._expired = 0
-        self._parked = dict.fromkeys(Cause, 0)
+        self._delayed = dict.fromkeys(Cause, 0)
         self._poisoned = 0
         self._bugs = 0
         self._jobs = 0
@@ -183,9 +183,9 @@ class Metrics(Collector):
         """Note that the process is gone: what it had in flight is the broker's again."""
         self._ends[Disposition.RETURNED] += self._consumed - sum(self._ends.values())
 
-    def parked(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:  # noqa: ARG002 - the Observer port
+    def delayed(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:  # noqa: ARG002 - the Observer port
         """Count a job that went back without an attempt."""
-        self._parked[cause] += 1
+        self._delayed[cause] += 1
 
     def poisoned(self, reason: str) -> None:  # noqa: ARG002 - the Observer port
         """Count a message that is no job."""
@@ -215,7 +215,7 @@ class Metrics(Collector):
             case "blocked" | "unblocked":
                 self._blocked = event == "blocked"
 
-    def flight(self, jobs: int, sessions: int) -> None:
+    def in_flight(self, jobs: int, sessions: int) -> None:
         """Note the jobs being worked on and the SMTP connections open; the worker tells it every second."""
         self._jobs, self._sessions = jobs, sessions
         self._drift = self._consumed - sum(self._ends.values()) - jobs
@@ -304,7 +304,7 @@ class Metrics(Collector):
         yield labelled("published", "Publications that the broker confirmed.", "key", self._published)
         yield labelled("broker_events", "What happened to the connection to the broker.", "event", self._events)
         yield counter("expired", "Jobs given up because their time or their attempts ran out.", self._expired)
-        yield labelled("parked", "Jobs that went back without an attempt.", "cause", self._parked)
+        yield labelled("delayed", "Jobs that went back without an attempt.", "cause", self._delayed)
         yield counter("poisoned", "Messages put aside in the poison queue.", self._poisoned)
         yield counter("consumed", "Messages that came from the outbox.", self._consumed)
         yield labelled("ended", "Messages that came, by what became of them.", "end", self._ends)
@@ -325,7 +325,7 @@ class Metrics(Collector):
     @property
     def _tables(self) -> tuple[dict[Any, int], ...]:
         """The counters by label, in the order of a snapshot."""
-        return self._attempts, self._verdicts, self._published, self._events, self._ends, self._flags, self._parked
+        return self._attempts, self._verdicts, self._published, self._events, self._ends, self._flags, self._delayed
 
     def _attempts_family(self) -> Metric:
         family = CounterMetricFamily(

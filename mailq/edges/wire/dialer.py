@@ -204,7 +204,7 @@ class _Opening(SMTPProtocol):
 
     def _answer(self) -> None:
         """Tell the library that there is a reply, which the wire takes from the stream, or that none will come."""
-        waiter, trouble = self._response_waiter, self._stream.trouble
+        waiter, trouble = self._response_waiter, self._stream.problem
         if waiter is None or waiter.done() or not self._response_pending:
             return
         if self._stream.unread:

@@ -48,7 +48,7 @@ class Stream(asyncio.Protocol):
         return bool(self._queue)
 
     @property
-    def trouble(self) -> Trouble | None:
+    def problem(self) -> Trouble | None:
         """Return what ended the stream, None while it goes on."""
         return self._trouble
 

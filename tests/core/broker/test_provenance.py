@@ -15,8 +15,10 @@ MIDDLE = BODY[:2500] + b"y" + BODY[2501:]
 
 def back(provenance, outbox=OUTBOX, *, body=BODY, message_id="m"):
     """Return a message as it comes back to the outbox after mailq has sent it there."""
-    letter = outbox.signed(Publication("", "q", body, message_id=message_id, headers={"mine": 1, HEADER: provenance}))
-    return Consumed(letter.body, 2, message_id=letter.message_id, headers=letter.headers)
+    publication = outbox.signed(
+        Publication("", "q", body, message_id=message_id, headers={"mine": 1, HEADER: provenance})
+    )
+    return Consumed(publication.body, 2, message_id=publication.message_id, headers=publication.headers)
 
 
 def key(consumed, outbox=OUTBOX, attempt=1):

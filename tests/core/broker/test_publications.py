@@ -15,13 +15,13 @@ from mailq.core.broker.messages import Application, Consumed, Fallback
 from mailq.core.broker.provenance import HEADER, UNKNOWN, Outbox, Provenance
 from mailq.core.broker.publications import (
     Names,
+    delay,
     held_back,
-    park,
     poison,
     poison_event,
-    postpone,
     public,
     settle,
+    until_due,
     with_result,
 )
 from mailq.core.jobs.document import read_document
@@ -59,15 +59,15 @@ def refused(code=450):
 
 
 def published(job_and_consumed, result, verdict, names=NAMES):
-    letters = settle(*(job_and_consumed[0], result, verdict, names, job_and_consumed[1], NOW))
-    return {(letter.exchange, letter.routing_key): letter for letter in letters}
+    publications = settle(*(job_and_consumed[0], result, verdict, names, job_and_consumed[1], NOW))
+    return {(publication.exchange, publication.routing_key): publication for publication in publications}
 
 
 def test_a_success_is_published_once_through_the_exchange():
-    letters = published(job(custom={"a": 1}), delivered(), Verdict(Outcome.SUCCESS))
+    publications = published(job(custom={"a": 1}), delivered(), Verdict(Outcome.SUCCESS))
 
-    assert list(letters) == [("mailq", "success")]
-    document = orjson.loads(letters["mailq", "success"].body)
+    assert list(publications) == [("mailq", "success")]
+    document = orjson.loads(publications["mailq", "success"].body)
     assert document["custom"] == {"a": 1}
     assert document["extracted"] == {
         "subject": "x",
@@ -79,23 +79,23 @@ def test_a_success_is_published_once_through_the_exchange():
 
 
 def test_keepmime_keeps_the_message():
-    letters = published(job(keepmime=True), delivered(), Verdict(Outcome.SUCCESS))
+    publications = published(job(keepmime=True), delivered(), Verdict(Outcome.SUCCESS))
 
-    assert orjson.loads(letters["mailq", "success"].body)["mime"] == "Subject: x\n\nhi"
+    assert orjson.loads(publications["mailq", "success"].body)["mime"] == "Subject: x\n\nhi"
 
 
 def test_a_retry_goes_to_the_delay_queue_with_its_message_and_to_retry_without():
     at = NOW + timedelta(seconds=600)
 
-    letters = published(job(delayed="2029-01-01 00:00:00"), refused(), Verdict(Outcome.RETRY, at))
+    publications = published(job(delayed="2029-01-01 00:00:00"), refused(), Verdict(Outcome.RETRY, at))
 
-    assert set(letters) == {("mailq", "retry"), ("", "outbox.delay.10m")}
-    parked = orjson.loads(letters["", "outbox.delay.10m"].body)
-    assert parked["mime"] == "Subject: x\n\nhi"
-    assert parked["nextattempt"] == {"time": "2030-01-01 12:10:00"}
-    assert parked["seen"] == "2030-01-01 12:00:00"
-    assert "delayed" not in parked
-    copy = orjson.loads(letters["mailq", "retry"].body)
+    assert set(publications) == {("mailq", "retry"), ("", "outbox.delay.10m")}
+    delayed = orjson.loads(publications["", "outbox.delay.10m"].body)
+    assert delayed["mime"] == "Subject: x\n\nhi"
+    assert delayed["nextattempt"] == {"time": "2030-01-01 12:10:00"}
+    assert delayed["seen"] == "2030-01-01 12:00:00"
+    assert "delayed" not in delayed
+    copy = orjson.loads(publications["mailq", "retry"].body)
     assert "mime" not in copy
     assert copy["nextattempt"] == {"time": "2030-01-01 12:10:00"}
 
@@ -103,11 +103,11 @@ def test_a_retry_goes_to_the_delay_queue_with_its_message_and_to_retry_without()
 def test_the_smarthost_password_stays_on_the_way_back_and_never_reaches_a_result_queue():
     smarthost = {"hostname": "h.test", "username": "u", "password": "geheim"}
 
-    letters = published(job(smarthost=smarthost), refused(), Verdict(Outcome.RETRY, NOW + timedelta(seconds=60)))
+    publications = published(job(smarthost=smarthost), refused(), Verdict(Outcome.RETRY, NOW + timedelta(seconds=60)))
 
-    assert b"geheim" in letters["", "outbox.delay.1m"].body
-    assert b"geheim" not in letters["mailq", "retry"].body
-    assert orjson.loads(letters["mailq", "retry"].body)["smarthost"] == {"hostname": "h.test", "username": "u"}
+    assert b"geheim" in publications["", "outbox.delay.1m"].body
+    assert b"geheim" not in publications["mailq", "retry"].body
+    assert orjson.loads(publications["mailq", "retry"].body)["smarthost"] == {"hostname": "h.test", "username": "u"}
 
 
 @pytest.mark.parametrize("dkim", [{"key": "PEM", "domain": "d"}, [{"key": "PEM", "domain": "d"}]])
@@ -132,9 +132,9 @@ def test_a_jobs_own_queues_override_one_by_one(queues, outcome, expected):
 
 
 def test_a_null_retry_queue_switches_off_only_the_copy():
-    letters = published(job(queues={"retry": None}), refused(), Verdict(Outcome.RETRY, NOW + timedelta(seconds=5)))
+    publications = published(job(queues={"retry": None}), refused(), Verdict(Outcome.RETRY, NOW + timedelta(seconds=5)))
 
-    assert set(letters) == {("", "outbox.delay.5s")}
+    assert set(publications) == {("", "outbox.delay.5s")}
 
 
 def test_earlier_results_stay_in_front_also_those_of_others():
@@ -159,12 +159,12 @@ def test_gzip_stays_gzip_on_the_way_back_and_headers_of_brokers_do_not_travel():
     body, headers = gzip.compress(b"{}"), {"traceparent": "t", "x-death": []}
     consumed = Consumed(body, 1, content_encoding="x-gzip", headers=headers)
 
-    letter = park(parsed, {"a": 1}, NOW + timedelta(seconds=30), NAMES, consumed, NOW, MARKED)
+    publication = until_due(parsed, {"a": 1}, NOW + timedelta(seconds=30), NAMES, consumed, NOW, MARKED)
 
-    assert orjson.loads(gzip.decompress(letter.body)) == {"a": 1}
-    assert letter.content_encoding == "gzip"
-    assert letter.headers == {"traceparent": "t", HEADER: MARKED}
-    assert letter.message_id == parsed.identity
+    assert orjson.loads(gzip.decompress(publication.body)) == {"a": 1}
+    assert publication.content_encoding == "gzip"
+    assert publication.headers == {"traceparent": "t", HEADER: MARKED}
+    assert publication.message_id == parsed.identity
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -175,28 +175,30 @@ def test_every_result_has_the_identity_of_its_job_from_the_first_on(outcome, que
     at = NOW + timedelta(seconds=30) if outcome is Outcome.RETRY else None
     first = published((parsed, Consumed(body, 1)), refused(), Verdict(outcome, at))
 
-    assert {letter.message_id for letter in first.values()} == {parsed.identity}
+    assert {publication.message_id for publication in first.values()} == {parsed.identity}
     if outcome is Outcome.RETRY:
-        letter = first["", "outbox.delay.30s"]
-        again = Job.parse(letter.body, limit=10_000, message_id=letter.message_id)
-        second = published((again, Consumed(letter.body, 2, message_id=letter.message_id)), refused(), Verdict(outcome))
-        assert {letter.message_id for letter in second.values()} == {parsed.identity}
+        publication = first["", "outbox.delay.30s"]
+        again = Job.parse(publication.body, limit=10_000, message_id=publication.message_id)
+        second = published(
+            (again, Consumed(publication.body, 2, message_id=publication.message_id)), refused(), Verdict(outcome)
+        )
+        assert {publication.message_id for publication in second.values()} == {parsed.identity}
 
 
 def test_an_id_of_the_producer_is_the_message_id_of_its_results():
     body = b'{"recipient":"b@b.test","id":"order-7"}'
     parsed = Job.parse(body, limit=10_000)
-    (letter,) = published((parsed, Consumed(body, 1)), delivered(), Verdict(Outcome.SUCCESS)).values()
+    (publication,) = published((parsed, Consumed(body, 1)), delivered(), Verdict(Outcome.SUCCESS)).values()
 
-    assert letter.message_id == "order-7"
+    assert publication.message_id == "order-7"
 
 
 def test_of_a_gzipped_job_the_result_is_plain_and_the_job_on_its_way_back_gzipped():
     parsed, consumed = job()
     zipped = consumed._replace(body=gzip.compress(consumed.body), content_encoding="GZIP:utf-8")
-    letters = published((parsed, zipped), refused(), Verdict(Outcome.RETRY, NOW + timedelta(seconds=30)))
+    publications = published((parsed, zipped), refused(), Verdict(Outcome.RETRY, NOW + timedelta(seconds=30)))
 
-    told, back = letters["mailq", "retry"], letters["", "outbox.delay.30s"]
+    told, back = publications["mailq", "retry"], publications["", "outbox.delay.30s"]
     assert (told.content_encoding, back.content_encoding) == (None, "gzip")
     assert orjson.loads(told.body)["results"] == orjson.loads(gzip.decompress(back.body))["results"]
     assert (told.headers, back.headers) == ({"traceparent": "t", ROUNDS: 4}, {"traceparent": "t", HEADER: UNKNOWN})
@@ -213,7 +215,7 @@ def test_a_priority_is_written_only_where_the_operator_wants_it(wanted, consumed
     message = message._replace(priority=consumed)
     later = NOW + timedelta(seconds=30)
     result, job_again = published((parsed, message), refused(), Verdict(Outcome.RETRY, later), names).values()
-    delayed = postpone(parsed, later, names, message, NOW, UNKNOWN)
+    delayed = delay(parsed, later, names, message, NOW, UNKNOWN)
     assert (result.priority, job_again.priority, delayed.priority) == (told, back, back)
 
 
@@ -222,10 +224,10 @@ KNOWN = Classification(30, "Generic Bounce: No RCPT", Category.HARD, About.RECIP
 
 def test_what_failed_is_routed_by_category_and_class_and_says_where_that_comes_from():
     verdict = Verdict(Outcome.FAILURE, classification=KNOWN, ruleset="2030.1")
-    (key, letter), = published(job(), refused(550), verdict).items()  # fmt: skip
+    (key, publication), = published(job(), refused(550), verdict).items()  # fmt: skip
 
     assert key == ("mailq", "failure.hard.30")
-    told = orjson.loads(letter.body)["results"][0]
+    told = orjson.loads(publication.body)["results"][0]
     assert {name: told[name] for name in ("class", "class_name", "category", "about", "rule", "ruleset")} == {
         "class": 30,
         "class_name": "Generic Bounce: No RCPT",
@@ -237,8 +239,8 @@ def test_what_failed_is_routed_by_category_and_class_and_says_where_that_comes_f
 
 
 def test_a_success_is_of_no_class():
-    (letter,) = published(job(), delivered(), Verdict(Outcome.SUCCESS)).values()
-    told = orjson.loads(letter.body)["results"][0]
+    (publication,) = published(job(), delivered(), Verdict(Outcome.SUCCESS)).values()
+    told = orjson.loads(publication.body)["results"][0]
 
     assert not {"class", "class_name", "category", "about", "rule", "ruleset"} & set(told)
 
@@ -255,26 +257,26 @@ def test_a_greylisted_job_is_tried_again_from_the_same_source():
 
 def test_what_the_limits_send_away_goes_first_when_it_is_back_and_stays_so():
     parsed, consumed = job()
-    letter = OUTBOX.signed(postpone(parsed, NOW + timedelta(seconds=5), NAMES, consumed, NOW, MARKED))
+    publication = OUTBOX.signed(delay(parsed, NOW + timedelta(seconds=5), NAMES, consumed, NOW, MARKED))
 
-    back = Consumed(letter.body, 1, message_id=letter.message_id, headers=letter.headers)
+    back = Consumed(publication.body, 1, message_id=publication.message_id, headers=publication.headers)
     found = OUTBOX.read(back)
     assert (found.mark, found.returned) == ("m", True)
     assert (
-        OUTBOX.signed(park(parsed, parsed.document, NOW, NAMES, back, NOW, found)).headers.keys()
-        == letter.headers.keys()
+        OUTBOX.signed(until_due(parsed, parsed.document, NOW, NAMES, back, NOW, found)).headers.keys()
+        == publication.headers.keys()
     )
 
 
 def test_poison_keeps_the_bytes_and_says_why():
     headers = {"traceparent": "t", "x-delivery-count": 3, "x-death": []}
     consumed = Consumed(b"\x00nonsense", 1, message_id="m", content_encoding="gzip", headers=headers, redelivered=True)
-    letter = poison(consumed, "body is not JSON", NAMES, NOW, state="process", exception=None, provenance=UNKNOWN)
+    publication = poison(consumed, "body is not JSON", NAMES, NOW, state="process", exception=None, provenance=UNKNOWN)
 
-    assert letter.body == b"\x00nonsense"
-    assert letter.routing_key == "outbox.poison"
-    assert (letter.message_id, letter.content_encoding) == ("m", "gzip")
-    assert OUTBOX.signed(letter).headers == {
+    assert publication.body == b"\x00nonsense"
+    assert publication.routing_key == "outbox.poison"
+    assert (publication.message_id, publication.content_encoding) == ("m", "gzip")
+    assert OUTBOX.signed(publication).headers == {
         "traceparent": "t",
         "x-mailq-reason": "body is not JSON",
         "x-mailq-state": "process",
@@ -291,11 +293,13 @@ def test_a_first_delivery_has_no_count_whatever_its_producer_says():
 
 def test_a_mark_stays_through_the_poison_queue_and_back():
     """Octets that nobody reads may come back changed, with the results of attempts that met a bug."""
-    letter = poison(
+    publication = poison(
         Consumed(b"{}", 1, headers={"mine": 1}), "why", NAMES, NOW, state="-", exception=None, provenance=MARKED
     )
-    letter = OUTBOX.signed(letter)
-    put_aside = Consumed(letter.body, 1, message_id=letter.message_id, headers=letter.headers | {"x-death": []})
+    publication = OUTBOX.signed(publication)
+    put_aside = Consumed(
+        publication.body, 1, message_id=publication.message_id, headers=publication.headers | {"x-death": []}
+    )
     back = revived(put_aside, OUTBOX)
     assert (back.routing_key, back.headers.keys()) == ("outbox", {"mine", HEADER})
     found = OUTBOX.read(Consumed(back.body, 1, message_id=back.message_id, headers=back.headers))
@@ -306,7 +310,7 @@ def test_a_mark_stays_through_the_poison_queue_and_back():
 
 
 def test_poison_says_what_the_exception_was_and_is_not_long_about_it():
-    letter = poison(
+    publication = poison(
         Consumed(b"{}", 1),
         "r" * 1000,
         NAMES,
@@ -316,9 +320,9 @@ def test_poison_says_what_the_exception_was_and_is_not_long_about_it():
         provenance=UNKNOWN,
     )
 
-    assert letter.headers["x-mailq-state"] == "mailfrom"
-    assert letter.headers["x-mailq-exception"].startswith("KeyError: xxx")
-    assert {len(letter.headers[name]) for name in ("x-mailq-reason", "x-mailq-exception")} == {500}
+    assert publication.headers["x-mailq-state"] == "mailfrom"
+    assert publication.headers["x-mailq-exception"].startswith("KeyError: xxx")
+    assert {len(publication.headers[name]) for name in ("x-mailq-reason", "x-mailq-exception")} == {500}
 
 
 APPLICATION = Application("c-1", "replies", "order", "shop")
@@ -335,8 +339,8 @@ def everything_published(headers, application=APPLICATION):
     return [
         *settle(parsed, refused(), Verdict(Outcome.FAILURE), NAMES, consumed, NOW, MARKED),
         *settle(parsed, refused(), Verdict(Outcome.RETRY, at), NAMES, consumed, NOW, MARKED),
-        park(parsed, parsed.document, at, NAMES, consumed, NOW, MARKED),
-        postpone(parsed, at, NAMES, consumed, NOW, MARKED),
+        until_due(parsed, parsed.document, at, NAMES, consumed, NOW, MARKED),
+        delay(parsed, at, NAMES, consumed, NOW, MARKED),
         put_aside,
         revived(consumed._replace(headers=put_aside.headers), OUTBOX),
         revived(consumed, OUTBOX),
@@ -345,32 +349,32 @@ def everything_published(headers, application=APPLICATION):
 
 @pytest.mark.parametrize("name", STEERING)
 def test_no_header_that_steers_a_broker_is_passed_on(name):
-    for letter in everything_published({name: ["outbox"], "mine": 1}):
-        assert letter.headers.get(name) != ["outbox"]
-        assert letter.headers["mine"] == 1
+    for publication in everything_published({name: ["outbox"], "mine": 1}):
+        assert publication.headers.get(name) != ["outbox"]
+        assert publication.headers["mine"] == 1
 
 
 def test_what_is_between_applications_comes_back_on_every_way():
     headers = {"traceparent": "t", "c c": 1, "ccc": 2, "xx": {"CC": ["within"]}, "number": 1.5}
-    for letter in everything_published(headers):
-        assert letter.application == APPLICATION
-        assert {name: letter.headers[name] for name in headers} == headers
+    for publication in everything_published(headers):
+        assert publication.application == APPLICATION
+        assert {name: publication.headers[name] for name in headers} == headers
 
 
 def test_a_direct_reply_to_is_left_out_since_the_broker_refuses_it_of_anybody_but_its_consumer():
-    for letter in everything_published({}, APPLICATION._replace(reply_to="amq.rabbitmq.reply-to")):
-        assert letter.application == APPLICATION._replace(reply_to=None)
+    for publication in everything_published({}, APPLICATION._replace(reply_to="amq.rabbitmq.reply-to")):
+        assert publication.application == APPLICATION._replace(reply_to=None)
     encoded = APPLICATION._replace(reply_to="amq.rabbitmq.reply-to.g1h2AA==")
-    assert all(letter.application == encoded for letter in everything_published({}, encoded))
+    assert all(publication.application == encoded for publication in everything_published({}, encoded))
 
 
 @pytest.mark.parametrize("count", [1, MOST_ROUNDS])
 def test_results_count_how_many_came_one_from_the_other_and_other_publications_do_not(count):
     own, configured, copy, back, *others = everything_published({ROUNDS: count})
-    assert {letter.headers[ROUNDS] for letter in (own, configured)} == {count + 1}
+    assert {publication.headers[ROUNDS] for publication in (own, configured)} == {count + 1}
     assert copy.headers[ROUNDS] == MOST_ROUNDS + 1  # never a job: the job itself is on its way
-    assert {letter.headers.get(ROUNDS) for letter in [back, *others[:3]]} == {count}
-    assert {letter.headers.get(ROUNDS) for letter in others[3:]} == {None}  # from poison it begins anew
+    assert {publication.headers.get(ROUNDS) for publication in [back, *others[:3]]} == {count}
+    assert {publication.headers.get(ROUNDS) for publication in others[3:]} == {None}  # from poison it begins anew
 
 
 @pytest.mark.parametrize("forged", [0, -5, True, "3", None, 1.0, [9]])
@@ -380,9 +384,9 @@ def test_a_forged_count_that_makes_no_sense_is_none(forged):
 
 
 def test_the_note_of_lost_headers_stays_and_is_not_long():
-    for letter in everything_published({DROPPED: "a, b" + "c" * 1000}):
-        assert letter.headers[DROPPED] == ("a, b" + "c" * 1000)[:MOST_DROPPED]
-    assert all(DROPPED not in letter.headers for letter in everything_published({DROPPED: ["x"]}))
+    for publication in everything_published({DROPPED: "a, b" + "c" * 1000}):
+        assert publication.headers[DROPPED] == ("a, b" + "c" * 1000)[:MOST_DROPPED]
+    assert all(DROPPED not in publication.headers for publication in everything_published({DROPPED: ["x"]}))
 
 
 @pytest.mark.parametrize(
@@ -399,15 +403,15 @@ def test_the_note_of_lost_headers_stays_and_is_not_long():
     ],
 )
 def test_a_queue_of_a_jobs_own_that_is_gone_has_a_place_that_takes_its_result(queues, fallbacks):
-    letters = published(job(queues=queues), refused(), Verdict(Outcome.FAILURE))
-    assert {key: letter.fallback for (_, key), letter in letters.items()} == fallbacks
+    publications = published(job(queues=queues), refused(), Verdict(Outcome.FAILURE))
+    assert {key: publication.fallback for (_, key), publication in publications.items()} == fallbacks
 
 
 def test_without_result_queues_the_fallback_of_a_jobs_own_queue_may_reach_nobody():
     parsed, consumed = job(queues={"results": "mine"})
     bare = Names(results="", success="", failures="", retry="")
-    (letter,) = settle(parsed, refused(), Verdict(Outcome.FAILURE), bare, consumed, NOW)
-    assert letter.fallback == Fallback("mailq", "failure", False)
+    (publication,) = settle(parsed, refused(), Verdict(Outcome.FAILURE), bare, consumed, NOW)
+    assert publication.fallback == Fallback("mailq", "failure", False)
 
 
 def test_an_attempt_that_was_the_last_for_want_of_time_tells_the_timeout_with_its_answer():
@@ -419,8 +423,8 @@ def test_an_attempt_that_was_the_last_for_want_of_time_tells_the_timeout_with_it
 
 def test_the_retry_copy_tells_what_chose_the_time_and_every_result_when_it_was_seen():
     at = NOW + timedelta(seconds=600)
-    letters = published(job(), refused(), Verdict(Outcome.RETRY, at, why="hint 600 s"))
-    copy = orjson.loads(letters["mailq", "retry"].body)
+    publications = published(job(), refused(), Verdict(Outcome.RETRY, at, why="hint 600 s"))
+    copy = orjson.loads(publications["mailq", "retry"].body)
     assert copy["nextattempt"] == {"time": "2030-01-01 12:10:00", "reason": "hint 600 s"}
     assert copy["seen"] == "2030-01-01 12:00:00"
     (final,) = published(job(), delivered(), Verdict(Outcome.SUCCESS)).values()
@@ -434,7 +438,7 @@ def test_a_job_with_queues_of_its_own_and_poison_are_told_to_webhooks_where_ther
         *_, last = settle(asked, delivered(), verdict, names, consumed, NOW)
         assert (last.exchange, last.routing_key, last.mandatory) == ("", "webhooks", False)
         others = settle(asked, delivered(), verdict, NAMES, consumed, NOW)
-        assert "webhooks" not in {letter.routing_key for letter in others}
+        assert "webhooks" not in {publication.routing_key for publication in others}
     plain, consumed = job()
     assert [each.exchange for each in settle(plain, delivered(), Verdict(Outcome.SUCCESS), names, consumed, NOW)] == [
         "mailq"
@@ -495,5 +499,5 @@ def test_a_job_that_is_held_back_is_told_to_the_retry_queue_and_keeps_its_attemp
     assert document["nextattempt"] == {"time": "2030-01-01 12:05:00", "reason": str(cause)}
     event = event_of(document, "id", Context(), NOW)
     assert (event.name, event.body["data"]["job"]["attemptsMade"]) == ("messageDeliveryError", 1)
-    back = postpone(parsed, until, NAMES, consumed, NOW, UNKNOWN)
+    back = delay(parsed, until, NAMES, consumed, NOW, UNKNOWN)
     assert orjson.loads(back.body)["results"] == [{"attempt": 1}]

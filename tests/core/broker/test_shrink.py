@@ -8,7 +8,7 @@ import pytest
 
 from mailq.core.broker.messages import Publication
 from mailq.core.broker.publications import Names
-from mailq.core.broker.shrink import lighter
+from mailq.core.broker.shrink import shrink
 
 NAMES = Names()
 RESULT = {"state": "message", "result": "accepted"}
@@ -16,27 +16,29 @@ RESULT = {"state": "message", "result": "accepted"}
 
 def told(most, **document):
     body = orjson.dumps({"recipient": "a@a.test", **document})
-    return orjson.loads(lighter(Publication("mailq", "success", body), NAMES, most).body)
+    return orjson.loads(shrink(Publication("mailq", "success", body), NAMES, most).body)
 
 
 def test_what_is_not_too_large_stays_as_it_is():
-    letter = Publication("mailq", "success", b"{}", content_encoding="gzip")
-    assert lighter(letter, NAMES, 2) is letter
+    publication = Publication("mailq", "success", b"{}", content_encoding="gzip")
+    assert shrink(publication, NAMES, 2) is publication
 
 
 def test_poison_is_not_touched():
-    letter = Publication("", "outbox.poison", b"no job", content_type=None)
-    assert lighter(letter, NAMES, 1) is letter
+    publication = Publication("", "outbox.poison", b"no job", content_type=None)
+    assert shrink(publication, NAMES, 1) is publication
 
 
 @pytest.mark.parametrize("encoding", [None, "gzip"])
 def test_a_job_on_its_way_back_is_zipped_as_well_as_can_be(encoding):
     body = orjson.dumps({"mime": Random(1).randbytes(5000).hex()})
-    letter = Publication("", "outbox.delay.1s", gzip.compress(body, 0) if encoding else body, content_encoding=encoding)
-    lightened = lighter(letter, NAMES, 5000)
-    assert lightened.content_encoding == "gzip"
-    assert gzip.decompress(lightened.body) == body
-    assert len(lightened.body) < 0.7 * len(body)
+    publication = Publication(
+        "", "outbox.delay.1s", gzip.compress(body, 0) if encoding else body, content_encoding=encoding
+    )
+    shrunk = shrink(publication, NAMES, 5000)
+    assert shrunk.content_encoding == "gzip"
+    assert gzip.decompress(shrunk.body) == body
+    assert len(shrunk.body) < 0.7 * len(body)
 
 
 def test_a_result_loses_what_is_largest_in_its_job_and_no_more():

@@ -17,7 +17,7 @@ from mailq.core.answers.actions import Actions, Edit, apply_to_document
 from mailq.core.answers.verdict import Outcome, Verdict
 from mailq.core.broker import publications
 from mailq.core.broker.messages import Consumed, Publication
-from mailq.core.broker.shrink import lighter
+from mailq.core.broker.shrink import shrink
 from mailq.core.jobs.document import InvalidJobError
 from mailq.core.jobs.job import NOT_BUILT, Job
 from mailq.core.jobs.tolerance import ABSENT, EMPTY, QUEUES, TABLE, as_markdown, means_true, mend
@@ -449,7 +449,7 @@ def test_results_and_retries_have_what_the_producer_wrote():
 def test_a_lighter_result_keeps_its_integers():
     names = publications.Names()
     body = orjson.dumps({"recipient": "a@b.test", "results": [{}], "big": "x" * 500, "n": orjson.Fragment(str(2**70))})
-    light = lighter(Publication(names.exchange, "success", body), names, 400)
+    light = shrink(Publication(names.exchange, "success", body), names, 400)
     assert json.loads(light.body) == {"recipient": "a@b.test", "results": [{}], "n": 2**70}
 
 

@@ -102,8 +102,8 @@ def test_nothing_that_is_read_raises(pieces, writer):
     index = index_of((A,), (B,), (C,), dead=[C])
     index.apply(writer, bodies)
     index.apply(writer, [piece for piece in pieces if piece])
-    index.standing(KEY)
-    index.standing(EQUAL)
+    index.state(KEY)
+    index.state(EQUAL)
     index.died(B)
     index.begin(Header(A, 2, 0))
     index.forget(writer)
@@ -136,7 +136,7 @@ CLAIM = codec.claim(EntryId(A, 1), 5)
 
 
 @pytest.mark.parametrize(
-    ("key", "written", "dead", "standing"),
+    ("key", "written", "dead", "state"),
     [
         (KEY, [(A,)], [], EntryState.UNKNOWN),
         (KEY, [(A, INTENT)], [], EntryState.UNDERWAY),
@@ -162,16 +162,16 @@ CLAIM = codec.claim(EntryId(A, 1), 5)
         (EQUAL, [(B, CLAIM, OWN_END), (A, TWIN, ANSWER)], [A], EntryState.UNKNOWN),
     ],
 )
-def test_how_a_job_stands(key, written, dead, standing):
-    assert index_of(*written, dead=dead).standing(key).standing is standing
+def test_how_a_job_stands(key, written, dead, state):
+    assert index_of(*written, dead=dead).state(key).state is state
 
 
 def test_what_a_next_file_does_not_say_again_is_over():
     index = index_of((A, INTENT, codec.intent(2, EQUAL, 5), codec.claim(EntryId(B, 1), 5)), (B, INTENT), dead=[B])
     index.begin(Header(A, 2, 0))
     index.apply(A, decode(codec.intent(2, EQUAL, 5))[0])
-    assert index.standing(EQUAL).standing is EntryState.UNDERWAY
-    assert index.standing(KEY).standing is EntryState.DOUBT
+    assert index.state(EQUAL).state is EntryState.UNDERWAY
+    assert index.state(KEY).state is EntryState.DOUBT
 
 
 def test_a_forgotten_writer_leaves_nothing():
@@ -198,7 +198,7 @@ def test_what_is_settled_is_remembered_and_no_longer_open():
     assert not index._writers[A].items
     assert not index._open
     index.forget(A)  # a copy of a retry may come after the file is gone
-    assert index.standing(JobKey((0).to_bytes(16), marked=True)).standing is EntryState.SETTLED
+    assert index.state(JobKey((0).to_bytes(16), marked=True)).state is EntryState.SETTLED
 
 
 @given(st.lists(records, max_size=20))
@@ -209,5 +209,5 @@ def test_what_a_writer_left_open_is_told_by_the_records_of_it_alone(written):
     assert copy.open(A) == left
     assert copy._writers[A].items.keys() == index._writers[A].items.keys()
     for key in (KEY, JobKey(KEY.digest, marked=False)):
-        if index.standing(key).standing is not EntryState.SETTLED:
-            assert copy.standing(key) == index.standing(key)
+        if index.state(key).state is not EntryState.SETTLED:
+            assert copy.state(key) == index.state(key)

@@ -241,12 +241,12 @@ def test_the_local_port_outlives_the_journal_and_the_way_to_consumers():
     unpacked = unpack(pack(result), job, NOW)
     assert unpacked.facts == result.facts
     for verdict in (Verdict(Outcome.FAILURE), Verdict(Outcome.RETRY, NOW)):
-        letters = settle(job, unpacked, verdict, Names(), Consumed(b"", 1), NOW)
-        for letter in letters:
-            record = orjson.loads(letter.body)["results"][-1]
+        publications = settle(job, unpacked, verdict, Names(), Consumed(b"", 1), NOW)
+        for publication in publications:
+            record = orjson.loads(publication.body)["results"][-1]
             assert list(record)[4:7] == ["from", "from_port", "to"]
             assert ResultRecord.model_validate(record).from_port == record["from_port"] == 54321
-        event = event_of(orjson.loads(letters[0].body), "x", CONTEXT, NOW)
+        event = event_of(orjson.loads(publications[0].body), "x", CONTEXT, NOW)
         assert event.body["data"]["networkRouting"] == {"localAddress": "192.0.2.1", "localPort": 54321}
 
 
@@ -255,8 +255,8 @@ def test_flags_that_patterns_set_are_in_the_event():
     result = failed(Trail(State.RCPTTO), Failure(State.RCPTTO, Kind.ERROR), time=NOW, attempt=1)
     for strange in (True, False):
         verdict = Verdict(Outcome.FAILURE, effects=Actions(strange=strange, patterns=("odd",)))
-        (letter,) = settle(job, result, verdict, Names(), Consumed(b"", 1), NOW)
-        event = event_of(orjson.loads(letter.body), "x", CONTEXT, NOW)
+        (publication,) = settle(job, result, verdict, Names(), Consumed(b"", 1), NOW)
+        event = event_of(orjson.loads(publication.body), "x", CONTEXT, NOW)
         assert event.body["x-mailq"]["result"]["strange"] is strange
         assert event.body["x-mailq"]["result"]["patterns"] == ["odd"]
         SCHEMA.validate(event.body)

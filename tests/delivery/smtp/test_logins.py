@@ -141,4 +141,4 @@ def test_sessions_are_not_shared_across_what_was_proven():
 
 
 def test_a_server_without_a_certificate_proves_nothing():
-    assert "has shown no certificate" in (Trust().trouble(None, "mail.example.com") or "")
+    assert "has shown no certificate" in (Trust().problem(None, "mail.example.com") or "")

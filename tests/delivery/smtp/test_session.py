@@ -321,9 +321,9 @@ async def test_a_large_message_is_not_written_faster_than_it_is_taken():
     assert result.facts["sent"]["data"] == 0
 
 
-def filler(letter, length):
+def filler(publication, length):
     """Return so many octets in lines of 70."""
-    return (letter * 68 + "\r\n") * (length // 70) + letter * (length % 70)
+    return (publication * 68 + "\r\n") * (length // 70) + publication * (length % 70)
 
 
 @pytest.mark.parametrize("moved", range(-5, 6))

@@ -272,8 +272,8 @@ async def test_a_queue_of_mailqs_own_that_is_gone_is_declared_again(open_broker,
     monkeypatch.setattr(republisher, "FIRST_PAUSE", 0.05)
     broker = await open_broker()
     await rabbit.delete("outbox.delay.5s")
-    parked = [broker.publish([to_queue("outbox.delay.5s", b"%d" % number), to_queue("retry")]) for number in range(5)]
-    await asyncio.gather(*parked)
+    delayed = [broker.publish([to_queue("outbox.delay.5s", b"%d" % number), to_queue("retry")]) for number in range(5)]
+    await asyncio.gather(*delayed)
     assert await rabbit.count("outbox.delay.5s") == 5
     assert await rabbit.count("retry") == 5
     assert [event for event, _ in observer.events] == ["returned", "taken"]

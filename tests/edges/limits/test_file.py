@@ -31,7 +31,7 @@ def do(awaitable):
 def start(slots=int(sys.argv[2])):
     global t
     t = SharedLimits(sys.argv[1], slots=slots)
-    return t.trouble()
+    return t.problem()
 
 def enter(key, limit=1):
     return do(t.enter(key, limit))
@@ -98,7 +98,7 @@ def test_who_comes_later_shares_the_table_whoever_was_first(spawn, home):
 def test_it_takes_no_more_room_than_there_are_processes():
     with tempfile.TemporaryDirectory() as home:
         limits = limits_of(Config(worker={"journal_dir": home}))
-        assert limits.trouble() is None
+        assert limits.problem() is None
         assert 3.5e6 < (Path(home) / NAME).stat().st_blocks * 512 < 4e6
         limits.close()
 
@@ -139,7 +139,7 @@ def test_what_dead_runs_had_in_is_free_when_somebody_looks(spawn):
     survivor = spawn()
     assert survivor("enter('a', 3)") is False
     victim.kill()
-    assert survivor("t.tend(), enter('a', 3), enter('a', 3)") == (None, True, False)
+    assert survivor("t.housekeep(), enter('a', 3), enter('a', 3)") == (None, True, False)
 
 
 def test_a_table_lives_as_long_as_somebody_has_it(spawn, home):
@@ -148,7 +148,7 @@ def test_a_table_lives_as_long_as_somebody_has_it(spawn, home):
     inode = (home / NAME).stat().st_ino
     assert first("enter('a'), wait('a')") == (True, 0)
     first.kill()
-    second("t.tend()")
+    second("t.housekeep()")
     assert second("enter('a'), wait('a') > 99") == (True, True)
     second.kill()
     third = spawn()
@@ -193,7 +193,7 @@ def test_a_file_of_another_version_is_not_torn_away_from_its_processes(spawn, ho
     )
     assert (home / NAME).stat().st_ino == inode
     user.kill()
-    assert newcomer("t.trouble(), enter('a')") == (None, True)
+    assert newcomer("t.problem(), enter('a')") == (None, True)
 
 
 def test_when_all_columns_are_taken_that_is_said_until_one_is_free(spawn, home):
@@ -203,7 +203,7 @@ def test_when_all_columns_are_taken_that_is_said_until_one_is_free(spawn, home):
     assert holder(whole) is None
     assert f"limits has {COLUMNS} processes already; run fewer" in late("start()")
     holder.kill()
-    assert late("t.trouble(), place()[1]") == (None, 1)
+    assert late("t.problem(), place()[1]") == (None, 1)
 
 
 @pytest.mark.parametrize("what", ["file", "directory"])
@@ -214,7 +214,7 @@ def test_what_is_removed_is_made_anew_and_nobody_is_forgotten(spawn, home, what)
     assert second("enter('a', 3)") is False  # they go on sharing what they have
 
     for process in (first, second):
-        assert process("t.tend(), t.trouble()") == (None, None)
+        assert process("t.housekeep(), t.problem()") == (None, None)
     third = spawn()
     assert {process("place()") for process in (first, second, third)} == {
         ((home / NAME).stat().st_ino, column) for column in range(3)
@@ -230,9 +230,9 @@ def test_what_is_removed_and_cannot_be_made_anew_goes_on_until_it_can(spawn, hom
     process = spawn()
     shutil.rmtree(home)
     home.write_text("in the way")
-    assert process("enter('a'), t.tend(), enter('a'), t.trouble()") == (True, None, False, None)
+    assert process("enter('a'), t.housekeep(), enter('a'), t.problem()") == (True, None, False, None)
     home.unlink()
-    assert process("t.tend()") is None
+    assert process("t.housekeep()") is None
     assert spawn()("enter('a')") is False
 
 
@@ -255,10 +255,10 @@ def test_what_may_not_be_written_is_named_with_the_remedy():
         assert process("start()") == f"table of limits limits {remedy}"
         place.chmod(0o777)
         assert owner("start()") is None
-        assert process("t.trouble()") == f"table of limits limits {remedy}"  # it is root's
+        assert process("t.problem()") == f"table of limits limits {remedy}"  # it is root's
         owner.kill()
         (place / NAME).unlink()
-        assert process("t.trouble(), enter('a')") == (None, True)
+        assert process("t.problem(), enter('a')") == (None, True)
     finally:
         process.close()
         owner.close()
@@ -282,7 +282,7 @@ def test_without_journals_a_directory_of_the_user_is_shared(monkeypatch, tmp_pat
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config = Config(worker={"journal_dir": ""})
     with contextlib.closing(limits_of(config)) as limits:
-        assert limits.trouble() is None
+        assert limits.problem() is None
         (directory,) = tmp_path.iterdir()
         assert (directory.name, stat.S_IMODE(directory.stat().st_mode)) == (f"mailq-{os.geteuid()}", 0o700)
         assert names(directory) == [NAME]

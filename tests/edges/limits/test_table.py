@@ -40,7 +40,7 @@ def table(home):
 
 def opened(home):
     table = SharedLimits(home, slots=SLOTS)
-    assert table.trouble() is None
+    assert table.problem() is None
     return table
 
 
@@ -196,10 +196,10 @@ def test_a_process_killed_while_it_is_in_is_counted_out_by_whoever_looks(table, 
     assert ended(pid) == -signal.SIGKILL
     assert run(table.enter("a", 3)) is False
 
-    table.tend()
+    table.housekeep()
     assert [run(table.enter("a", 3)) for _ in range(3)] == [True, True, False]
     assert run(table.enter("b", 1)) is True
-    table.tend()
+    table.housekeep()
     assert run(table.enter("b", 1)) is False
 
 
@@ -221,7 +221,7 @@ def test_death_at_any_moment_leaves_no_lock_and_no_damage(table, spawn):
         time.sleep(secrets.randbelow(20) / 1000)
         os.kill(pids[victim], signal.SIGKILL)
         assert ended(pids[victim]) == -signal.SIGKILL
-        table.tend()
+        table.housekeep()
         for key in range(40):  # no lock is left, and nobody is in who should not be
             run(table.take(f"key {key}", rate, patience=NEVER, returned=True))
         pids[victim] = spawn(work)
@@ -231,7 +231,7 @@ def test_death_at_any_moment_leaves_no_lock_and_no_damage(table, spawn):
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         ended(pid)
-    table.tend()
+    table.housekeep()
     for key in (f"key {number}" for number in range(40)):
         assert [run(table.enter(key, 2)) for _ in range(3)] == [True, True, False]
         slot = run(table.take(key, rate, patience=NEVER, returned=True))
