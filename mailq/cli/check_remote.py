@@ -11,10 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
-
-from pamqp import commands
 
 from mailq.cli import check_local
 from mailq.cli.check_smarthost import smarthost
@@ -34,7 +31,6 @@ from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connect_errors import UnreachableError
 from mailq.edges.amqp.connection import Connection, RefusedError
 from mailq.edges.amqp.differences import LIMIT, NONE, Difference
-from mailq.edges.amqp.methods import ExchangeDeclare
 from mailq.edges.resolver import DnsResolver
 from mailq.edges.sources import exists
 from mailq.edges.webhook_client import addresses, public
@@ -135,9 +131,8 @@ def message_size(server: str, octets: int) -> Finding | None:
 
 async def _exchange(connection: Connection, config: RabbitConfig) -> Finding:
     what = f"exchange {config.exchange}"
-    passive = ExchangeDeclare(0, config.exchange, "", passive=True)
     try:
-        await connection.call(passive, commands.Exchange.DeclareOk)
+        await topology.look_at_exchange(connection, config.exchange)
         different = await topology.exchange(connection, config)
     except topology.TopologyError as trouble:
         return Finding(Level.FAIL, what, str(trouble), "Name another rabbitmq.exchange, or delete it.")
@@ -151,16 +146,15 @@ async def _exchange(connection: Connection, config: RabbitConfig) -> Finding:
 async def _queue(connection: Connection, config: RabbitConfig, queue: topology.Queue) -> Finding:
     """Look at one queue; to declare one that is there changes nothing and tells whether it is as configured."""
     what = f"queue {queue.name}"
-    passive = commands.Queue.Declare(0, queue.name, passive=True)
     try:
-        state = cast("commands.Queue.DeclareOk", await connection.call(passive, commands.Queue.DeclareOk))
+        state = await topology.look(connection, queue.name)
         different = await topology.compare(connection, queue) if config.declare else ()
     except RefusedError as refused:
         return _refused(what, config, refused)
-    seen = f"{state.message_count} ready, {state.consumer_count} consumers"
-    if queue.name == config.outbox and state.message_count and not state.consumer_count:
+    seen = f"{state.messages} ready, {state.consumers} consumers"
+    if queue.name == config.outbox and state.messages and not state.consumers:
         return Finding(Level.WARN, what, seen, "Jobs wait and no worker consumes them: start `mailq run`.")
-    if queue.name == config.poison and state.message_count:
+    if queue.name == config.poison and state.messages:
         return Finding(Level.WARN, what, seen, "Read the reasons in their headers; delete or mend and republish them.")
     return _as_it_is(connection, config, queue, different, seen)
 

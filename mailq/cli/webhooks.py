@@ -1,6 +1,6 @@
 """`mailq webhooks`: tell endpoints of results, in a process of its own; or send one a sample.
 
-Here the flow of webhooks meets its edges; what it does is in `mailq.webhooks.intake` and `mailq.webhooks.endpoint_queue`.
+The module composes the flow of `mailq.webhooks` and its edges.
 """
 
 import asyncio

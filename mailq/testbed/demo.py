@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pamqp import commands
 
 from mailq.config import Config
 from mailq.core.broker.messages import Consumed, Publication
@@ -159,9 +158,7 @@ class Play:
     async def _delete_queues(self, control: Connection) -> None:
         """Remove what was declared in a broker that is not ours."""
         with suppress(BrokerError):
-            for queue in topology.queues(self.config.rabbitmq):
-                await control.call(commands.Queue.Delete(0, queue.name), commands.Queue.DeleteOk)
-            await control.call(commands.Exchange.Delete(0, self.config.rabbitmq.exchange), commands.Exchange.DeleteOk)
+            await topology.delete(control, self.config.rabbitmq)
 
     def _arrived(self, queue: str, consumed: Consumed) -> None:
         self._documents[queue].append(orjson.loads(consumed.body))

@@ -13,10 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import cast
 
 import orjson
-from pamqp import commands
 
 from mailq.config.rabbitmq import RabbitConfig
 from mailq.core.broker.messages import Consumed, Publication
@@ -25,7 +23,6 @@ from mailq.edges.amqp import topology
 from mailq.edges.amqp.address import Address
 from mailq.edges.amqp.connection import Connection
 from mailq.edges.amqp.consumer import Consumer
-from mailq.edges.amqp.methods import QueueDeclare
 from mailq.edges.amqp.publisher import Publisher
 from mailq.ports.broker import BrokerError
 from mailq.torture.hostile import Message
@@ -117,9 +114,7 @@ class Queues:
         Raises:
             BrokerError: the connection was lost.
         """
-        method = QueueDeclare(0, self._config.outbox, passive=True)
-        answer = await self._control.call(method, commands.Queue.DeclareOk)
-        return cast("commands.Queue.DeclareOk", answer).consumer_count or 0
+        return (await topology.look(self._control, self._config.outbox)).consumers
 
     async def collect(self) -> None:
         """Return when everything that is on the result queues has been noted."""

@@ -292,7 +292,8 @@ def test_open_entries_are_carried_from_file_to_file(spawn, keep, home):
     dead.kill()
     process("give(1), give(2), j.answered(id, b'two'), j.trial(b't' * 16)")
     assert process("take(5, False), j.settled(entry.id), take(6)")[2] == ("answered", b"six")
-    work = "[(give(number), j.answered(id, b'x' * 700), j.settled(id), number % 50 or j.housekeep()) for number in range({})]"
+    work = "[(give(number), j.answered(id, b'x' * 700), j.settled(id), number % 50 or j.housekeep())"
+    work += " for number in range({})]"
     process(work.format("100, 1700") + "[-1:]")
     numbers = [int(path.stem.split("-")[2]) for path in home.glob("7-*")]
     assert max(numbers) > 5
@@ -716,7 +717,8 @@ def test_no_descriptor_is_left_open(keep):
 def test_what_was_said_before_a_kill_at_any_moment_is_found(spawn, keep):
     """Each call that returned has its effect, over many files; the one that was cut short may have it."""
     journal = keep()
-    work = "[(give(n), say(3 * n), j.answered(id, b'x' * 9000), say(3 * n + 1), j.settled(id), say(3 * n + 2), j.housekeep())"
+    work = "[(give(n), say(3 * n), j.answered(id, b'x' * 9000), say(3 * n + 1), j.settled(id), say(3 * n + 2),"
+    work += " j.housekeep())"
     possible = (EntryState.UNKNOWN, EntryState.DOUBT, EntryState.ANSWERED, EntryState.SETTLED)
     for count in range(6):
         process = spawn()

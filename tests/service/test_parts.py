@@ -41,7 +41,8 @@ def test_how_a_process_ended_in_words(code, words):
 def test_cores_are_those_this_process_may_use():
     mine = os.sched_getaffinity(0)
     assert 1 <= cores() <= len(mine)
-    code = "from mailq.service.supervisor import *; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(cores())"
+    code = "from mailq.service.supervisor import *\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    code += "\nprint(cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "1\n"
 

@@ -290,10 +290,11 @@ def _named(each: Mend, value: Json) -> str:
 
 _PAGE = """# Forms of a job that are taken
 
-Made by `make schemas` from the table in `mailq/core/jobs/tolerance.py`. [schemas/job.json](../../schemas/job.json) has the
-form that a job should have; the worker always takes that. Unless `delivery.strict` is true, the worker also takes the
-forms below, which have a plain meaning. Each one adds a sentence to `warnings` of every result of the job. The
-producer's document stays as it came: on result queues, and on its way back to the outbox.
+`make schemas` makes this page from the table in `mailq/core/jobs/tolerance.py`.
+[schemas/job.json](../../schemas/job.json) has the form that a job should have; the worker always takes that. Unless
+`delivery.strict` is true, the worker also takes the forms below, which have a plain meaning. Each one adds a sentence
+to `warnings` of every result of the job. The producer's document stays as it came: on result queues, and on its way
+back to the outbox.
 
 The worker changes no property that is in form: `"ips": []` is a list without an address, not an absent one. It guesses
 nothing that decides whether mail goes out and to whom. `recipient`, `envelope` and `mime` of another type are refused,

@@ -8,7 +8,7 @@ is an error only where jobs or results would be lost by design.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pamqp import commands
 
@@ -176,6 +176,46 @@ async def compare_exchange(
     return tuple(found)
 
 
+class QueueState(NamedTuple):
+    """The ready messages and the consumers of a queue."""
+
+    messages: int
+    consumers: int
+
+
+async def look(connection: Connection, name: str) -> QueueState:
+    """Return the state of a queue, without changing anything.
+
+    Raises:
+        RefusedError: there is no such queue (code 404), or it may not be looked at.
+        BrokerError: the connection is lost.
+    """
+    answer = await connection.call(QueueDeclare(0, name, passive=True), commands.Queue.DeclareOk)
+    found = cast("commands.Queue.DeclareOk", answer)
+    return QueueState(found.message_count or 0, found.consumer_count or 0)
+
+
+async def look_at_exchange(connection: Connection, name: str) -> None:
+    """Return if an exchange exists.
+
+    Raises:
+        RefusedError: there is no such exchange (code 404).
+        BrokerError: the connection is lost.
+    """
+    await connection.call(ExchangeDeclare(0, name, "", passive=True), commands.Exchange.DeclareOk)
+
+
+async def delete(connection: Connection, config: RabbitConfig) -> None:
+    """Delete the queues and the exchange that are configured, with what they hold.
+
+    Raises:
+        BrokerError: the connection is lost, or the broker refuses.
+    """
+    for queue in queues(config):
+        await connection.call(commands.Queue.Delete(0, queue.name), commands.Queue.DeleteOk)
+    await connection.call(commands.Exchange.Delete(0, config.exchange), commands.Exchange.DeleteOk)
+
+
 async def count(connection: Connection, name: str) -> int:
     """Return how many ready messages a queue holds, without changing anything.
 
@@ -183,8 +223,7 @@ async def count(connection: Connection, name: str) -> int:
         RefusedError: there is no such queue (code 404), or it may not be looked at.
         BrokerError: the connection is lost.
     """
-    answer = await connection.call(QueueDeclare(0, name, passive=True), commands.Queue.DeclareOk)
-    return cast("commands.Queue.DeclareOk", answer).message_count or 0
+    return (await look(connection, name)).messages
 
 
 async def declare(connection: Connection, queue: Queue) -> tuple[Difference, ...]:
