@@ -5,6 +5,7 @@ The documented mode is in docs/migrating.md, "Queues that exist".
 
 import asyncio
 import json
+import subprocess
 
 import aio_pika
 import pika
@@ -29,6 +30,36 @@ channel.sendToQueue("outbox", Buffer.from(body), { persistent: true });
 await channel.waitForConfirms();
 await connection.close();
 """
+
+
+JAVA = """
+import com.rabbitmq.client.*;
+
+public class Producer {
+    public static void main(String[] words) throws Exception {
+        ConnectionFactory factory = new ConnectionFactory();
+        factory.setUri(words[0]);
+        factory.setAutomaticRecoveryEnabled(false);
+        try (Connection connection = factory.newConnection()) {
+            Channel channel = connection.createChannel();
+            for (String name : new String[] {"outbox", "results"}) channel.queueDeclare(name, true, false, false, null);
+            channel.confirmSelect();
+            channel.basicPublish("", "outbox", MessageProperties.PERSISTENT_TEXT_PLAIN, words[1].getBytes("UTF-8"));
+            channel.waitForConfirmsOrDie();
+        }
+    }
+}
+"""
+JARS = "/usr/share/java/amqp-client.jar:/usr/share/java/slf4j-api.jar:/usr/share/java/slf4j-nop.jar"
+
+
+def with_java(directory, url, body):
+    """Publish as the tutorial of RabbitMQ's Java client does."""
+    source = directory / "Producer.java"
+    source.write_text(JAVA)
+    command = ["java", "-cp", JARS, str(source), url, body]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def with_pika(url, body):
@@ -67,6 +98,8 @@ def publish(request, rabbit, tmp_path):
                 await with_aio_pika(rabbit.url, body)
             case "amqplib":
                 await asyncio.to_thread(node, workshop(tmp_path), AMQPLIB, rabbit.url, body.decode())
+            case "java":
+                await asyncio.to_thread(with_java, tmp_path, rabbit.url, body.decode())
 
     return published
 
@@ -82,7 +115,7 @@ async def taken(broker, rabbit):
     return json.loads(message.body)
 
 
-CLIENTS = pytest.mark.parametrize("publish", ["pika", "aio-pika", "amqplib"], indirect=True)
+CLIENTS = pytest.mark.parametrize("publish", ["pika", "aio-pika", "amqplib", "java"], indirect=True)
 
 
 @CLIENTS
@@ -104,6 +137,7 @@ async def test_a_client_that_declares_after_mailq_is_served_where_arguments_are_
         ("pika", pika.exceptions.ChannelClosedByBroker),
         ("aio-pika", aio_pika.exceptions.ChannelPreconditionFailed),
         ("amqplib", AssertionError),
+        ("java", AssertionError),
     ],
     indirect=["publish"],
 )
