@@ -29,7 +29,7 @@ class Order(StrEnum):
 
     STATUS = "status"
     DRAIN = "drain"
-    STOP_NOW = "hasten"
+    STOP_NOW = "stop_now"
     RELOAD = "reload"
 
 

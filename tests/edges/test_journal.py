@@ -532,7 +532,7 @@ def test_of_much_that_the_dead_left_what_is_open_stays(spawn, keep, home, monkey
 
 def test_of_many_who_clean_up_at_once_none_loses_sight(spawn, keep, home):
     """Each makes the files of the dead shorter where another looks, starts or does the same."""
-    bound = "from mailq.edges.journal import keeper; keeper.MAX_DEAD_FILES = 0"
+    bound = "from mailq.edges.journal import file_journal; file_journal.MAX_DEAD_FILES = 0"
     several = [spawn() for _ in range(3)]
     for each in several:
         each(f"exec({bound!r})")

@@ -441,8 +441,8 @@ async def test_a_message_refused_by_one_target_and_postponed_at_the_next_is_not_
 
 def handed_over(mail):
     """Tell whether a message was handed over whose answer is not there."""
-    flights = [case.in_flight for case in mail.worker._handling.cases.values()]
-    return any(in_flight is not None and in_flight.entry is not None for in_flight in flights)
+    attempts = [each.running for each in mail.worker._handling.in_flight.values()]
+    return any(attempt is not None and attempt.entry is not None for attempt in attempts)
 
 
 async def test_what_was_sent_is_told_though_the_queue_that_was_asked_for_is_gone(system, sink, rabbit):

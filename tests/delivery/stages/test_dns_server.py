@@ -50,9 +50,9 @@ def test_it_is_started_again_on_the_same_port(tmp_path):
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path):
-    root = str(Path(__file__).parents[3])
+    root = Path(__file__).parents[3]
     with subprocess.Popen(
-        [sys.executable, "-c", ORPHAN, str(tmp_path), ZONE], stdout=subprocess.PIPE, cwd=root, text=True
+        [sys.executable, "-c", ORPHAN, str(tmp_path), ZONE], stdout=subprocess.PIPE, cwd=root / "tests", text=True
     ) as starter:
         port = int(starter.stdout.readline())
         assert listening(port)

@@ -224,7 +224,7 @@ async def test_a_closed_broker_leaves_nothing_behind(rabbit, observer, proxy):
 
 
 async def test_a_failed_opening_leaves_nothing_behind(rabbit, observer, proxy):
-    await rabbit.declare("outbox")
+    await rabbit.declare("outbox", arguments={"x-queue-type": "stream"})
     await refused(rabbit, observer, url=rabbit.url_at(proxy.port))
     assert proxy.accepted == 1
     await until(lambda: proxy.connections == 0)
