@@ -1,4 +1,4 @@
-"""Results as events: the seeds' own examples property by property, and the table of error codes."""
+"""Results as events: the examples of EmailEngine's documentation property by property, and the table of error codes."""
 
 import copy
 import json
@@ -164,11 +164,11 @@ def error(job_id, made, following, *, sender="sender@example.com", to, message_i
         ),
     ],
 )  # fmt: skip
-def test_delivery_errors_of_the_seeds(given_, expected):
+def test_delivery_errors_as_documented(given_, expected):
     assert told(document(**given_)) == expected
 
 
-def test_network_routing_of_the_seed():
+def test_network_routing_as_documented():
     found = document(
         attempt=2, job="47", retry="2025-10-17 13:25:45", state="connect", result="error", code=451, status="4.4.1",
         description="Connection refused", sender="marketing@company.com", to="customer@email.com",
@@ -200,7 +200,7 @@ def routing(context=CONTEXT, ips=None, **last):
     return told(found | ({} if ips is None else {"ips": ips}), context=context)["data"].get("networkRouting")
 
 
-def test_network_routing_of_a_failure_of_the_seed():
+def test_network_routing_of_a_failure_as_documented():
     routed = Context("https://emailengine.example.com", "user123", 10, routed=True)
     left = {"from": "192.168.1.100", "from_port": 54321, "to": "198.51.100.25"}
     expected = {"localAddress": "192.168.1.100", "localPort": 54321}
@@ -279,7 +279,7 @@ def test_flags_that_patterns_set_are_in_the_event():
          "Error: 550 5.7.1 no"),
     ],
 )  # fmt: skip
-def test_failures_of_the_seeds(last, text):
+def test_failures_as_documented(last, text):
     assert told(document(**last)) == {
         "event": "messageFailed",
         "data": {"messageId": "<abc123@example.com>", "queueId": "183e4b18f0ffe977476", "error": text},

@@ -1,4 +1,4 @@
-"""The seeds' situations made to happen: job in, real worker, misbehaving mail server, event out."""
+"""The situations of EmailEngine's documentation: job in, real worker, misbehaving mail server, event out."""
 
 import asyncio
 import contextlib
@@ -34,18 +34,18 @@ async def told(system, sink, hooks, receiver):
     return send
 
 
-HANDLERS = Path(__file__).parent.parent / "data/handlers.mjs"
+CONSUMER = Path(__file__).parent.parent / "data/consumer.mjs"
 
 
-def handled(events, directory):
-    """Return what the seven handlers of EmailEngine's documentation do with real events, and what they print."""
+def consumed(events, directory):
+    """Return what a consumer of EmailEngine's events does with real ones, and what it logs."""
     file = directory / "events.json"
     file.write_text(json.dumps(events))
-    done = subprocess.run(["node", HANDLERS, file], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["node", CONSUMER, file], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert "undefined" not in done.stdout
     found = json.loads(done.stdout)
-    return [call[0] for call in found["done"]], found["said"]
+    assert found["absent"] == []
+    return found["actions"], found["lines"]
 
 
 ENVELOPE = {"from": "a@a.test"}
@@ -232,7 +232,7 @@ async def script():
         yield start
 
 
-async def test_rejection_in_the_words_of_the_seed(told, script):
+async def test_rejection_in_emailengines_words(told, script):
     words = "450 4.7.1 Client host rejected: cannot find your hostname"
     data = data_of((await told("b@a.test", server=await script(rcpt=words)))[0], "messageDeliveryError")
     assert data.pop("job")["attempts"] == 10
@@ -249,7 +249,7 @@ async def test_rejection_in_the_words_of_the_seed(told, script):
 @pytest.mark.parametrize(
     "words", ["550 5.1.1 The email account that you tried to reach does not exist", "550 5.7.1 Sender rejected"]
 )
-async def test_final_refusal_in_the_words_of_the_seed(told, script, words):
+async def test_final_refusal_in_emailengines_words(told, script, words):
     error, event = await told("b@a.test", events=2, server=await script(rcpt=words))
     code, text = ("EENVELOPE", "Address rejected") if "5.1.1" in words else ("EMESSAGE", "Message rejected")
     last_error(error, error=f"{text} by server", errorCode=code, smtpResponse=words, smtpResponseCode=550,
@@ -257,29 +257,29 @@ async def test_final_refusal_in_the_words_of_the_seed(told, script, words):
     assert data_of(event, "messageFailed") == {"error": f"Error: {words}"}
 
 
-async def test_refused_login_in_the_words_of_the_seed_reaches_its_handlers(told, script, tmp_path):
+async def test_refused_login_in_emailengines_words_reaches_a_consumer(told, script, tmp_path):
     hello = "250-mx.a.test\r\n250 AUTH LOGIN"
     port = await script(ehlo=hello, auth="535 5.7.8 Error: authentication failed")
     events = await told("b@a.test", events=2, server=port, smarthost={"hostname": "127.0.0.1", "port": port, **LOGIN},
                         patterns=GIVES_UP, tables={"smarthost": {"plaintext_auth": True}})  # fmt: skip
-    calls, said = handled(events, tmp_path)
-    assert {"notifyAdmin", "disableAccountSending", "alerting.send", "db.emailLogs.update"} <= set(calls)
-    assert " No more retries scheduled" in said
+    actions, lines = consumed(events, tmp_path)
+    assert {"call-administrator", "stop-account", "warn-operator", "mark-failed", "count login refused"} <= set(actions)
+    assert "no further attempt" in lines
     last_error(events[0], **REFUSED_LOGIN, smtpResponse="535 5.7.8 Error: authentication failed")
     text = "Error: Invalid login: 535 5.7.8 Error: authentication failed"
     assert data_of(events[1], "messageFailed") == {"error": text}
 
 
-async def test_the_last_of_several_attempts_reaches_the_handlers_of_the_seeds(told, script, tmp_path):
+async def test_the_last_of_several_attempts_reaches_a_consumer_of_emailengines_events(told, script, tmp_path):
     """The job has no number of attempts and its message no Message-ID; the answer has two lines."""
     words = "450-4.2.1 Mailbox full\r\n450 4.2.1 try later"
     events = await told("b@a.test", events=3, server=await script(rcpt=words), maxattempts=None,
                         mime="Subject: x\n\nhi", tables={"delivery": {"retries": [1, 3600], "max_deliver_time": 60}},
                         )  # fmt: skip
-    calls, said = handled(events, tmp_path)
-    assert calls.count("monitoring.logDeliveryError") == calls.count("analytics.trackError") == 2
-    assert "emailService.sendViaBackup" in calls
-    assert [line for line in said if "Attempt" in line] == [" Attempt: 1/2", " Attempt: 2/2"]
+    actions, lines = consumed(events, tmp_path)
+    assert actions.count("record-error") == actions.count("count-EMESSAGE") == 2
+    assert "send-by-second-provider" in actions
+    assert [line for line in lines if line.startswith("attempt")] == ["attempt 1 of 2", "attempt 2 of 2"]
     assert [event["event"] for event in events] == ["messageDeliveryError", "messageDeliveryError", "messageFailed"]
     assert [event["data"].get("smtpResponse") for event in events] == [words.replace("\r", "")] * 2 + [None]
     assert len({event["data"]["messageId"] for event in events}) == 1
