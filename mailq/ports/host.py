@@ -1,4 +1,4 @@
-"""The host: clock, local addresses, resolver, and the exceptions by which it ends work on purpose."""
+"""The host: clock, local addresses, resolver, and the exceptions that end work on purpose."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ STOPS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 class Resolver(Protocol):
-    """Answers from the DNS, cached. Failures are `core.failure.Failure` in state dns.
+    """Answers from the DNS, cached. Failures are `core.smtp.failure.Failure` in state dns.
 
     NXDOMAIN has a permanent code, SERVFAIL and timeouts a transient one.
     """
@@ -28,7 +28,7 @@ class Resolver(Protocol):
         """Return the IP addresses of a host, IPv6 first; empty if the name exists without any."""
 
     async def canonical(self, host: str) -> str:
-        """Return the name to which a host's CNAME records lead; itself if there are none."""
+        """Return the name to which a host's CNAME records lead; the host itself without any."""
 
 
 class Sources(Protocol):
@@ -36,7 +36,7 @@ class Sources(Protocol):
 
     @property
     def pools(self) -> frozenset[str]:
-        """The names of the pools that there are."""
+        """The names of the configured pools."""
 
     def usable(self, ips: Sequence[str] | None, pool: str | None) -> Sequence[Source]:
         """Return the sources for a job's `ips` (None: the configured ones) and `pool` that exist on the host."""

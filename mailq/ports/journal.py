@@ -8,68 +8,68 @@ from mailq.core.journal.records import Entry, EntryId, JobKey, JournalStats
 
 
 class Journal(Protocol):
-    """Remembers, beyond the life of a process, what was handed over. No call waits for another process."""
+    """Remembers hand-overs beyond the life of a process. No call waits for another process."""
 
     def hand_over(self, key: JobKey, *, contested: bool) -> EntryId:
-        """Record that a message is about to be handed over, and keep room for its answer.
+        """Record that a message is about to be handed over, and reserve room for its answer.
 
-        `contested` tells that another process may have the same job.
+        `contested` says that another process may have the same job.
 
         Raises:
-            JournalError: it cannot be recorded.
-            Postponed: another process has handed it over, or is about to.
+            JournalError: the hand-over cannot be recorded.
+            Delayed: another process has handed the message over, or is about to.
         """
 
     def answered(self, entry: EntryId, record: bytes) -> None:
-        """Record what the answer came to, in at most `MAX_ANSWER` octets (longer: without them); never raises."""
+        """Record the result in `record`, at most `MAX_ANSWER` octets (a longer one is left out); never raises."""
 
     def withdrawn(self, entry: EntryId) -> None:
-        """Record that it was not handed over after all; never raises."""
+        """Record that the message was not handed over after all; never raises."""
 
     def published(self, entries: Collection[EntryId]) -> None:
-        """Record that everything published for them is confirmed, but their jobs may come again; never raises."""
+        """Record that the broker confirmed all publications, but may redeliver the jobs; never raises."""
 
     def released(self, entry: EntryId) -> None:
-        """Leave an answered entry, own or taken, to whoever gets its job; never raises."""
+        """Leave an answered entry, own or taken, to the process that consumes its job next; never raises."""
 
     def settled(self, entry: EntryId) -> None:
-        """Record that everything published for it is confirmed, and of no use to others; never raises."""
+        """Record that the job is settled, so that no process needs the entry any more; never raises."""
 
     def take(self, key: JobKey) -> Entry:
-        """Return how a job stands that came again; an answered or doubtful entry is now the caller's to settle.
+        """Return the entry of a redelivered job; the caller must settle an answered or doubtful entry.
 
         Raises:
-            JournalError: it cannot be told.
+            JournalError: the journal cannot be read.
         """
 
     def trial(self, digest: bytes) -> None:
-        """Record that something suspect (16 octets name it) is about to be tried.
+        """Record that an isolated attempt of a message is about to begin; `digest` is 16 octets.
 
         Raises:
-            JournalError: it cannot be recorded.
+            JournalError: the attempt cannot be recorded.
         """
 
     def tried(self, digest: bytes) -> None:
-        """Record that the trial was survived; never raises."""
+        """Record that the process survived the isolated attempt; never raises."""
 
     def trials(self, digest: bytes) -> int:
-        """Return how many processes died in a trial of it.
+        """Return how many processes died in an isolated attempt of the message.
 
         Raises:
-            JournalError: it cannot be told.
+            JournalError: the journal cannot be read.
         """
 
     def problem(self) -> str | None:
-        """Return why nothing more should be consumed, None if all is well."""
+        """Return why the worker should consume no more jobs; None while the journal can be written."""
 
     def housekeep(self) -> tuple[str, ...]:
-        """Do what is due, once a second; return what is to be said of it, each once. Never raises."""
+        """Do periodic work, once a second; return notes for the log, each once. Never raises."""
 
     def stats(self) -> JournalStats:
         """Return figures for metrics."""
 
     def close(self) -> None:
-        """Leave behind what is not settled, and nothing else."""
+        """Close the journal; only entries that are not settled stay on disk."""
 
 
 class DuplicatesError(Exception):
@@ -77,16 +77,16 @@ class DuplicatesError(Exception):
 
 
 class Duplicates(Protocol):
-    """Remembers which ids were consumed lately, for all processes of a host and beyond their lives."""
+    """Remembers the ids consumed lately, for all processes of a host and beyond their lives."""
 
     async def first(self, identity: bytes, content: bytes, *, again: bool) -> datetime | None:
-        """Return when another publication of the id was consumed; None: this one is the first, which is remembered.
+        """Return when another publication of the id was consumed; None if this one is the first, which is remembered.
 
-        `identity` and `content` are digests; `again` tells that the message may have been consumed before, so that it
-        is the first one itself if the content is the same.
+        `identity` and `content` are digests. `again` says that the message may have been consumed before; with the
+        same content it is the first publication itself.
 
         Raises:
-            DuplicatesError: nobody can tell.
+            DuplicatesError: the memory of ids cannot be read or written.
         """
 
     def close(self) -> None:
@@ -94,19 +94,19 @@ class Duplicates(Protocol):
 
 
 class HandoverGuard(Protocol):
-    """The leave to hand a message over, recorded where others see it."""
+    """Permits a session to hand a message over, and records that in the journal."""
 
     def begin(self) -> None:
-        """Ask whether a message may be offered to a receiver at all.
+        """Permit a session to offer the message to a receiver.
 
         Raises:
-            Postponed: what came of it could not be recorded now.
+            Delayed: no result could be recorded now.
         """
 
     def hand_over(self) -> None:
-        """Note that the last octets of the message are about to be sent.
+        """Record that the session is about to send the last octets of the message.
 
         Raises:
-            Postponed: another process has the same job.
-            JournalError: it cannot be noted, so it must not be done.
+            Delayed: another process has the same job.
+            JournalError: the hand-over cannot be recorded, so the session must not send them.
         """

@@ -6,25 +6,25 @@ from mailq.core.traffic.rate import Rate, Slot
 
 
 class Limits(Protocol):
-    """What processes and one day hosts share of the limits; keys name what is limited."""
+    """The limits that processes share; a key names the limited resource."""
 
     async def take(self, key: str, rate: Rate, *, patience: float, returned: bool) -> Slot:
-        """Return when the next event of a rate may be, for all who share it; see `core.pace.take`."""
+        """Return when the next event of a rate may happen, for all processes together; see `core.traffic.rate`."""
 
     async def enter(self, key: str, limit: int) -> bool:
-        """Count one more in if fewer than `limit` are in; tell whether it is, to be followed by one `leave`."""
+        """Take one place if fewer than `limit` are taken; return True if so, and the caller must call `leave` once."""
 
     def leave(self, key: str) -> None:
-        """Count one out that `enter` has counted in."""
+        """Give back one place that `enter` took."""
 
     def wanted(self, key: str, limit: int, going: int) -> bool:
-        """Tell whether another process waits that has less of the `limit`: then one more is for it.
+        """Return whether another process with fewer places waits, and should get one of this process.
 
-        `going` is how many of this process are on their way there already.
+        `going` is the number of places that this process is already giving to it.
         """
 
     def problem(self) -> str | None:
-        """Return why nothing can be shared yet, None if it can; without, nothing should be consumed."""
+        """Return why limits cannot be shared yet, so that the worker must not consume; None if they can."""
 
     def housekeep(self) -> None:
-        """Do what is due, once a second; never raises."""
+        """Do periodic work, once a second; never raises."""

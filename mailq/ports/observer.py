@@ -13,43 +13,43 @@ from mailq.core.smtp.failure import Cause
 
 
 class Observer(Protocol):
-    """Sees everything, changes nothing: metrics and logs implement it and must not raise."""
+    """Receives all events of the flow; metrics and logs implement the methods, which must not raise."""
 
     def consumed(self) -> None:
-        """A message came from the outbox."""
+        """The worker consumed a message of the outbox."""
 
     def ended(self, end: Disposition) -> None:
-        """What became of a message that had come."""
+        """The handling of a consumed message ended with this disposition."""
 
     def journal(self, trouble: str | None, notes: Sequence[str], stats: JournalStats) -> None:
-        """The journal cannot be written because of `trouble` (None: it can), and what it has to say."""
+        """The journal reports its state: why it cannot be written (None: it can), notes and figures."""
 
     def attempted(self, job: Job, result: Result, verdict: Verdict) -> None:
-        """One attempt was judged."""
+        """The settlement judged the result of an attempt."""
 
     def refused(self, result: Result) -> None:
-        """A document that is no job was answered with a result of its own."""
+        """The settlement published a failure for a document that is no job."""
 
     def delayed(self, job: Job, until: datetime, cause: Cause, reason: str) -> None:
-        """A job went back without an attempt."""
+        """A job is delayed without an attempt."""
 
     def poisoned(self, reason: str) -> None:
-        """A message that is no job went to the poison queue."""
+        """The settlement published a message to the poison queue."""
 
     def published(self, routing_key: str, count: int) -> None:
         """The broker confirmed publications; `routing_key` is an outcome or `delay`, `poison`."""
 
     def bug(self, where: str, error: BaseException) -> None:
-        """Something happened that the code does not foresee."""
+        """An exception occurred that the code does not expect."""
 
     def broker(self, event: str, detail: str) -> None:
         """The connection to the broker changed: connected, lost, blocked, unblocked, retrying."""
 
     def in_flight(self, jobs: int, sessions: int) -> None:
-        """So many jobs are being worked on and so many SMTP connections are open."""
+        """The worker has so many jobs in flight and so many SMTP sessions open."""
 
     def session_limit(self, host: str, messages: int) -> None:
-        """An MX host was found to take no more than so many messages in one session."""
+        """The worker learnt that an MX host takes at most so many messages in one session."""
 
     def stalled(self, *, stalled: bool) -> None:
-        """The outbox holds jobs, the worker is connected, and nothing is delivered to it."""
+        """The broker delivers no messages to a connected worker although the outbox holds jobs, or delivers again."""

@@ -11,26 +11,26 @@ from mailq.core.traffic.routes import Source, Target
 class Wire(Protocol):
     """One TCP connection to one target, not yet opened.
 
-    A reply is a value, silence is an exception: what goes wrong is raised as
-    `core.failure.Trouble` (lost, invalid, error). Clocks are the caller's but for `reply`. First the opening
-    calls, one exchange each; then `take_over`, after which replies are read in order with `reply`.
+    A reply is a value, silence is an exception: an exchange without a reply raises `core.smtp.failure.Trouble` (lost,
+    invalid, error). The caller keeps the timeouts, except for `reply`. The opening calls come first, one exchange each.
+    After `take_over` the caller reads replies in order with `reply`.
     """
 
     @property
     def local(self) -> str | None:
-        """Local IP address, once a connection was tried."""
+        """Local IP address after `connect`."""
 
     @property
     def local_port(self) -> int | None:
-        """Local port, once a connection was tried; 0 if there was none."""
+        """Local port after `connect`; 0 without a connection."""
 
     @property
     def sent(self) -> int:
-        """Octets given to the connection so far (inside TLS: plaintext octets)."""
+        """Number of octets written to the connection so far (inside TLS: plaintext octets)."""
 
     @property
     def alive(self) -> bool:
-        """Tell whether the peer may still be spoken to: open, in step, nothing unread."""
+        """True while commands may be sent: the connection is open and in step, and nothing is unread."""
 
     async def bind(self, source: Source) -> None:
         """Create the socket and bind it to the source address."""
@@ -48,7 +48,7 @@ class Wire(Protocol):
         """Send one command line and return its reply."""
 
     async def starttls(self) -> Reply:
-        """Ask for TLS and, if the answer is 220, do the handshake; returns the answer."""
+        """Send STARTTLS and, if the reply is 220, do the handshake; return the reply."""
 
     def security(self) -> dict[str, Any]:
         """Return the `cipher` and `certificate` result properties of the TLS session; {} without TLS."""
@@ -57,31 +57,31 @@ class Wire(Protocol):
         """Switch from the opening protocol to the transaction protocol."""
 
     def write(self, data: bytes) -> None:
-        """Send octets without waiting; a lost connection is noticed by `reply`."""
+        """Send octets without waiting; `reply` reports a lost connection."""
 
     async def drain(self) -> None:
-        """Wait until the connection can take more, or is lost (write backpressure)."""
+        """Wait until the connection can take more octets, or is lost (write backpressure)."""
 
     def reply(self, seconds: float) -> Awaitable[Reply]:
-        """Return the next reply in order; one is awaited at a time.
+        """Return the next reply in order; only one call may wait at a time.
 
         Raises:
-            TimeoutError: none came in so many seconds.
+            TimeoutError: no reply came within `seconds`.
         """
 
     def ready(self) -> Reply | None:
-        """Return the next reply if it has come already: replies to pipelined commands come together."""
+        """Return the next reply if it has arrived already: replies to pipelined commands arrive together."""
 
     def close(self) -> None:
-        """Close the connection at once; safe to call twice."""
+        """Close the connection at once; a second call does nothing."""
 
 
 class Encryption(Protocol):
-    """How connections are encrypted, and what is to be told of them."""
+    """The TLS settings of connections, and the facts about them for results."""
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The client's TLS settings, made once."""
+        """The TLS settings of the client; made once."""
 
     def facts(self, ssl_object: ssl.SSLObject, host: str) -> dict[str, Any]:
         """Return the `cipher` and `certificate` result properties of a TLS session with `host`."""

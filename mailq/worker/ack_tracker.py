@@ -1,11 +1,11 @@
-"""First consumptions that are done, until the broker is known to have their acknowledgements; and the marks of others.
+"""Journal entries of acknowledged messages, kept until the broker has the acknowledgements; and marks of publications.
 
-At its first consumption a publication has no mark, and the journal knows it by its content. The journal keeps what came
-of it while the message may come again: until the broker has answered something that was asked behind the
-acknowledgement, which is noted at once, and a moment longer, since a broker may end before it has it on its disk. From
-then on only an equal publication can come, which is another job. If an equal one comes before that, the entry is given
-up at once: to send one of two equal jobs twice is less of a harm than to send one of them never. What goes back to the
-outbox is marked after its entry, so that two copies of it are known for one publication.
+A publication has no mark at its first consumption, so the journal knows it by its content. The journal keeps its entry
+while the broker may redeliver the message. That time ends when the broker answers a request sent after the
+acknowledgement. The tracker keeps the entry one or two seconds longer, since a broker may crash before an
+acknowledgement is on its disk. From then on an equal publication is another job. If an equal publication comes earlier,
+the tracker gives the entry up at once: a duplicate is less harm than a lost job. A job that returns to the outbox gets
+a mark from its journal entry, so that the journal knows two copies as one publication.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from mailq.worker.attempts import RunningAttempts
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Acknowledgements over one connection; `asked` tells when the broker has them, and they are `arrived` then.
+    """Acknowledgements over one connection.
 
-    It is `old` at the second look after that.
+    `asked` is done when the broker has them, and sets `arrived`. The first `poll` after that sets `old`.
     """
 
     broker: Broker
@@ -35,7 +35,7 @@ class _Batch:
 
 
 class AckTracker:
-    """The entries of one process whose messages may still come again."""
+    """The journal entries of one process whose messages the broker may still redeliver."""
 
     def __init__(self, journal: Journal, attempts: RunningAttempts) -> None:
         self._journal = journal
@@ -43,7 +43,7 @@ class AckTracker:
         self._batches: list[_Batch] = []
 
     def delaying(self, key: JobKey) -> EntryId | None:
-        """Return an entry for a job that is about to be sent on its way back; none where that cannot be noted."""
+        """Return an entry for a job that is about to be delayed; None if the journal cannot record one."""
         try:
             entry = self._journal.hand_over(key, contested=False)
         except JournalError:
@@ -52,7 +52,7 @@ class AckTracker:
         return entry
 
     def settled(self, key: JobKey, broker: Broker, entry: EntryId | None) -> None:
-        """Let the journal know that what came of a job is published and acknowledged."""
+        """Record in the journal that a job is settled, at once or when the broker has the acknowledgement."""
         if entry is None:
             return
         if key.marked or self._attempts.has(key):
@@ -67,7 +67,7 @@ class AckTracker:
         last.entries[key.digest] = entry
 
     def _ask(self, broker: Broker) -> None:
-        """Ask whether the broker has what was acknowledged since the last question, unless an answer is due."""
+        """Ask whether the broker has the newest acknowledgements, unless an answer is awaited."""
         mine = [batch for batch in self._batches if batch.broker is broker and not batch.arrived]
         if len(mine) == 1 and mine[0].asked is None:
             batch = mine[0]
@@ -75,7 +75,7 @@ class AckTracker:
             batch.asked.add_done_callback(partial(self._answered, batch))
 
     def _answered(self, batch: _Batch, asked: asyncio.Future[bool]) -> None:
-        """Note at once that the broker has acknowledgements: an equal publication that comes now is another one."""
+        """Record that the broker has acknowledgements: an equal publication is another job from now on."""
         if batch not in self._batches or asked.cancelled() or not asked.result():
             return
         self._journal.published(batch.entries.values())
@@ -88,21 +88,21 @@ class AckTracker:
         self._ask(batch.broker)
 
     def duplicate_seen(self, key: JobKey, broker: Broker) -> None:
-        """Note that an equal publication came: over the same connection another, over a new one perhaps the same."""
+        """End the entry of an equal publication; over a new connection that publication may be the same job."""
         for batch in self._batches:
             entry = batch.entries.pop(key.digest, None)
             if entry is not None:
                 self._end(entry, arrived=batch.broker is broker)
 
     def poll(self) -> None:
-        """End what arrived a look ago or longer, and what was acknowledged in vain: to be called once a second."""
+        """End batches that arrived before the last call, and those of lost connections; to be called once a second."""
         for batch in list(self._batches):
             if batch.old or not batch.broker.alive:
                 self._end_batch(batch)
             batch.old = batch.arrived
 
     async def flush(self, seconds: float) -> None:
-        """Wait for all answers, so many seconds at most, and end everything: no more is going to be acknowledged."""
+        """Wait for all answers, `seconds` at most, and end every batch; the worker acknowledges nothing after that."""
         for batch in self._batches:
             batch.asked = batch.asked or batch.broker.acknowledged()
         asked = {batch.asked for batch in self._batches if batch.asked is not None}
@@ -125,7 +125,7 @@ class AckTracker:
 
 
 def marked(provenance: Provenance, entry: EntryId | None) -> Provenance:
-    """Return the provenance of what is sent back, with the mark that it has, else one after its journal entry."""
+    """Return the provenance of a job that returns to the outbox, with its mark or one from its journal entry."""
     if provenance.mark:
         return provenance
     mark = entry.name if entry is not None and entry.writer else secrets.token_hex(12)

@@ -1,9 +1,9 @@
-"""Attempts under way, by the key of the journal: begun, made and noted; and the leave to hand a message over.
+"""Running attempts by the key of the journal, and the guard that records each hand-over.
 
-When the connection to the broker is lost, the broker hands the unacknowledged jobs out again while
-their attempts still run here. A job that comes again adopts the attempt made for it, so that one e-mail
-is sent and one result published. Two equal publications are two attempts: each is adopted once.
-What became of an attempt that is over, or that another process makes, is known to the journal.
+After a lost connection the broker redelivers the unacknowledged jobs while their attempts still run in this process.
+A redelivered job adopts the attempt made for it, so that mailq sends one e-mail and publishes one result. Two equal
+publications have two attempts, and each attempt is adopted once. The journal knows the attempts that are over, and
+those of other processes.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from mailq.worker.settlement import Settlement
 from mailq.worker.standstill import Standstill
 
 UNRECORDED = 1.0
-"""Seconds for which a job goes away whose result could not be recorded."""
+"""Seconds for which a job is delayed whose result could not be recorded."""
 
 Ending = tuple[Result, Verdict] | Delayed
-"""What an attempt came to and what that means, or that none was made."""
+"""The result of an attempt and its verdict, or the delay of a job without an attempt."""
 
 
 @dataclass(slots=True, eq=False)
 class RunningAttempt:
-    """One attempt, under way or made and not yet settled.
+    """One attempt that runs, or has ended and is not settled.
 
-    `begun` is the moment at which its message was consumed; `again` tells that somebody else may have the same job;
-    `entry` is the attempt's place in the journal.
+    `begun` is the moment at which its message was consumed. `again` says that another process may have the same job.
+    `entry` identifies the attempt's entry in the journal.
     """
 
     job: Job
@@ -47,42 +47,42 @@ class RunningAttempt:
     entry: EntryId | None = None
 
     def begin(self) -> None:
-        """Refuse to begin what could not be recorded now (see `ports.Claim`)."""
+        """Refuse to begin while no result can be recorded (see `ports.journal.HandoverGuard`)."""
         if not (self.broker.alive and self.broker.recording):
             raise Delayed(UNRECORDED, Cause.BROKER, "the broker records no results at the moment")
 
     def hand_over(self) -> None:
-        """Note that the message is about to be handed over (see `ports.Claim`)."""
-        if self.entry is not None:  # to the target before this one, which refused it
+        """Record that the session is about to hand the message over (see `ports.journal.HandoverGuard`)."""
+        if self.entry is not None:  # of the target before this one, which refused the message
             self.journal.withdrawn(self.entry)
             self.entry = None
         self.enter()
 
     def enter(self) -> None:
-        """Note the attempt in the journal.
+        """Record the attempt in the journal.
 
-        RabbitMQ may have given the message to another process: the connection is over, silent, or could not be read
-        while this process stood still. An attempt of a marked publication looks for the other process's entries first.
-        The other process may have forgotten its entry of an unmarked one, so that no attempt is made of that.
+        RabbitMQ may have redelivered the message to another process if the connection is over or silent, or if this
+        process stood still. For a marked publication the journal looks for entries of other processes first. Another
+        process may have forgotten its entry of an unmarked publication, so the job is delayed without an attempt.
 
         Raises:
-            Postponed: another process has the same job, or may have.
-            JournalError: it cannot be noted.
+            Delayed: another process has the same job, or may have.
+            JournalError: the journal cannot record the attempt.
         """
         lost = not self.broker.alive or self.broker.silent or self.standstill.since(self.begun)
         if lost and not self.key.marked:
-            raise Delayed(UNRECORDED, Cause.ELSEWHERE, "the broker may give the job out again")
+            raise Delayed(UNRECORDED, Cause.ELSEWHERE, "the broker may redeliver the job to another process")
         self.entry = self.journal.hand_over(self.key, contested=self.again or lost)
 
     def withdraw(self) -> None:
-        """Note that no receiver has the message, unless one may have it."""
+        """Withdraw the entry in the journal, unless a receiver may have the message."""
         if self.entry is not None and not self.trail.in_doubt:
             self.journal.withdrawn(self.entry)
             self.entry = None
 
 
 class RunningAttempts:
-    """The attempts of this process that may still be asked for."""
+    """The attempts of this process that run, or have ended and are not settled."""
 
     def __init__(self, journal: Journal, delivery: Delivery, settlement: Settlement, standstill: Standstill) -> None:
         self._journal = journal
@@ -92,7 +92,7 @@ class RunningAttempts:
         self._attempts: dict[bytes, list[RunningAttempt]] = {}
 
     def begin(self, job: Job, key: JobKey, broker: Broker, begun: float, *, again: bool) -> RunningAttempt:
-        """Note a new attempt for a job that came from `broker` in a message consumed at `begun`."""
+        """Register a new attempt for a job that came from `broker` in a message consumed at `begun`."""
         ending = asyncio.get_running_loop().create_future()
         running = RunningAttempt(job, key, broker, begun, self._standstill, self._journal, ending, again)
         running.trail.warnings = job.warnings
@@ -100,7 +100,7 @@ class RunningAttempts:
         return running
 
     def adopt(self, key: JobKey, broker: Broker, begun: float) -> RunningAttempt | None:
-        """Return an attempt made for this job since an earlier life of the connection, from now on of `broker`."""
+        """Return the attempt made for this job over an earlier connection; `broker` is its connection from now on."""
         for running in self._attempts.get(key.digest, ()):
             if running.broker is not broker:
                 running.broker, running.begun, running.again = broker, begun, True
@@ -120,9 +120,9 @@ class RunningAttempts:
             self._attempts.pop(running.key.digest, None)
 
     async def run(self, running: RunningAttempt, *, returned: bool, closing: bool) -> None:
-        """Make the attempt and leave its ending in the flight and in the journal; cancels that if none is made."""
+        """Make the attempt and record its ending in `running` and in the journal; without one, cancel the ending."""
         try:
-            # A job of a lost connection is handed out again: to begin now would be to send it twice.
+            # The broker redelivers a job of a lost connection: an attempt now would send the message twice.
             if closing or not running.broker.alive:
                 return
             made = await self._delivery.attempt(running.job, running.trail, running, returned=returned)
@@ -140,9 +140,9 @@ class RunningAttempts:
                 self.end(running)
 
     def _recorded(self, running: RunningAttempt, result: Result) -> Result | Delayed:
-        """Note what came of an attempt, so that its job, should it come again, is not attempted again.
+        """Record the result of an attempt, so that a redelivery of its job makes no second attempt.
 
-        A retry that was published twice is two messages of one attempt: only one of them may go on from here.
+        A retry that was published twice is two messages of one attempt; only one of them may be settled.
         """
         try:
             if running.entry is None:

@@ -1,8 +1,8 @@
 """One consumed message to its end: read, looked up, attempted, settled, acknowledged.
 
-`_work` is the way of a job. Whatever happens, a message ends in exactly one way (`core.ending.End`), and it is
-acknowledged only when everything published for it was confirmed; else the broker hands it out again. What may
-have been handed to a receiver before, by this process or another one of the host, is known to the journal.
+`_work` handles a job. Each message ends with exactly one `core.outcomes.Disposition`. The handler acknowledges a
+message only after the broker has confirmed everything published for it. The broker redelivers a message that is not
+acknowledged. The journal knows which jobs this process, or another one of the host, may have handed over before.
 """
 
 import asyncio
@@ -40,16 +40,16 @@ from mailq.worker.settlement import Settlement
 from mailq.worker.standstill import Standstill
 
 ELSEWHERE = 5.0
-"""Seconds for which a job goes away, or stays here, that another process is just working on."""
+"""Seconds for which a job is delayed, or waits in memory, while another process works on it."""
 
 
 ERROR_PAUSE = 1.0
-"""Seconds until a message goes back on which mailq's own code stumbled."""
+"""Seconds until the handler rejects a message after an internal error."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerBounds:
-    """How much a worker takes and does at once and how long it waits; times in seconds, sizes in octets."""
+    """Limits on the memory of a worker and on how long it waits; times in seconds, sizes in octets."""
 
     body: int = 100 * 1024 * 1024
     values: int = MAX_VALUES
@@ -65,9 +65,10 @@ class WorkerBounds:
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """One message being handled: the octets it takes, since when, the octets of many values, its attempt, and its end.
+    """One message that is being handled: its memory, its attempt and its disposition.
 
-    While it is `waiting` nothing is done with it.
+    `octets` counts its memory, and `values` the memory for the values of a heavy document. `begun` is the moment of
+    consumption. The handler does nothing with a message while it is `waiting`.
     """
 
     broker: Broker
@@ -82,7 +83,7 @@ class InFlight:
 
 
 class Handler:
-    """Sees every message to its end."""
+    """Handles every message until it is acknowledged, rejected or requeued."""
 
     def __init__(
         self,
@@ -115,11 +116,11 @@ class Handler:
 
     @property
     def drift(self) -> int:
-        """By how much the equation is wrong: messages consumed that neither ended nor are in flight."""
+        """The number of consumed messages that neither ended nor are in flight; 0 unless mailq has a bug."""
         return self._consumed - self._ended - len(self.in_flight)
 
     def take(self, broker: Broker, consumed: Consumed) -> None:
-        """Begin to handle a message, and receive no more where memory is full."""
+        """Begin to handle a message; hold the broker while memory is full."""
         self.last_delivery = monotonic()
         inflight = InFlight(broker, consumed, 0, self.standstill.look())
         self._charge(inflight, consumed.octets)
@@ -130,7 +131,7 @@ class Handler:
         task.add_done_callback(partial(self._done, inflight))
 
     def _charge(self, inflight: InFlight, octets: int) -> None:
-        """Count memory that a message takes, and receive no more where it is full."""
+        """Count the memory of a message; hold the broker while memory is full."""
         inflight.octets += octets
         self.in_memory += octets
         if self.in_memory > self._bounds.in_memory:
@@ -138,7 +139,7 @@ class Handler:
             self._held.add(inflight.broker)
 
     def requeue_unsent(self, *, hurried: bool) -> None:
-        """Cancel the attempts of which no receiver has heard; hurried, all whose message no receiver may have."""
+        """Cancel the attempts before state `bind`; if hurried, all attempts whose message no receiver may have."""
         for task, inflight in list(self.in_flight.items()):
             if inflight.running is None:
                 unspoken = hurried or inflight.waiting
@@ -158,7 +159,7 @@ class Handler:
         if inflight.values:
             self._room.leave(inflight.values)
         if self._held and self.in_memory <= self._bounds.in_memory:
-            # All of them: what filled the memory may have come over a connection that is lost.
+            # All of them: the messages that filled the memory may have come over a connection that is lost.
             for broker in self._held:
                 broker.hold(held=False)
             self._held.clear()
@@ -171,25 +172,25 @@ class Handler:
                 inflight.end = end
             except (BrokerError, JournalError):
                 raise
-            except (OversizedError, UnencodableError) as refusal:  # put aside as it came, and alone
+            except (OversizedError, UnencodableError) as refusal:  # the message is poison, unchanged
                 inflight.end = await self._poison(inflight, inflight.consumed, str(refusal))
             except STOPS:
                 raise
-            except BaseException as error:  # noqa: BLE001 - outside the attempt: the job goes back, in the end to poison
+            except BaseException as error:  # noqa: BLE001 - outside the attempt: the job is rejected, at last poison
                 self._observer.bug("worker", error)
                 inflight.end = await self._internal_error(inflight, error)
-        except BrokerError as trouble:
-            # Not recorded, so not done: the broker hands the job out again, and what was made is in the journal.
-            self._observer.broker("unsettled", str(trouble))
-            inflight.broker.fail(trouble)
-        except JournalError as trouble:
-            inflight.broker.fail(BrokerError(str(trouble)))
+        except BrokerError as problem:
+            # Not confirmed, so not acknowledged: the broker redelivers the job, and the result is in the journal.
+            self._observer.broker("unsettled", str(problem))
+            inflight.broker.fail(problem)
+        except JournalError as problem:
+            inflight.broker.fail(BrokerError(str(problem)))
 
     async def _wait(self, inflight: InFlight) -> None:
-        """Let time pass for a publication without a mark that may be another process's just now.
+        """Wait while another process may have the same publication without a mark.
 
-        A copy of it on its way could not be told from an equal one, so it stays. The connection lives longer than that,
-        or the message comes again over another one.
+        The journal cannot distinguish a delayed copy of such a publication from an equal job. So the job waits in
+        memory. If the connection is lost meanwhile, the broker redelivers the message over another one.
         """
         inflight.running, inflight.waiting = None, True
         await asyncio.sleep(ELSEWHERE)
@@ -197,7 +198,7 @@ class Handler:
         inflight.begun = self.standstill.look()
 
     async def _process(self, inflight: InFlight) -> Disposition | None:
-        """Handle a message and return how it ended; None: not yet, it is to be handled once more."""
+        """Handle a message and return its disposition; None if the message must be handled once more."""
         read = partial(self._outbox.read, inflight.consumed)
         inflight.provenance = await offloaded(len(inflight.consumed.body), read)
         if (loop := self._settlement.loop(inflight.consumed)) is not None:
@@ -228,7 +229,7 @@ class Handler:
             self.acks.duplicate_seen(key, broker)
         again = consumed.redelivered or key.marked or inflight.provenance.requeued
         running = self._attempts.adopt(key, broker, inflight.begun) if consumed.redelivered else None
-        # A known result is told, if not on the queue that was asked for, since that is gone.
+        # A known result is published on the default queues if a queue that the job names is missing.
         told = job if barred is None and missing is None else job.model_copy(update={"queues": None})
         if running is None and again and (entry := self._journal.take(key)).state is not EntryState.UNKNOWN:
             return await self._repeat(inflight, told, key, entry)
@@ -251,7 +252,7 @@ class Handler:
         """Return the job in a message, once there is memory for it.
 
         Raises:
-            InvalidJobError: it is none.
+            InvalidJobError: the message is no job.
         """
         unpacked = await self._reading.unpack(inflight.consumed)
         if unpacked.weight > inflight.octets:
@@ -264,14 +265,14 @@ class Handler:
         return await self._reading.job(unpacked, inflight.consumed)
 
     async def _first(self, duplicates: Duplicates, inflight: InFlight, job: Job, *, again: bool) -> datetime | None:
-        """Return when another publication of the job's id was consumed; None: none was, or nobody can tell."""
+        """Return when another publication of the job's id was consumed; None if none was, or if that is unknown."""
         name = inflight.consumed.message_id or job.id
         if not name:
             return None
         try:
             return await duplicates.first(self._outbox.identity(name), inflight.provenance.content, again=again)
-        except DuplicatesError as trouble:
-            self._observer.bug("duplicates", trouble)
+        except DuplicatesError as problem:
+            self._observer.bug("duplicates", problem)
             return None
 
     async def _refuse(self, inflight: InFlight, error: InvalidJobError) -> Disposition:
@@ -280,7 +281,7 @@ class Handler:
         return Disposition.POISONED if error.document is None else Disposition.FAILURE
 
     async def _repeat(self, inflight: InFlight, job: Job, key: JobKey, entry: Entry) -> Disposition | None:
-        """Do for a job that comes again what is left to be done."""
+        """Finish a job that the journal knows from an earlier consumption."""
         match entry.state:
             case EntryState.SETTLED:
                 inflight.broker.ack(inflight.consumed.tag)
@@ -290,13 +291,13 @@ class Handler:
                 return await self._delay(inflight, job, key, later)
         assert entry.id is not None
         if entry.record == DELAYED:
-            later = Delayed(ELSEWHERE, Cause.ELSEWHERE, "it was sent on its way back before")
+            later = Delayed(ELSEWHERE, Cause.ELSEWHERE, "an earlier consumption delayed it already")
             return await self._delay(inflight, job, key, later, entry.id)
         try:
             result = unpack(entry.record, job, datetime.now(UTC))
             made = result, self._settlement.judge(job, result)
         except BaseException:
-            self._journal.released(entry.id)  # or nobody else could settle it
+            self._journal.released(entry.id)  # so that another process can settle it
             raise
         return await self._settle(inflight, job, key, made, entry.id)
 
@@ -313,7 +314,7 @@ class Handler:
         if running.broker is not inflight.broker:
             return Disposition.RETURNED
         self._attempts.end(running)
-        if not inflight.broker.alive:  # the job comes again, here or elsewhere, and what was made is in the journal
+        if not inflight.broker.alive:  # the broker redelivers the job, and the result is in the journal
             if running.entry is not None:
                 self._journal.released(running.entry)
             return Disposition.RETURNED
@@ -324,10 +325,10 @@ class Handler:
     async def _delay(
         self, inflight: InFlight, job: Job, key: JobKey, later: Delayed | None, entry: EntryId | None = None
     ) -> Disposition | None:
-        """Send a job away that is postponed, or not due; one that would come back to no use expires now.
+        """Delay a job, or let the job expire now if it would expire before its next attempt.
 
-        `entry` tells that this was done before, and perhaps to no end. Else a publication without a mark gets one,
-        but not while another process may have it, which knows it by its content.
+        An `entry` means that an earlier consumption began to delay the job. Without an entry, a publication without a
+        mark gets a mark. A publication that another process may have gets none, since that process knows its content.
         """
         if entry is None and not key.marked:
             if later is not None and later.cause is Cause.ELSEWHERE:
@@ -350,12 +351,12 @@ class Handler:
     async def _settle(
         self, inflight: InFlight, job: Job, key: JobKey, made: tuple[Result, Verdict], entry: EntryId | None
     ) -> Disposition:
-        """Publish what an attempt came to, and acknowledge the job; or leave that to whoever gets it again."""
+        """Publish the result of an attempt and acknowledge the job; after an exception a redelivery does so."""
         result, verdict = made
         try:
             if result.bug is not None and job.bugs + 1 >= self._bounds.poison_after:
                 reason = f"{job.bugs + 1} attempts met a bug of mailq"
-                told = await offloaded(inflight.octets, partial(_told, inflight.consumed, job, result, verdict))
+                told = await offloaded(inflight.octets, partial(_with_result, inflight.consumed, job, result, verdict))
                 end = await self._poison(inflight, told, reason, exception=result.bug, state=result.state)
             else:
                 provenance = inflight.provenance if verdict.at is None else marked(inflight.provenance, entry)
@@ -370,10 +371,10 @@ class Handler:
         return end
 
     async def _internal_error(self, inflight: InFlight, error: BaseException) -> Disposition:
-        """Give a message back on which the code outside the attempt stumbled, or put it aside at last."""
+        """Reject a message after an error outside the attempt; publish it as poison after `poison_after` times."""
         if inflight.consumed.delivery_count + 1 < self._bounds.poison_after:
-            # The broker counts a rejected message, so that the bound is reached. Classic queues count nothing: the
-            # pause keeps the message from coming round without a break.
+            # The broker counts deliveries of a rejected message, so the bound is reached. Classic queues count
+            # nothing: the pause keeps the broker from redelivering the message without a break.
             asyncio.get_running_loop().call_later(ERROR_PAUSE, inflight.broker.reject, inflight.consumed.tag)
             return Disposition.RETURNED
         exception = f"{type(error).__name__}: {error}"
@@ -396,8 +397,8 @@ class Handler:
         return Disposition.POISONED
 
 
-def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Consumed:
-    """Return a message with its last result, ready for another attempt should somebody requeue it."""
+def _with_result(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Consumed:
+    """Return a message with its last result appended, ready for another attempt if an operator requeues it."""
     body = orjson.dumps(publications.with_result(job.document, result, replace(verdict, at=None)))
     zipped = consumed.zipped
     return consumed._replace(
@@ -406,7 +407,7 @@ def _told(consumed: Consumed, job: Job, result: Result, verdict: Verdict) -> Con
 
 
 async def _missing(job: Job, queues: Queues, broker: Broker) -> InvalidJobError | None:
-    """Return why a job is refused one of whose own result queues does not exist."""
+    """Return why a job is refused if a result queue that it names does not exist."""
     for name in OUTCOMES:
         queue = getattr(queues, name)
         if queue is not None and not await broker.ensure_queue(queue):

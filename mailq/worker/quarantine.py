@@ -1,9 +1,9 @@
-"""Jobs that may have ended a process: tried one at a time, and put aside when they have done it again.
+"""Quarantine: jobs that may have crashed a process are attempted alone, and are poison after repeated crashes.
 
-A job that the broker has handed out several times was in the hands of processes that died, or lost
-their connections; it may be the reason, or have shared a window with it. Such a job is tried while no other
-job is begun, and the journal notes the trial. When the process dies in it, whoever gets the job next
-knows, and an innocent one comes through.
+The broker redelivers a job after its process died or lost the connection. Such a job may have crashed the process, or
+was in flight beside the job that did. An isolated attempt runs while the process begins no other job, and the journal
+records it. If the process dies during an isolated attempt, the next process finds the crash in the journal. A harmless
+job survives its isolated attempt.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from mailq.core.broker.messages import Consumed
 from mailq.ports.journal import Journal
 
 DEADLY = 2
-"""Processes that died in a trial of the same job, after which it is not tried again."""
+"""Number of crashes in isolated attempts of the same job after which the job is poison."""
 
 ALONE = 1.0
-"""Seconds for which the first trial of a job is alone: then it is survived, and the others wait no longer."""
+"""Seconds for which the first isolated attempt holds other jobs up; a job that runs longer has survived."""
 
 LONGEST = 16.0
-"""Seconds for which a trial is alone at most: doubled with each delivery, for what takes its time to kill."""
+"""Seconds for which an isolated attempt holds other jobs up at most; the time doubles with each delivery."""
 
 
 class Quarantine:
-    """The trials of one process."""
+    """The isolated attempts of one process."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -36,31 +36,31 @@ class Quarantine:
 
     @property
     def trying(self) -> bool:
-        """Tell whether something is tried just now."""
+        """True while an isolated attempt runs or waits for its turn."""
         return not self._idle.is_set()
 
     async def idle(self) -> None:
-        """Wait while something is tried."""
+        """Wait until no isolated attempt runs or waits."""
         await self._idle.wait()
 
     def crashes(self, consumed: Consumed) -> int:
-        """Return how many processes died in a trial of the message.
+        """Return how many processes died in an isolated attempt of the message.
 
         Raises:
-            JournalError: it cannot be told.
+            JournalError: the journal cannot be read.
         """
         return self._journal.trials(_digest(consumed))
 
     @asynccontextmanager
     async def trial(self, consumed: Consumed, earlier: int) -> AsyncIterator[None]:
-        """Let a message be handled alone for a while, noted in the journal, after so many earlier trials.
+        """Handle a message alone for a while, after `earlier` isolated attempts, and record that in the journal.
 
         Raises:
-            JournalError: it cannot be noted.
+            JournalError: the journal cannot record the attempt.
         """
         digest = _digest(consumed)
         self._waiting += 1
-        self._idle.clear()  # from now on: who begins while this one waits could be what the one before it is blamed for
+        self._idle.clear()  # already now: a job that began meanwhile could crash the process in its place
         try:
             await self._turn.acquire()
         except asyncio.CancelledError:
@@ -75,7 +75,7 @@ class Quarantine:
             nonlocal alone
             if alone:
                 alone = False
-                self._journal.tried(digest)  # what kills the process from now on may be another one
+                self._journal.tried(digest)  # another job may cause a crash from now on
                 if not self._waiting:
                     self._idle.set()
                 self._turn.release()

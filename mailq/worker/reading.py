@@ -1,7 +1,8 @@
-"""From a consumed message to its job: large ones beside the event loop, heavy ones when memory has room for them.
+"""Reading: from a consumed message to its job.
 
-The number of its values makes a message heavy: `{}` is 2 octets of JSON and 64 of memory. `core.document` tells
-the weight before anything is parsed; here the message waits until what was read before leaves room.
+A thread reads large messages beside the event loop. Heavy messages wait until memory has room for them. The number of
+its values makes a message heavy: `{}` is 2 octets of JSON and 64 of memory. `core.jobs.document` computes the weight
+before anything is parsed.
 """
 
 import asyncio
@@ -26,13 +27,13 @@ class Reading:
         """Return the JSON text of a message and its weight.
 
         Raises:
-            InvalidJobError: it is beyond a bound, or its gzip cannot be undone.
+            InvalidJobError: the message is beyond a bound, or its gzip cannot be decompressed.
         """
         work = partial(unpack, consumed.body, consumed.content_encoding, values=self._values)
         if consumed.octets <= LARGE:
             try:
                 return work(limit=min(LARGE, self._limit), at_once=True)
-            except (OversizeBodyError, HeavyBodyError):  # gzip may say less than it holds, and values may be many
+            except (OversizeBodyError, HeavyBodyError):  # the size in gzip may be wrong, and values may be many
                 pass
         return await offloaded(LARGE + 1, partial(work, limit=self._limit))
 
@@ -40,7 +41,7 @@ class Reading:
         """Return the job in a message that was unpacked.
 
         Raises:
-            InvalidJobError: it is none.
+            InvalidJobError: the message is no job.
         """
         work = partial(Job.read, unpacked, consumed.body, message_id=consumed.message_id, strict=self._strict)
         return await offloaded(unpacked.weight, work)
@@ -55,7 +56,7 @@ class Room:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self, octets: int) -> None:
-        """Wait until there is room, and take it; one `leave` is to follow."""
+        """Wait until there is room, and take it; the caller must call `leave` once."""
         while self._taken and self._taken + octets > self._most:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -63,9 +64,9 @@ class Room:
         self._taken += octets
 
     def leave(self, octets: int) -> None:
-        """Give room back, and have all who wait look whether it is enough."""
+        """Give room back, and wake all waiting messages to look whether it is enough."""
         self._taken -= octets
         while self._waiting:
             turn = self._waiting.popleft()
-            if not turn.done():  # its message was given back meanwhile
+            if not turn.done():  # its message was requeued meanwhile
                 turn.set_result(None)

@@ -1,7 +1,7 @@
-"""What now: judge a result, publish what the verdict says, and only then may the job be acknowledged.
+"""Settlement: judge a result and publish what the verdict says; only then may the handler acknowledge the job.
 
-Also the endings of what never was attempted: jobs that are not due, documents that are no jobs,
-messages that are no documents.
+The module also settles messages without an attempt: jobs that are not due, documents that are no jobs, and messages
+that are no documents.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from mailq.ports.host import Now
 from mailq.ports.observer import Observer
 
 LONGEST_ABSENCE = 31_536_000.0
-"""Seconds that a job goes away at most, a year: the turn of the last of many may lie beyond all calendars."""
+"""Seconds for which a job is delayed at most, a year: a rate limit may compute a moment beyond all calendars."""
 
 
 class Settlement:
@@ -62,7 +62,7 @@ class Settlement:
         self._rng = rng
 
     def loop(self, consumed: Consumed) -> str | None:
-        """Return why a message is put aside that results came back as, once too often; None: it goes on."""
+        """Return why a message is poison if results came back as jobs too often; None if the message is handled."""
         count = rounds(consumed.headers)
         if count <= MOST_ROUNDS:
             return None
@@ -72,12 +72,12 @@ class Settlement:
         )
 
     def barred(self, job: Job) -> InvalidJobError | None:
-        """Return why a job is refused that names a queue which is not for jobs to name."""
+        """Return why a job is refused if it names a queue that jobs may not name."""
         found = forbidden(job.queues, self._names) if job.queues else None
         return None if found is None else InvalidJobError(found.reason, f"/queues/{found.name}", job.document)
 
     def judge(self, job: Job, result: Result) -> Verdict:
-        """Return what the result of the job's attempt means, and let it be seen."""
+        """Return the verdict on the result of the job's attempt, and report both to the observer."""
         if result.accepted:
             verdict = judge(job, result, self._policy, result.time, self._rng)
         else:
@@ -96,23 +96,23 @@ class Settlement:
         verdict: Verdict,
         provenance: Provenance,
     ) -> None:
-        """Publish a judged result and, for a retry, the job's way back; returns when all is confirmed.
+        """Publish a judged result and, for a retry, the delayed job; return when the broker has confirmed all.
 
         Raises:
-            OversizedError: the broker takes no message as large as the job has become, and the job stays as it was.
-            BrokerError: nothing may be taken as done; the job must not be acknowledged.
+            OversizedError: the job has become larger than the broker accepts, and nothing was published.
+            BrokerError: the broker did not confirm everything; the job must not be acknowledged.
         """
         work = partial(publications.settle, job, result, verdict, self._names, consumed, self._now())
         outgoing = await offloaded(consumed.octets, partial(work, provenance, self._sources, self._certificates))
         await self._publish(publisher, str(verdict.outcome), outgoing)
 
     def expire(self, job: Job) -> tuple[Result, Verdict]:
-        """Return the result of a job whose use has ended, or will have before it could be tried, and what it means."""
+        """Return result and verdict of a job that has expired, or will have before its next attempt."""
         result = failed(Trail(warnings=job.warnings), expiry(job), time=self._now(), attempt=job.attempt)
         return result, self.judge(job, result)
 
     def duplicate(self, job: Job, first: datetime) -> tuple[Result, Verdict]:
-        """Return the failure of a second publication of an id, the first of which was consumed then."""
+        """Return result and verdict, a failure, for a second publication of an id; `first` was consumed before."""
         text = f"another publication of this id was consumed at {format_time(first)} UTC; see delivery.unique_for"
         failure = Failure(State.PROCESS, Kind.ERROR, text, code=554, status="5.3.0")
         facts = {"duplicate": True, "duplicate_of": job.identity, "first_consumed": format_time(first)}
@@ -124,9 +124,10 @@ class Settlement:
     async def delay(
         self, publisher: Publisher, consumed: Consumed, job: Job, later: Delayed | None, provenance: Provenance
     ) -> bool:
-        """Send a job back without an attempt, which costs none: `later`, or because it is not due.
+        """Delay a job without an attempt for the cause in `later`, or until it is due; the attempt count stays.
 
-        False: it would come back to no use, and nothing is done. Of one that another process has, that process tells.
+        Return False, and publish nothing, if the job would expire before its next attempt. A job that another process
+        has is always delayed: that process publishes its result.
 
         Raises:
             BrokerError: the job must not be acknowledged.
@@ -151,7 +152,7 @@ class Settlement:
         return True
 
     async def refuse(self, publisher: Publisher, consumed: Consumed, error: InvalidJobError) -> None:
-        """Tell that a message cannot be processed: as a result where it is a document, else to the poison queue.
+        """Publish a failure for a document that is no job; publish a message that is no document as poison.
 
         Raises:
             BrokerError: the message must not be acknowledged.
@@ -173,7 +174,7 @@ class Settlement:
         self._observer.refused(result)
 
     def _final(self, result: Result) -> Verdict:
-        """Return the verdict on what no server said and no pattern may change."""
+        """Return the verdict on a result without a reply, which no pattern may change."""
         ruleset = self._meaning.ruleset
         classification = ruleset.classify(
             state=result.state, kind=result.kind, code=result.code, status=result.status, text="", from_peer=False
@@ -190,7 +191,7 @@ class Settlement:
         exception: str | None = None,
         state: str = State.PROCESS,
     ) -> None:
-        """Put a message aside that cannot be processed, for somebody to look at.
+        """Publish a message to the poison queue, for an operator to inspect.
 
         Raises:
             BrokerError: the message must not be acknowledged.
@@ -199,10 +200,10 @@ class Settlement:
         publication = publications.poison(
             consumed, reason, self._names, now, state=state, exception=exception, provenance=provenance
         )
-        told = [publication]
+        outgoing = [publication]
         if self._names.events:
-            told.append(publications.poison_event(consumed, reason, self._names, now, exception=exception))
-        await self._publish(publisher, "poison", told)
+            outgoing.append(publications.poison_event(consumed, reason, self._names, now, exception=exception))
+        await self._publish(publisher, "poison", outgoing)
         self._observer.poisoned(reason)
 
     async def _publish(self, publisher: Publisher, key: str, publications: Sequence[Publication]) -> None:

@@ -1,9 +1,9 @@
-"""Whether the process stood still: stopped by a signal, paused with its container or host, or held up by its own work.
+"""Standstills of the process: a stop by a signal, a paused container or host, or an event loop blocked by work.
 
-RabbitMQ gives the jobs of a process that it does not hear to others. Such a process may wake with the answer of a
-receiver at hand and the end of its connections not read yet. So whoever is about to hand a message over asks here
-first. The clock goes on while the process is stopped and while the host is suspended (CLOCK_BOOTTIME); a virtual
-machine whose clocks are paused with it cannot tell.
+RabbitMQ redelivers the jobs of a silent process to other processes. Such a process may resume before it has read that
+its connections are over. So an attempt asks this module before it records a hand-over. The clock goes on while the
+process is stopped and while the host is suspended (CLOCK_BOOTTIME). A virtual machine whose clocks are paused with it
+cannot detect a standstill.
 """
 
 import math
@@ -12,16 +12,16 @@ import time
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 HINDSIGHT = 1.0
-"""Seconds after a standstill in which a message may arrive that RabbitMQ has sent before it gave the process up."""
+"""Seconds after a standstill in which a message may arrive that RabbitMQ sent before it closed the connection."""
 
 
 def moment() -> float:
-    """Return the seconds of a clock that never stands still."""
+    """Return the seconds of a clock that never stops."""
     return time.clock_gettime(_CLOCK)
 
 
 class Standstill:
-    """Notes when the process stood still for longer than `limit` seconds; to be looked at at least once a second."""
+    """Detects that the process stood still for more than `limit` seconds; `look` must be called once a second."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -29,7 +29,7 @@ class Standstill:
         self._woke = -math.inf
 
     def look(self) -> float:
-        """Note the moment and return it."""
+        """Record the current moment and return it."""
         now = moment()
         if now - self._looked > self._limit:
             self._woke = now
@@ -37,6 +37,6 @@ class Standstill:
         return now
 
     def since(self, begun: float) -> bool:
-        """Tell whether the process stood still after a moment, or just before it."""
+        """Return whether the process stood still after `begun`, or at most `HINDSIGHT` seconds before it."""
         self.look()
         return begun < self._woke + HINDSIGHT

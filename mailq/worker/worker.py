@@ -1,7 +1,7 @@
 """The life of one process: connect, consume, bound what is in flight, reconnect, drain.
 
-A connection to the broker has one life; when any part of it ends, all of it is opened anew, with
-backoff, and the attempts under way go on meanwhile. What becomes of each message is for `handling`.
+When any part of the connection to the broker ends, the worker opens all of it anew, with back-off. Running attempts go
+on meanwhile. `handler` decides the disposition of each message.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from mailq.worker.handler import Handler, WorkerBounds
 from mailq.worker.settlement import Settlement
 
 TICK = 1.0
-"""Seconds between looks at the gauges and the stalled alarm."""
+"""Seconds between updates of the gauges and of the stalled alarm."""
 
 PATIENCE = 3.0
 HASTE = 1.0
-"""Seconds in which a broker has to end the consuming when the worker stops; the latter once it makes haste."""
+"""Seconds in which the broker has to confirm `basic.cancel` when the worker stops; `HASTE` after `stop_now`."""
 
 
 class DriftError(Exception):
-    """Messages that were consumed and did not end are not in flight either, or the other way round."""
+    """The number of messages consumed differs from the number of messages ended and in flight."""
 
 
 class Worker:
-    """Consumes jobs and sees each of them to its settlement."""
+    """Consumes jobs over one connection after another until `stop` is called."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Worker:
     ) -> None:
         self._open_broker = open_broker
         self._delivery = delivery
-        self._handling = Handler(delivery, settlement, journal, outbox, observer, bounds, duplicates)
+        self._handler = Handler(delivery, settlement, journal, outbox, observer, bounds, duplicates)
         self._journal = journal
         self._duplicates = duplicates
         self._observer = observer
@@ -55,40 +55,40 @@ class Worker:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._drifted = False
-        self._trouble: str | None = "not connected to the broker yet"
+        self._problem: str | None = "not connected to the broker yet"
 
     def stop(self) -> None:
-        """Begin to drain; `run` returns when that is done."""
-        self._handling.closing = True
+        """Begin to drain; `run` returns after the drain."""
+        self._handler.closing = True
         self._stopping.set()
 
     @property
     def bytes_in_memory(self) -> int:
-        """Octets of the jobs that were received and are not settled."""
-        return self._handling.in_memory
+        """Octets of the consumed jobs that are not settled."""
+        return self._handler.in_memory
 
     @property
     def stopping(self) -> bool:
-        """Tell whether the worker was told to stop."""
+        """True once `stop` was called."""
         return self._stopping.is_set()
 
     def stop_now(self) -> None:
-        """Drain without patience: only what a receiver may have taken already is waited for."""
+        """Drain at once: the worker waits only for attempts whose message a receiver may have taken."""
         self._hurry.set()
 
     @property
     def sessions(self) -> int:
-        """The number of SMTP connections that are open."""
+        """The number of open SMTP sessions."""
         return self._delivery.pool.open_sessions
 
     @property
     def not_ready(self) -> str | None:
-        """Why no jobs are consumed; None when they are."""
-        return "draining" if self._stopping.is_set() else self._trouble
+        """The reason why the worker consumes no jobs; None while it consumes."""
+        return "draining" if self._stopping.is_set() else self._problem
 
     async def run(self) -> None:
         """Work until `stop` is called, through every loss of the broker."""
-        # First of all: without a journal the broker is not connected to, and the log names the cause first.
+        # First of all: without a journal the worker makes no connection, and the log names the cause first.
         self._observer.journal(self._journal.problem(), (), self._journal.stats())
         watch = asyncio.create_task(self._watch())
         pause = self._bounds.reconnect_delay
@@ -97,9 +97,9 @@ class Worker:
                 try:
                     if (broker := await self._connect()) is None:
                         break
-                except BrokerError as trouble:
-                    self._trouble = str(trouble)
-                    self._observer.broker("retrying", f"{trouble}; next try in {pause:g} s")
+                except BrokerError as problem:
+                    self._problem = str(problem)
+                    self._observer.broker("retrying", f"{problem}; next try in {pause:g} s")
                     await self._sleep(pause)
                     pause = min(pause * 2, self._bounds.reconnect_max)
                     continue
@@ -107,10 +107,10 @@ class Worker:
                 await self._serve(broker)
                 if monotonic() - begun > self._bounds.reconnect_max:
                     pause = self._bounds.reconnect_delay
-                elif not self._stopping.is_set():  # each loss counts as a delivery of every job that is open
+                elif not self._stopping.is_set():  # the broker counts a delivery of every unacknowledged job
                     await self._sleep(pause)
                     pause = min(pause * 2, self._bounds.reconnect_max)
-            await self._drain(None)  # without a broker to the end, or with nothing left to do
+            await self._drain(None)  # without a broker, or after the drain in `_serve`: then nothing is in flight
         finally:
             watch.cancel()
             self._journal.close()
@@ -118,12 +118,12 @@ class Worker:
                 self._duplicates.close()
 
     async def _connect(self) -> Broker | None:
-        """Return a connection to the broker, None when told to stop meanwhile.
+        """Return a connection to the broker; None if the worker was stopped meanwhile.
 
-        Without a journal none is made, for nothing could be recorded.
+        Without a journal the worker makes no connection, since no hand-over could be recorded.
 
         Raises:
-            BrokerError: there is none to be had now.
+            BrokerError: the journal cannot be written, or the broker cannot be reached.
         """
         if (unwritable := self._journal.problem()) is not None:
             raise BrokerError(unwritable)
@@ -131,7 +131,7 @@ class Worker:
         return opening.result() if await self._unless_stopped(opening) else None
 
     async def _unless_stopped(self, task: asyncio.Future[Any]) -> bool:
-        """Wait for something that the broker has to answer, and tell whether it is done; when told to stop, end it."""
+        """Wait for an answer of the broker and return whether it came; `stop` cancels the wait."""
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -148,22 +148,24 @@ class Worker:
         closed = asyncio.create_task(broker.closed())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            beginning = asyncio.ensure_future(broker.consume(lambda consumed: self._handling.take(broker, consumed)))
+            beginning = asyncio.ensure_future(broker.consume(lambda consumed: self._handler.take(broker, consumed)))
             if await self._unless_stopped(beginning):
                 beginning.result()
-                self._trouble, self._handling.last_delivery = None, monotonic()
+                self._problem, self._handler.last_delivery = None, monotonic()
                 self._observer.broker("connected", "consuming")
             else:
-                broker.fail(BrokerError("the worker stops"))  # no goodbyes either: it may say nothing for long
+                broker.fail(
+                    BrokerError("the worker stops")
+                )  # without a closing handshake, which the broker may not answer for long
             await asyncio.wait({closed, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set() and not closed.done():
                 await self._drain(broker)
             else:
-                self._trouble = str(closed.result())
-                self._observer.broker("lost", self._trouble)
-        except BrokerError as trouble:
-            self._trouble = str(trouble)
-            self._observer.broker("lost", self._trouble)
+                self._problem = str(closed.result())
+                self._observer.broker("lost", self._problem)
+        except BrokerError as problem:
+            self._problem = str(problem)
+            self._observer.broker("lost", self._problem)
         finally:
             self._broker = None
             closed.cancel()
@@ -171,23 +173,23 @@ class Worker:
             await broker.close()
 
     async def _drain(self, broker: Broker | None) -> None:
-        """Let what is on the wire end within the drain time, and give back the rest; without a broker, all of it."""
+        """Let running attempts end within the drain time, and requeue the other jobs."""
         ends = monotonic() + self._bounds.drain_timeout
         if broker is not None:
             await self._stop_consuming(broker)
-        in_flight = self._handling.in_flight
-        self._handling.requeue_unsent(hurried=False)
-        await self._wait_for_cases(ends, self._hurry)
-        self._handling.requeue_unsent(hurried=True)
-        await self._wait_for_cases(ends, asyncio.Event())
+        in_flight = self._handler.in_flight
+        self._handler.requeue_unsent(hurried=False)
+        await self._wait_for_messages(ends, self._hurry)
+        self._handler.requeue_unsent(hurried=True)
+        await self._wait_for_messages(ends, asyncio.Event())
         for task in list(in_flight):
             task.cancel()
         await asyncio.gather(*in_flight, return_exceptions=True)
-        await self._handling.acks.flush(HASTE)
+        await self._handler.acks.flush(HASTE)
         await self._delivery.pool.close()
 
     async def _stop_consuming(self, broker: Broker) -> None:
-        """Consume no more; a broker that does not answer is left, for what it has given out it gives out again."""
+        """Stop consuming; close the connection if the broker gives no answer, so that it redelivers its messages."""
         stopped = asyncio.ensure_future(broker.stop_consuming())
         hastened = asyncio.create_task(self._hurry.wait())
         await asyncio.wait({stopped}, timeout=HASTE)
@@ -200,10 +202,10 @@ class Worker:
             self._observer.broker("lost", str(silent))
         await asyncio.gather(stopped, return_exceptions=True)
 
-    async def _wait_for_cases(self, ends: float, hurry: asyncio.Event) -> None:
-        """Wait until all that is being handled has ended, `hurry` is set, or time is up."""
-        if self._handling.in_flight:
-            done = asyncio.ensure_future(asyncio.wait(set(self._handling.in_flight)))
+    async def _wait_for_messages(self, ends: float, hurry: asyncio.Event) -> None:
+        """Wait until all messages in flight have ended, `hurry` is set, or time is up."""
+        if self._handler.in_flight:
+            done = asyncio.ensure_future(asyncio.wait(set(self._handler.in_flight)))
             hastened = asyncio.create_task(hurry.wait())
             left = max(ends - monotonic(), 0)
             await asyncio.wait({done, hastened}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -211,31 +213,31 @@ class Worker:
             hastened.cancel()
 
     async def _watch(self) -> None:
-        """Keep the gauges and the alarms current, and see to the journal."""
+        """Update the gauges and the alarms, and housekeep the journal, once a second."""
         while True:
             await asyncio.sleep(TICK)
-            self._handling.standstill.look()
+            self._handler.standstill.look()
             self._delivery.pool.sweep()
-            self._observer.in_flight(len(self._handling.in_flight), self._delivery.pool.open_sessions)
-            self._tend_journal()
-            self._handling.acks.poll()
-            if self._handling.drift and not self._drifted:
+            self._observer.in_flight(len(self._handler.in_flight), self._delivery.pool.open_sessions)
+            self._housekeep_journal()
+            self._handler.acks.poll()
+            if self._handler.drift and not self._drifted:
                 self._drifted = True
-                self._observer.bug("equation", DriftError(f"{self._handling.drift} messages more consumed than ended"))
+                self._observer.bug("equation", DriftError(f"{self._handler.drift} messages more consumed than ended"))
             self._observer.stalled(stalled=await self._is_stalled())
 
-    def _tend_journal(self) -> None:
-        """Do what the journal needs done; while it cannot be written nothing is consumed."""
+    def _housekeep_journal(self) -> None:
+        """Housekeep the journal; end the connection to the broker while the journal cannot be written."""
         notes = self._journal.housekeep()
-        trouble = self._journal.problem()
-        self._observer.journal(trouble, notes, self._journal.stats())
-        if trouble is not None and self._broker is not None and not self._stopping.is_set():
-            self._broker.fail(BrokerError(trouble))
+        problem = self._journal.problem()
+        self._observer.journal(problem, notes, self._journal.stats())
+        if problem is not None and self._broker is not None and not self._stopping.is_set():
+            self._broker.fail(BrokerError(problem))
 
     async def _is_stalled(self) -> bool:
         broker = self._broker
-        idle = monotonic() - self._handling.last_delivery
-        if broker is None or self._handling.in_flight or self._trouble or idle < self._bounds.stalled_after:
+        idle = monotonic() - self._handler.last_delivery
+        if broker is None or self._handler.in_flight or self._problem or idle < self._bounds.stalled_after:
             return False
         with contextlib.suppress(BrokerError):
             return bool(await broker.depth())

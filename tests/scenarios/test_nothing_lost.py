@@ -441,7 +441,7 @@ async def test_a_message_refused_by_one_target_and_postponed_at_the_next_is_not_
 
 def handed_over(mail):
     """Tell whether a message was handed over whose answer is not there."""
-    attempts = [each.running for each in mail.worker._handling.in_flight.values()]
+    attempts = [each.running for each in mail.worker._handler.in_flight.values()]
     return any(attempt is not None and attempt.entry is not None for attempt in attempts)
 
 
