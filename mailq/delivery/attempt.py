@@ -1,9 +1,9 @@
-"""The pipeline: one job in, exactly one result out. Read `_walk`, `_aim`, `_reach`, `_converse`: that is a job's way.
+"""The pipeline: one job in, exactly one result out. `_walk`, `_aim`, `_reach` and `_converse` are its steps.
 
-`attempt` returns, it never reports: a function returns once, and that is the whole proof of
-"exactly one result". Every expected ending is a `Failure`; a bug costs one attempt and is counted. No
-attempt at all (`Delayed`) is made when the traffic limits say later, or while the destination is left
-alone. What the result means is for `core.verdict`, what becomes of the job for `settlement`.
+`attempt` returns its result. A function returns once, which is the whole proof of "exactly one result". Every expected
+ending is a `Failure`; a bug costs one attempt and is counted. The job is `Delayed` without an attempt while the traffic
+limits do not allow one, or while the destination is paused. `core.answers.verdict` decides what the result means.
+`worker.settlement` publishes it.
 """
 
 from collections.abc import Sequence
@@ -40,15 +40,15 @@ from mailq.ports.journal import HandoverGuard
 from mailq.ports.observer import Observer
 
 UNRECORDED = 5.0
-"""Seconds for which a job goes away whose handing over could not be recorded."""
+"""Seconds for which a job is delayed whose hand-over could not be recorded."""
 
-# What each message needs of the vocabulary: in Python 3.11 a member of an `Enum` costs a call.
+# States that each message needs: in Python 3.11 a member of an `Enum` costs a call.
 _PROCESS, _STORAGE, _DNS, _MESSAGE = State.PROCESS, State.STORAGE, State.DNS, State.MESSAGE
 _OPPORTUNISTIC = Tls.OPPORTUNISTIC
 
 
 class _Ending(NamedTuple):
-    """How it ended at one target: what was known by then, and from which source, if it came to that."""
+    """The failure at one target, the trail until then, and the source, if one was chosen."""
 
     failure: Failure
     trail: Trail
@@ -56,16 +56,16 @@ class _Ending(NamedTuple):
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
-        """The more, the more it is to be told: first of all that the message may have been taken.
+        """The greatest rank is reported: first of all an ending after which the receiver may have the message.
 
-        A server that cannot take the message is told last: another one, out of reach for now, may take it.
+        The ending at a server that is unable to take the message ranks last: an unreachable one may be able to.
         """
         doubt = self.trail.in_doubt and self.failure.reply is None
         return doubt, not self.failure.unable, ORDER[self.failure.state]
 
 
 class _Spent(NamedTuple):
-    """How a used session ended that had carried so many messages `before`; `open`: the receiver left it open."""
+    """The failure of a used session after `before` messages; `open`: the receiver did not close it."""
 
     failure: Failure
     before: int
@@ -74,11 +74,11 @@ class _Spent(NamedTuple):
 
 @dataclass(slots=True)
 class _Errand:
-    """One attempt's job with what was made ready for the wire.
+    """The job of one attempt with the values prepared for the wire.
 
-    `destination` is the domain by which limits are looked up: the recipient's, or the smarthost; `source` is the
-    one in use; `earlier` are endings without the smarthost that the errand falls back to; `departed` tells that it
-    has had its turn to leave where a rate is limited.
+    `destination` is the domain by which limits are looked up: the recipient's, or the smarthost. `source` is the source
+    in use. `earlier` are the endings before the attempt fell back to the smarthost. `departed` says that the message
+    has had its turn in a limited rate.
     """
 
     job: Job
@@ -97,7 +97,7 @@ class _Errand:
 
 
 class Delivery:
-    """Makes attempts; everything it needs of the world comes in through ports."""
+    """Makes attempts; ports connect it to the world."""
 
     def __init__(
         self,
@@ -126,16 +126,16 @@ class Delivery:
 
     @property
     def pool(self) -> SessionPool:
-        """The SMTP sessions, to be counted, swept and in the end closed."""
+        """The SMTP sessions, which the worker counts, sweeps and at last closes."""
         return self._pool
 
     async def attempt(
         self, job: Job, trail: Trail, claim: HandoverGuard, *, returned: bool = False
     ) -> Result | Delayed:
-        """Return what one attempt to deliver `job` came to, or that none is made now; raises only cancellation.
+        """Return the result of one attempt to deliver `job`, or its delay; raises only cancellation.
 
-        `claim` is asked for leave before the message is handed over; `returned` tells that the job was
-        postponed before and goes ahead of those who were not.
+        `claim` permits and records the hand-over. `returned` says that the job was delayed before; such a job goes
+        before others.
         """
         try:
             with self._clock:
@@ -144,10 +144,10 @@ class Delivery:
             return accepted(trail, reply, time=self._now(), attempt=job.attempt, state=state)
         except Delayed as later:
             return bare(later)
-        except JournalError as trouble:
-            return Delayed(UNRECORDED, Cause.JOURNAL, str(trouble))
-        except Failure as trouble:
-            failure = bare(trouble)
+        except JournalError as problem:
+            return Delayed(UNRECORDED, Cause.JOURNAL, str(problem))
+        except Failure as problem:
+            failure = bare(problem)
         except TimeoutError:
             failure = Failure(trail.state, Kind.TIMEOUT, f"the attempt took more than {self._clock.limit:g} s")
         except STOPS:
@@ -177,7 +177,7 @@ class Delivery:
         return await self._reach(errand)
 
     async def _aim(self, errand: _Errand, smarthost: Smarthost | None) -> None:
-        """Find out where the message is to go, from which sources it may go there now, and wait for its turn."""
+        """Look up the targets of the message and the sources that may be used now, and wait for its turn."""
         errand.trail.state = _DNS
         errand.smarthost = smarthost
         errand.destination = smarthost.hostname if smarthost else errand.job.recipient.domain
@@ -192,7 +192,7 @@ class Delivery:
             await self._pace(errand)
 
     async def _reach(self, errand: _Errand) -> Reply:
-        """Try target after target, and after the last the smarthost that is there for it, if there is one."""
+        """Try target after target, and after the last one the fallback smarthost, if one is configured."""
         endings = list(errand.earlier)
         silence: Delayed | None = None
         for target in errand.targets:
@@ -201,12 +201,12 @@ class Delivery:
                 return await self._converse(errand, target)
             except Delayed as later:
                 if later.cause is Cause.LOGIN and endings:
-                    break  # a server that lets nobody in does not hide what another one said
+                    break  # a refused login must not hide the reply of another server
                 if later.cause is not Cause.SILENCE:
                     raise
                 silence = bare(later)
             except Failure as failure:
-                # A smarthost that takes no mail at all says nothing about the message.
+                # A smarthost that refuses before MAIL FROM says nothing about the message.
                 if not errand.earlier or ORDER[failure.state] >= ORDER[State.MAILFROM]:
                     endings.append(_Ending(bare(failure), replace(errand.trail), errand.source))
                 if not self._meaning.falls_back(errand.job, failure, errand.trail):
@@ -215,22 +215,22 @@ class Delivery:
             if silence is not None and not endings:
                 raise silence
             return await self._fall_back(errand, endings)
-        raise self._told(errand, endings)
+        raise self._reported(errand, endings)
 
     async def _fall_back(self, errand: _Errand, endings: Sequence[_Ending]) -> Reply:
-        """Try the smarthost that is there for what no target could be given, or tell how it ended without it."""
+        """Try the fallback smarthost, or raise the failure of the attempt without it."""
         smarthost = self._policy.fallback
         if smarthost is None or errand.smarthost is not None:
-            raise self._told(errand, endings)
+            raise self._reported(errand, endings)
         backup = replace(errand, earlier=tuple(endings))
         try:
             await self._aim(backup, smarthost)
         except (Failure, Delayed):
-            raise self._told(errand, endings) from None
+            raise self._reported(errand, endings) from None
         return await self._reach(backup)
 
-    def _told(self, errand: _Errand, endings: Sequence[_Ending]) -> Failure:
-        """Return the ending that got furthest, its facts in the trail, and learn from it about the destination."""
+    def _reported(self, errand: _Errand, endings: Sequence[_Ending]) -> Failure:
+        """Return the failure of the greatest rank, with its facts in the trail; pause the site if a pattern says so."""
         furthest, known, source = max(endings, key=lambda ending: ending.rank)
         trail = errand.trail
         trail.facts, trail.in_doubt, trail.hosts, trail.pool = known.facts, known.in_doubt, known.hosts, known.pool
@@ -240,7 +240,7 @@ class Delivery:
         return furthest
 
     def _learn(self, job: Job, trail: Trail, failure: Failure, source: Source) -> None:
-        """Leave a destination alone until this job is tried again, if a pattern says that it is about all of it."""
+        """Pause the destination until the retry of this job, if a pattern says that the failure is not individual."""
         now = self._now()
         result = failed(trail, failure, time=now, attempt=job.attempt)
         reading = self._meaning.of(job, result)
@@ -251,9 +251,9 @@ class Delivery:
             self._governor.pause(source, trail.hosts, seconds, f"destination paused by pattern {patterns}")
 
     async def _converse(self, errand: _Errand, target: Target) -> Reply:
-        """Send the message to one target over a session, a used one if there is.
+        """Send the message to one target over a session, a used one if the pool has one.
 
-        Where a used session is at its end, or is refused for what may be its own, a new one is asked once instead.
+        If a used session has ended, or a refusal may concern only that session, a new session is tried once.
         """
         trail, job = errand.trail, errand.job
         errand.source = None
@@ -292,16 +292,16 @@ class Delivery:
             return reply
 
     def _learn_limit(self, target: Target, allowance: Allowance, spent: _Spent) -> None:
-        """Learn how many messages a session may carry, now that a new one took what the used one refused."""
+        """Learn how many messages a session may carry, after a new session got further than the used one."""
         reply = spent.failure.reply
         named = reply is not None and names_limit(reply)
-        if named or (reply is not None and spent.open):  # else the session may have been idle for too long
+        if named or (reply is not None and spent.open):  # without a reply the session may have been idle for too long
             limit = self._pool.session_limits.refused(allowance, spent.before, named=named)
             if limit is not None:
                 self._observer.session_limit(target.host, limit)
 
     def _route(self, source: Source, target: Target, smarthost: Smarthost | None, sharing: str) -> Route:
-        """Return the route; one that no job's own smarthost shapes is the same for every message, so it is kept."""
+        """Return the route; a route without a smarthost of the job's own is the same for all messages, and cached."""
         key = (source.ip, source.ehlo, target.host, target.ip, target.port, sharing)
         route = self._routes.get(key) if smarthost is self._policy.smarthost else None
         if route is None:
@@ -314,10 +314,10 @@ class Delivery:
         return route
 
     async def _session(self, trail: Trail, route: Route, allowance: Allowance, *, fresh: bool) -> Held:
-        """Return a session on the route, a new one if `fresh`; without TLS where that does not come about and may not.
+        """Return a session on the route, a new one if `fresh`; without TLS if TLS fails and the route falls back.
 
-        TLS came about when EHLO was answered inside it: a server that wants a client certificate closes after the
-        handshake of TLS 1.3, before that.
+        TLS works once the server has answered EHLO inside it: a server that wants a client certificate closes the
+        connection after the handshake of TLS 1.3, before that answer.
         """
         if route.falls_back and self._governor.without_tls(route):
             return await self._session(trail, _in_clear(route), allowance, fresh=fresh)
@@ -337,9 +337,9 @@ class Delivery:
         return await self._session(trail, _in_clear(route), allowance, fresh=fresh)
 
     async def _open(self, trail: Trail, route: Route, allowance: Allowance, *, admitted: bool = False) -> Held:
-        """Return a new session, in the place that there is for it; `admitted`: its login goes on from one before."""
+        """Return a new session in the place that `find` took; `admitted`: it continues the login of the one before."""
         try:
-            self._delay_site(trail, route)  # another one may have found out meanwhile
+            self._delay_site(trail, route)  # another job may have found that out meanwhile
             if not admitted:
                 self._governor.admit(route)
         except (Failure, Delayed):
@@ -349,7 +349,7 @@ class Delivery:
         try:
             async with self._openings.opening(route.ends):
                 held = await self._pool.open(trail, route, allowance)
-        except Unfinished as failure:  # the server hung up over one mechanism: the next one, on a new connection
+        except Unfinished as failure:  # the server closed after one mechanism: the next mechanism gets a new connection
             trail.forget_connection()
             rest = failure.without_refused(route)
             return await self._pool.find(rest, allowance) or await self._open(trail, rest, allowance, admitted=True)
@@ -362,7 +362,7 @@ class Delivery:
         return held
 
     def _delay_site(self, trail: Trail, route: Route) -> None:
-        """Spare the job the wait for a target that takes no connections: it is told what others have found."""
+        """Raise the remembered failure of a target that takes no connections, so that the job need not wait for it."""
         spared = self._governor.spared(route)
         if spared is not None:
             failure, seconds = spared
@@ -371,12 +371,12 @@ class Delivery:
             raise failure
 
     async def _pace(self, errand: _Errand) -> None:
-        """Choose the source, and wait for this message's turn from it where messages a second are limited."""
+        """Choose the source, and wait for this message's turn if a limit for messages a second applies to it."""
         able = (each for each in errand.targets if any(source.reaches(each) for source in errand.sources))
         if (target := next(able, None)) is None:
-            return  # which `bind` tells
+            return  # `bind` raises the failure
         source = bind.choose(errand.sources, target, self._rng, _pinned(errand.job))
-        # It is the one that the turn is for: others may only be used where it does not reach.
+        # The turn is for this source: other sources serve only targets that this one does not reach.
         errand.sources = [each for each in errand.sources if each is source or not each.reaches(target)]
         allowance = self._governor.allowance(source, errand.destination, errand.hosts, target)
         if allowance.message_rate:
@@ -384,7 +384,7 @@ class Delivery:
 
 
 def _pinned(job: Job) -> str | None:
-    """Return the source address that the attempt before this one asks for."""
+    """Return the source address that the previous attempt asks for."""
     return job.nextattempt.ip if job.nextattempt else None
 
 
@@ -393,10 +393,10 @@ def _in_clear(route: Route) -> Route:
 
 
 def _about_session(session: Session, failure: Failure) -> bool:
-    """Tell whether a failure on a used session may be about the session: a new one shows what is about the message.
+    """Return whether a failure on a used session may concern the session and not the message.
 
-    So are refusals that a limit of messages explains, and whatever ends a session before anything was offered: the
-    last words are not always 421, Exchange's are 451.
+    A limit of messages a session explains such a refusal. A session that ends in state `mailfrom` is one too: the last
+    reply is not always 421, Exchange sends 451.
     """
     if session.messages < 2:
         return False

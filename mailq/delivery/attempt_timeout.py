@@ -1,7 +1,7 @@
-"""One clock for many waits of the same length: cheaper than a timer for each.
+"""One timeout for many tasks with the same limit: cheaper than a timer for each.
 
-Used like `asyncio.timeout`, around a piece of the running task that may await. Since all waits are
-equally long they end in the order in which they began, so that one timer, for the oldest, will do.
+The class is used like `asyncio.timeout`, around code of the running task that awaits. Equal limits
+expire in the order in which they began. One timer, for the oldest task, is enough.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class SharedTimeout:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        """Begin to count for the running task, which may be in here once."""
+        """Begin to count for the running task, which may enter only once at a time."""
         task = asyncio.current_task()
         assert task is not None
         self._begun[task] = monotonic()
@@ -28,7 +28,7 @@ class SharedTimeout:
             self._timer = asyncio.get_running_loop().call_later(self.limit, self._look)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
-        """Stop counting; a cancellation by this clock becomes `TimeoutError`.
+        """Stop counting; a cancellation by this timeout becomes `TimeoutError`.
 
         Raises:
             TimeoutError: the time was up.
@@ -42,7 +42,7 @@ class SharedTimeout:
                 raise TimeoutError
 
     def _look(self) -> None:
-        """Cancel who is over time, and look again when the next one is."""
+        """Cancel the tasks over the limit, and look again when the next task reaches it."""
         self._timer = None
         now = monotonic()
         for task, begun in list(self._begun.items()):

@@ -1,4 +1,4 @@
-"""What state `dns` found of destinations, shared for a moment: a mailing asks for the same ones again and again."""
+"""A short cache of the targets found by state `dns`: a mailing asks for the same destinations again and again."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from mailq.delivery.stages import dns
 from mailq.ports.host import Resolver
 
 SHARED = 1.0
-"""Seconds for which jobs for one domain share what was found of it, the order of its targets included."""
+"""Seconds for which jobs for one domain share its targets, with their order."""
 
 UNANSWERED = 5.0
-"""Seconds for which a job goes away that waited for the DNS in vain, so that silence does not fill the window."""
+"""Seconds for which a job is delayed after it waited for the DNS in vain, so that such jobs do not fill memory."""
 
 TARGET = 500
-"""Octets of memory that a target takes."""
+"""Octets of memory for one target."""
 
 Destination = tuple[tuple[str, ...], Sequence[Target]]
 """The site (sorted MX hosts) and the targets in try order."""
@@ -30,7 +30,7 @@ _DNS = State.DNS
 
 
 class Destinations:
-    """Where mail for a domain goes, or, with a port, where a smarthost is."""
+    """Looks up the targets of a domain, or, with a port, those of a smarthost."""
 
     def __init__(self, policy: Policy, resolver: Resolver, rng: Random) -> None:
         self._policy = policy
@@ -39,7 +39,7 @@ class Destinations:
         self._found: BoundedDict[tuple[str, int | None], tuple[float, Destination]] = BoundedDict()
 
     def known(self, name: str, port: int | None, trail: Trail) -> Destination | None:
-        """Return what was found of a destination within the last second: all jobs for it share that."""
+        """Return the targets of a destination if they were found within the last second."""
         until_known = self._found.get((name, port))
         if until_known is None or monotonic() >= until_known[0]:
             return None
@@ -50,8 +50,8 @@ class Destinations:
         """Return the site and the targets in try order.
 
         Raises:
-            Failure: it has none, or the DNS does not tell.
-            Postponed: the DNS takes its time.
+            Failure: the destination has no target, or the DNS gives no answer.
+            Delayed: the DNS is slow.
         """
         policy = self._policy
         now = monotonic()
@@ -60,7 +60,7 @@ class Destinations:
                 found = await self._look_up(name, port)
         except TimeoutError:
             if policy.dns_patience < policy.dns_timeout:
-                # The question goes on, and its answer is there for who asks again.
+                # The query goes on, and the delayed job finds its answer in the cache.
                 raise Delayed(UNANSWERED, Cause.DNS, "the DNS takes its time") from None
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:

@@ -1,8 +1,8 @@
-"""What is known of destinations: how much is allowed towards them, and what not to try for a while.
+"""Traffic decisions for destinations: limits, breakers, pauses and refused logins.
 
-Decisions are pure and stand in `core.limits`, `core.breaker` and `core.pause`; here is what is remembered between
-jobs of this process, bounded in octets. Rates and connections are counted where all processes see them, by the
-`Limits` port (see `smtp.pool`).
+`core.traffic.limits`, `core.traffic.breaker` and `core.traffic.pause` make the decisions, and are pure. The governor
+remembers their state between the jobs of this process, bounded in octets. The `Limits` port counts rates and
+connections for all processes together (see `smtp.session_pool`).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from mailq.core.traffic.pause import Pause, paused
 from mailq.core.traffic.routes import Login, Route, Source, Target
 
 PLAINTEXT_MEMORY = 600.0
-"""Seconds for which a target whose TLS handshake failed is spoken to without."""
+"""Seconds for which sessions with a target use no TLS after its handshake failed."""
 
 MEGABYTE = 1024 * 1024
 
@@ -28,7 +28,7 @@ class Governor:
     def __init__(self, rules: Sequence[LimitRule]) -> None:
         self._rules = tuple(rules)
         self.paces = any(rule.message_rate for rule in rules)
-        """Whether messages a second are limited anywhere."""
+        """True if any rule limits messages a second."""
         self._by_address = any(rule.network for rule in rules)
         self._allowances: BoundedDict[tuple[str | None, str | None, str, tuple[str, ...], str, str], Allowance] = (
             BoundedDict(8 * MEGABYTE)
@@ -39,7 +39,7 @@ class Governor:
         self._pauses: BoundedDict[tuple[str | None, tuple[str, ...]], Pause] = BoundedDict(2 * MEGABYTE)
 
     def allowance(self, source: Source, domain: str, hosts: tuple[str, ...], target: Target) -> Allowance:
-        """Return what `source` may do towards a target of `domain`, which is served by `hosts`."""
+        """Return the allowance of `source` towards a target of `domain`, which `hosts` serve."""
         name = "" if target.host in hosts else target.host
         key = (source.ip, source.pool, domain, hosts, name, target.ip if self._by_address else "")
         found = self._allowances.get(key)
@@ -51,10 +51,10 @@ class Governor:
     def unpaused(
         self, sources: Sequence[Source], hosts: tuple[str, ...], targets: Sequence[Target]
     ) -> Sequence[Source]:
-        """Return the sources from which the site of `hosts`, with these targets, is not left alone.
+        """Return the sources for which the site of `hosts`, with these targets, is not paused.
 
         Raises:
-            Postponed: of those that reach a target there is none, until the first pause is over.
+            Delayed: all sources that reach a target are paused; the job returns after the first pause.
         """
         if not self._pauses:
             return sources
@@ -68,22 +68,22 @@ class Governor:
         raise Delayed(first.left(now), Cause.PAUSE, first.reason)
 
     def pause(self, source: Source, hosts: tuple[str, ...], seconds: float, reason: str) -> None:
-        """Leave a site alone from a source, or its whole pool, for about so many seconds (see `core.pause`)."""
+        """Pause a site for a source, or for its whole pool, for about so many seconds (see `core.traffic.pause`)."""
         key = _towards(source, hosts)
         self._pauses.remember(key, paused(self._pauses.get(key), seconds, reason, monotonic()))
 
     def spared(self, route: Route) -> tuple[Failure, float] | None:
-        """Return what a target that takes no connections would come to, and the seconds until one is tried again."""
+        """Return the remembered failure of a target with an open breaker, and the seconds until the next probe."""
         breaker = self._breakers.get(route.ends)
         if breaker is None or breaker.reason is None or not breaker.is_open(now := monotonic()):
             return None
         return remembered(breaker.reason), breaker.until - now
 
     def admit(self, route: Route) -> None:
-        """Let a job log in, unless the login was refused lately: then one job, the probe, finds out for all.
+        """Admit a job to a login, unless the login was refused lately; then one job, the probe, logs in for all.
 
         Raises:
-            Postponed: the job is to come back; no attempt was made.
+            Delayed: the job is delayed without an attempt.
         """
         key = _login(route)
         breaker = self._logins.get(key) if key else None
@@ -91,7 +91,7 @@ class Governor:
             raise _login_later(breaker, now)
 
     def probe(self, route: Route) -> None:
-        """Let a job connect that is not `spared`: after a pause the first, for whose finding the others wait."""
+        """Record that a job connects; with a half-open breaker it is the probe, and other jobs wait for its outcome."""
         if (key := _login(route)) and (login := self._logins.get(key)) is not None:
             self._logins.remember(key, login.probing(monotonic()))
         breaker = self._breakers.get(route.ends)
@@ -99,26 +99,26 @@ class Governor:
             self._breakers.remember(route.ends, breaker.probing(monotonic()))
 
     def connected(self, route: Route) -> None:
-        """Note that a conversation came about."""
+        """Record that a session was opened, and close the breakers of its target and login."""
         self._breakers.forget(route.ends)
         if key := _login(route):
             self._logins.forget(key)
 
     def failed(self, route: Route, failure: Failure) -> None:
-        """Note that none came about.
+        """Record that a session could not be opened.
 
         Raises:
-            Postponed: the login is known to be refused, so the job need not spend an attempt on that.
+            Delayed: the login is known to be refused, so the job need not spend an attempt.
         """
         if about_login(route, failure) and (key := _login(route)):
             self._login_failed(key, login_refusal(route, failure))
         if counts(failure):
             self._breakers.remember(route.ends, self._breakers.get(route.ends, Breaker()).failed(failure, monotonic()))
         elif ORDER[failure.state] > ORDER[State.CONNECT]:
-            self._breakers.forget(route.ends)  # it takes connections, though it has no good answer
+            self._breakers.forget(route.ends)  # the target accepts connections, though its reply is a refusal
 
     def _login_failed(self, key: tuple[str, int, Login], refusal: Failure) -> None:
-        """Note a refused login; those who began before the breaker opened tell nothing new, and are postponed."""
+        """Record a refused login; a job that began before the breaker opened is delayed."""
         now, known = monotonic(), self._logins.get(key, Breaker())
         breaker = known.failed(refusal, now)
         self._logins.remember(key, breaker)
@@ -126,21 +126,21 @@ class Governor:
             raise _login_later(known, now)
 
     def without_tls(self, route: Route) -> bool:
-        """Tell whether a handshake with this target failed lately."""
+        """Return whether a TLS handshake with this target failed lately."""
         return monotonic() < self._plaintext.get((route.target.ip, route.target.port), 0.0)
 
     def handshake_failed(self, route: Route) -> None:
-        """Note that a handshake failed, so that the next job need not find out again."""
+        """Record that a TLS handshake failed, so that the next jobs use no TLS."""
         self._plaintext.remember((route.target.ip, route.target.port), monotonic() + PLAINTEXT_MEMORY)
 
 
 def _towards(source: Source, hosts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
-    """Return what a pause is for: a pool, or a source that belongs to none, and a site."""
+    """Return the key of a pause: a pool, or a source without one, and a site."""
     return (f"pool {source.pool}" if source.pool else source.ip), hosts
 
 
 def _login(route: Route) -> tuple[str, int, Login] | None:
-    """Return where a route logs in as whom; None where it does not."""
+    """Return host, port and login of a route; None without a login."""
     return (route.target.host, route.target.port, route.login) if route.login else None
 
 

@@ -1,4 +1,4 @@
-"""What the operator decided about deliveries, as one value for the flow (which never sees a file)."""
+"""The operator's decisions about deliveries, as one value for the flow (which never sees a file)."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ IMPLICIT_TLS_PORT = 465
 
 
 Verify = Literal["remote", "always", "never"]
-"""Which servers prove who they are before a login: all but those named as this host, all, or none."""
+"""Servers that must prove their identity before a login: all but those named as this host, all, or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The tables `delivery`, `message`, `tls` and `smarthost`, and of `dns` what is no question's; times in seconds.
+    """The tables `delivery`, `message`, `tls` and `smarthost`, and the policy part of `dns`; times in seconds.
 
-    A job that has waited for the DNS for `dns_patience` is postponed, unless that is not less than `dns_timeout`.
-    `smarthost` takes everything, `fallback` what no MX target of the recipient's could be given.
+    A job that has waited for the DNS for `dns_patience` is delayed, unless that is not less than `dns_timeout`.
+    `smarthost` takes all mail; `fallback` takes the mail that no MX target of the recipient took.
     """
 
     port: int = 25
@@ -55,20 +55,20 @@ class Policy:
     prohibited: Networks = NO_NETWORKS
 
     def prohibited_for(self, host: str, port: int) -> Networks:
-        """Return where a smarthost may not be: the operator's own may be anywhere, whatever the DNS says of it."""
+        """Return the networks prohibited for a smarthost; the operator's own smarthost may be anywhere."""
         own = [(server.hostname, server.port) for server in (self.smarthost, self.fallback) if server]
         return NO_NETWORKS if (host, port) in own else self.prohibited
 
     def login(self, smarthost: Smarthost | None) -> Login | None:
-        """Return who to log in as at a smarthost; None where no user name is given."""
+        """Return the login for a smarthost; None without a user name."""
         if smarthost is None or smarthost.username is None:
             return None
         return Login(smarthost.username, smarthost.password or "", plaintext=self.plaintext_auth)
 
     def trust(self, smarthost: Smarthost | None) -> Trust | None:
-        """Return the proof that a smarthost gives before a login; None where none is asked for.
+        """Return the proof that a smarthost must give before a login; None if no proof is required.
 
-        What may travel without TLS needs no proof either: whoever could show a wrong certificate could strip TLS.
+        A password that may travel without TLS needs no proof: an attacker with a wrong certificate could strip TLS too.
         """
         if smarthost is None or smarthost.username is None or self.plaintext_auth or self.verify == "never":
             return None
@@ -78,7 +78,7 @@ class Policy:
         return Trust(self.fingerprints.get(host, ()))
 
     def tls_towards(self, smarthost: Smarthost | None) -> Tls:
-        """Return what is asked of TLS: a password never travels without it unless allowed."""
+        """Return the TLS mode towards a smarthost: a password never travels without TLS unless allowed."""
         if smarthost is None:
             return self.tls
         if smarthost.port == IMPLICIT_TLS_PORT:
@@ -89,7 +89,7 @@ class Policy:
 
 
 def _names_this_host(name: str) -> bool:
-    """Tell whether a host is given as a loopback address or `localhost`, whatever the DNS may say of other names."""
+    """Return whether a host is a loopback address or `localhost`; the DNS has no say in that."""
     if name == "localhost":
         return True
     ip = numeric(name.strip("[]"))

@@ -33,7 +33,7 @@ class Broker(Publisher, Protocol):
         """Acknowledge a message; nothing happens once the connection is lost."""
 
     def acknowledged(self) -> asyncio.Future[bool]:
-        """Return a future: True when the broker has all acknowledgements so far, False if the connection is lost first."""
+        """Return a future: True once the broker has all acknowledgements, False if the connection is lost first."""
 
     def requeue(self, tag: int) -> None:
         """Requeue a message in the outbox; the broker need not count a delivery."""

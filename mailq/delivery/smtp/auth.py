@@ -1,8 +1,8 @@
-"""Logging in: one small dialogue per mechanism, as generators of (state, line).
+"""Login: one small dialogue per mechanism, as generators of (state, line).
 
-PLAIN (RFC 4616), LOGIN (obsolete but everywhere), CRAM-MD5 (RFC 2195), within RFC 4954. A
-generator is sent each 334 reply and ends after its last line; the session does the talking and
-judges the answers. Nothing here is ever logged: the lines hold credentials.
+The mechanisms are PLAIN (RFC 4616), LOGIN (obsolete but everywhere) and CRAM-MD5 (RFC 2195), within RFC 4954. The
+session sends the lines, passes each 334 reply to the generator and judges the replies. A generator ends after its last
+line. The lines hold credentials, so no code logs them.
 """
 
 import base64
@@ -17,28 +17,28 @@ from mailq.core.states import Kind, State
 from mailq.core.traffic.routes import Login, Route
 
 SHORTEST_SECRET = 3
-"""Characters of a password from which on it is masked."""
+"""Characters of the shortest password that is masked."""
 
 Dialogue = Generator[tuple[State, str], Reply, None]
-"""Yields (state, line to send) and is sent the reply."""
+"""Generator that yields (state, line to send) and receives the reply."""
 
 
 def plain(login: Login) -> Dialogue:
-    """Send everything at once, as an initial response, and again to a server that asks for it in a line of its own."""
+    """Send the credentials as an initial response, and again if the server asks for them in a line of their own."""
     response = _encode(f"\0{login.username}\0{login.password}")
     yield State.AUTHPLAIN, f"AUTH PLAIN {response}"
     yield State.AUTHPLAIN, response
 
 
 def login(login: Login) -> Dialogue:
-    """Send user name and password when asked."""
+    """Send user name and password when the server asks for each."""
     yield State.AUTHLOGIN, "AUTH LOGIN"
     yield State.AUTHUSERNAME, _encode(login.username)
     yield State.AUTHPASSWORD, _encode(login.password)
 
 
 def cram_md5(login: Login) -> Dialogue:
-    """Answer a challenge with its keyed digest; the password itself stays here."""
+    """Answer a challenge with its keyed digest; the password is not sent."""
     challenge = yield State.AUTHCRAM, "AUTH CRAM-MD5"
     try:
         secret = base64.b64decode(challenge.text, validate=True)
@@ -49,14 +49,14 @@ def cram_md5(login: Login) -> Dialogue:
 
 
 MECHANISMS: dict[str, Callable[[Login], Dialogue]] = {"PLAIN": plain, "LOGIN": login, "CRAM-MD5": cram_md5}
-"""By preference inside TLS; without TLS a mechanism that hides the password comes first."""
+"""Mechanisms by preference inside TLS; without TLS a mechanism that hides the password comes first."""
 
 
 def secrets(login: Login) -> tuple[str, ...]:
-    """Return what of a login must not be told, plain and as it is sent, the longest first.
+    """Return the secrets of a login that must be masked, plain and as they are sent, the longest first.
 
-    CRAM-MD5's digest is not among them: it depends on the challenge and is good for nothing else. A password of one or
-    two characters stands in too many words by chance: to mask it would hide what was said, and not the password.
+    The digest of CRAM-MD5 is not among them: it depends on the challenge and is of no other use. A password of one or
+    two characters occurs in too many words by chance: a mask would hide the transcript, and not the password.
     """
     if len(login.password) < SHORTEST_SECRET:
         return ()
@@ -66,10 +66,10 @@ def secrets(login: Login) -> tuple[str, ...]:
 
 
 def choose(offered: Collection[str], refused: Collection[str], *, encrypted: bool) -> list[str]:
-    """Return the mechanisms to try of those that the server offers, in this order, without those it has refused.
+    """Return the offered mechanisms in the order to try them, without those that the server has refused.
 
     Raises:
-        Failure: it offers none that mailq knows.
+        Failure: the server offers no mechanism that mailq knows.
     """
     ours = list(MECHANISMS) if encrypted else list(reversed(MECHANISMS))
     common = [name for name in ours if name in offered]
@@ -80,7 +80,7 @@ def choose(offered: Collection[str], refused: Collection[str], *, encrypted: boo
 
 
 class Unfinished(Failure):
-    """The server ended the connection over a login before every mechanism was tried; `refused` are those that were."""
+    """The server closed the connection before every mechanism was tried; `refused` are the refused ones."""
 
     def __init__(self, failure: Failure, refused: frozenset[str]) -> None:
         reply, code, status = failure.reply, failure.code, failure.status
@@ -88,7 +88,7 @@ class Unfinished(Failure):
         self.refused = refused
 
     def without_refused(self, route: Route) -> Route:
-        """Return the same route, on which the mechanisms that were refused are not tried again."""
+        """Return the same route without the mechanisms that the server refused."""
         assert route.login is not None
         return replace(route, login=replace(route.login, refused=self.refused))
 

@@ -1,7 +1,7 @@
 """MAIL FROM and RCPT TO with the parameters that the server offers. Pure.
 
-SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461). What the server cannot
-do and the message cannot do without ends the attempt here, before anything is sent.
+The extensions are SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531) and DSN (RFC 3461). If the message needs an
+extension that the server does not offer, the attempt ends here, before any command.
 """
 
 import re
@@ -15,10 +15,10 @@ from mailq.core.smtp.failure import Failure
 from mailq.core.states import Kind, State
 
 Extensions = Mapping[str, str]
-"""What EHLO offered: keyword in lower case, parameters as they stood."""
+"""Extensions that the server offers: keyword in lower case to parameters, unchanged."""
 
 _TYPED = re.compile(r"([A-Za-z0-9-]+);(.+)")
-"""An original recipient that names its address type (RFC 3461 section 4.2); types are registered words (RFC 3464)."""
+"""Form of an original recipient with its address type (RFC 3461 section 4.2), a registered word (RFC 3464)."""
 
 
 def mail_from(
@@ -27,7 +27,7 @@ def mail_from(
     """Return the MAIL command for a message.
 
     Raises:
-        Failure: the message is larger than the server takes, or needs SMTPUTF8 and gets none.
+        Failure: the message is larger than the server accepts, or needs SMTPUTF8 and the server does not offer it.
     """
     path = str(sender) if sender else ""
     parameters = [f"MAIL FROM:<{path}>"]
@@ -73,11 +73,11 @@ def xtext(text: str) -> str:
 
 
 def _unitext(text: str) -> str:
-    """Return an address in ASCII as RFC 6533 section 3 spells it, which every server that offers DSN may read."""
+    """Return an address in ASCII as in RFC 6533 section 3; every server that offers DSN can read that form."""
     return re.sub(r"[^!-*,-<>-\[\]-~]", lambda match: f"\\x{{{ord(match[0]):X}}}", text)
 
 
 @lru_cache(maxsize=1024)
 def _limit(offered: str) -> int:
-    """Return the octets of a message that a server takes at most, 0 if it tells no limit."""
+    """Return the octets of the largest message that the server accepts; 0 without a limit."""
     return int(offered) if offered.isascii() and offered.isdigit() and len(offered) < 20 else 0

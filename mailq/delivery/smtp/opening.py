@@ -1,7 +1,7 @@
-"""How a session comes about: bind, connect, intro, ehlo, starttls and login, in the order of `_walk`.
+"""The opening of a session: bind, connect, intro, ehlo, starttls and login, in the order of `_walk`.
 
-`step` and `_ended` are where a state's clock runs and trouble becomes a `Failure`. Order is code, facts are tables,
-trouble has one door. Timeouts are RFC 5321 section 4.5.3.2 unless the operator says otherwise.
+`step` keeps the timeout of a state, and `_ended` turns an exception of the wire into a `Failure`. Timeouts follow RFC
+5321 section 4.5.3.2 unless the operator configures others.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from mailq.ports.wire import Wire
 T = TypeVar("T")
 
 _WRONG = 535
-"""The code for a password that is wrong, of a mechanism that the server knows (RFC 4954 section 6)."""
+"""Reply code for a wrong password, with a mechanism that the server knows (RFC 4954 section 6)."""
 
 
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)+[A-Za-z][A-Za-z0-9-]{1,62}\.?")
-"""What stands first in a greeting that refuses, and is the server's name and no word of its reason."""
+"""Form of a server's name at the start of a greeting that refuses; any other first word belongs to the reason."""
 
 
 class Opening:
-    """The way to a session over one wire, and what was learnt on it."""
+    """The opening of a session over one wire, and the facts learnt during it."""
 
     __slots__ = ("_facts", "_retired", "_secrets", "offered", "route", "timeouts", "wire")
 
@@ -44,7 +44,7 @@ class Opening:
         self.route = route
         self.timeouts = timeouts
         self.offered: Extensions = {}
-        """What the server offered in its last EHLO reply."""
+        """Extensions in the last EHLO reply of the server."""
         self._facts: dict[str, Any] = {}
         self._secrets: tuple[str, ...] = ()
         self._retired = False
@@ -53,8 +53,8 @@ class Opening:
         """Walk bind, connect, intro, ehlo, starttls and login.
 
         Raises:
-            Failure: the first state that did not come out well; where the peer can still be spoken to, the wire is open
-                for QUIT (RFC 5321 sections 3.1, 4.1.1.10), else closed.
+            Failure: the first state that failed; the wire stays open for QUIT if commands may still be sent (RFC 5321
+                sections 3.1, 4.1.1.10), else it is closed.
         """
         try:
             await self._walk(trail)
@@ -70,16 +70,16 @@ class Opening:
 
     @property
     def reusable(self) -> bool:
-        """Tell whether the peer may be spoken to: in step, and nothing unread."""
+        """True while commands may be sent: the connection is in step, and nothing is unread."""
         return not self._retired and self.wire.alive
 
     def retire(self) -> None:
-        """Close the connection: never speak here again."""
+        """Close the connection; no command may follow."""
         self._retired = True
         self.wire.close()
 
     async def ask(self, trail: Trail, state: State, exchange: Awaitable[Reply]) -> Reply:
-        """Do a step that is answered; the answer must be the one this state hopes for."""
+        """Do a step and return its reply, which must be the one expected in this state."""
         reply = self._heard(trail, await self.step(trail, state, exchange))
         trouble = check(state, reply)
         if trouble:
@@ -87,7 +87,7 @@ class Opening:
         return reply
 
     async def step(self, trail: Trail, state: State, exchange: Awaitable[T]) -> T:
-        """Enter `state` and await its one exchange, or fail in it."""
+        """Enter `state` and await its one exchange, or raise the failure in it."""
         trail.state = state
         started = monotonic()
         try:
@@ -99,14 +99,14 @@ class Opening:
             trail.spent(state, monotonic() - started)
 
     def _ended(self, state: State, trouble: Trouble | TimeoutError) -> Failure:
-        """Return the failure of an exchange that gave no answer, after which nothing can be said here any more."""
+        """Return the failure of an exchange without a reply, and close the connection."""
         self.retire()
         if isinstance(trouble, Trouble):
             return Failure(state, trouble.kind, trouble.text)
         return Failure(state, Kind.TIMEOUT)
 
     def _heard(self, trail: Trail, reply: Reply) -> Reply:
-        """Note a reply."""
+        """Record a reply in the trail."""
         trail.heard(reply)
         return reply
 
@@ -123,7 +123,7 @@ class Opening:
         trail.said.append(f"connected from {wire.local}")
         if route.source.ip is not None and not same_address(route.source.ip, wire.local):
             trail.state = State.BIND
-            self.retire()  # not even QUIT may go out from there
+            self.retire()  # not even QUIT may be sent from that address
             text = f"the connection would leave from {wire.local} instead of {route.source.ip}; nothing was sent"
             raise Failure(State.BIND, Kind.ERROR, text)
         self._learn(trail, {"from": wire.local, "from_port": wire.local_port, "to": route.target.ip})
@@ -140,7 +140,7 @@ class Opening:
         wire.take_over()
 
     async def _greeting(self, trail: Trail) -> None:
-        """Take the greeting; its first word is the server's name, in a refusal only if it has the form of one."""
+        """Read the greeting; its first word is the server's name, in a refusal only if it has the form of a name."""
         intro = self._heard(trail, await self.step(trail, State.INTRO, self.wire.greeting()))
         trouble = check(State.INTRO, intro)
         name, *rest = intro.text.split(maxsplit=1) or [""]
@@ -151,7 +151,7 @@ class Opening:
             raise trouble if trouble.reply is None else Failure(trouble.state, trouble.kind, reply=intro)
 
     def _learn(self, trail: Trail, facts: Mapping[str, Any]) -> None:
-        """Note facts of the connection: they stand in this result and in those of later messages."""
+        """Record facts of the connection for this result and for those of later messages."""
         self._facts.update(facts)
         trail.facts.update(facts)
 
@@ -165,7 +165,7 @@ class Opening:
             trail.facts["sent"] = {"connection": self.wire.sent, "data": data}
 
     async def _command(self, trail: Trail, state: State, line: str, command: str = "") -> Reply:
-        """Send a line; of one that belongs to a `command` with secrets nothing else may be told."""
+        """Send a line and return its reply; with a `command`, the line has secrets and only `command` is recorded."""
         trail.facts["command"] = command or line
         trail.said.append((masked(line, command) if command else line,))
         return self._heard(trail, await self.step(trail, state, self.wire.command(line)))
@@ -190,12 +190,12 @@ class Opening:
                 return  # RFC 3207 section 4: the client may go on without
             if trouble:
                 raise trouble
-            if reply.code != 220:  # no refusal, but no leave either: the connection is as open as before
+            if reply.code != 220:  # neither a refusal nor 220: the connection stays as it was
                 raise Failure(State.STARTTLS, Kind.INVALID, f"unexpected answer: {reply.code} {reply.text}"[:500])
             self._learn_security(trail)
             try:
                 await self._hello(trail)
-            except Failure as failure:  # with TLS 1.3 the refusal of a handshake may show only here
+            except Failure as failure:  # with TLS 1.3 the server may refuse a handshake only here
                 failure.tls_unusable = failure.reply is None or not failure.reply.closing
                 raise
         elif self.route.tls is Tls.REQUIRED:
@@ -215,16 +215,16 @@ class Opening:
             except Failure as failure:
                 if _refused(failure):
                     refusals[mechanism] = failure
-                elif refusals and _hung_up(failure):  # over the mechanisms before this one
+                elif refusals and _hung_up(failure):  # because of the mechanisms before this one
                     raise auth.Unfinished(failure, login.refused | refusals.keys()) from failure
                 else:
                     raise
             else:
                 return
-        raise self._told(trail, refusals)
+        raise self._reported(trail, refusals)
 
     def _check_trust(self, trail: Trail, login: Login, *, encrypted: bool) -> None:
-        """Let a password go only over TLS, and only to the server that it is for, as far as that is asked for."""
+        """Raise a failure unless the password may be sent: TLS and the server's identity are checked as configured."""
         trail_state, trail.state = trail.state, State.STARTTLS
         if not (encrypted or login.plaintext):
             raise Failure(State.STARTTLS, Kind.ERROR, "TLS is required before credentials and is not to be had")
@@ -234,8 +234,8 @@ class Opening:
                 raise Failure(State.STARTTLS, Kind.ERROR, trouble, code=454, status=TRUST_STATUS)
         trail.state = trail_state
 
-    def _told(self, trail: Trail, refusals: Mapping[str, Failure]) -> Failure:
-        """Return the refusal to tell when all mechanisms are refused: first one about the password, else the last."""
+    def _reported(self, trail: Trail, refusals: Mapping[str, Failure]) -> Failure:
+        """Return the refusal to report when all mechanisms are refused: one about the password, else the last."""
         mechanism = next((name for name, each in refusals.items() if each.code == _WRONG), [*refusals][-1])
         failure = refusals[mechanism]
         trail.state = failure.state
@@ -244,7 +244,7 @@ class Opening:
         return failure
 
     async def _authenticate(self, trail: Trail, login: Login, mechanism: str) -> None:
-        """Walk through one mechanism's dialogue."""
+        """Send the lines of one mechanism's dialogue."""
         self._learn(trail, {"authentication": mechanism})
         dialogue = auth.MECHANISMS[mechanism](login)
         state, line = next(dialogue)
@@ -261,7 +261,7 @@ class Opening:
 
 
 def _refused(failure: Failure) -> bool:
-    """Tell whether a mechanism was refused for good, so that another one may be tried (RFC 4954 section 4)."""
+    """Return whether the server refused a mechanism for good, so that another one may be tried (RFC 4954 section 4)."""
     return failure.kind is Kind.ERROR and failure.reply is not None and failure.reply.permanent
 
 
@@ -270,9 +270,10 @@ def _hung_up(failure: Failure) -> bool:
 
 
 def extensions(reply: Reply) -> dict[str, str]:
-    """Return what an EHLO reply offers: keyword in lower case to its parameters (RFC 5321 section 4.1.1.1).
+    """Return the extensions in an EHLO reply: keyword in lower case to its parameters (RFC 5321 section 4.1.1.1).
 
-    Of several lines the first one counts, but for AUTH: servers say the old form `AUTH=` too, and not always the same.
+    The first line of a keyword counts. AUTH lines are joined: servers send the old form `AUTH=` too, with other
+    parameters at times.
     """
     offered: dict[str, str] = {}
     for line in reply.text.split("\n")[1:101]:

@@ -1,6 +1,7 @@
-"""One conversation with one mail server, once it is open. Read `deliver`: that is the state machine.
+"""One SMTP session with one mail server, once it is open. `deliver` is the state machine.
 
-`_awaited` is where a state's clock runs and trouble becomes a `Failure`, as `step` is on the way there.
+`_awaited` keeps the timeout of a state and turns an exception of the wire into a `Failure`, as `step` does during the
+opening.
 """
 
 import contextlib
@@ -26,11 +27,11 @@ from mailq.ports.wire import Wire
 _MESSAGE = State.MESSAGE
 
 BLOCK = 256 * 1024
-"""Octets of a message written before the connection is asked whether it can take more."""
+"""Octets of a message that are written before the session waits until the connection can take more."""
 
 
 class Session(Opening):
-    """An SMTP session over one wire; opened once, then good for messages until it is retired."""
+    """An SMTP session over one wire; opened once, then used for messages until it is retired."""
 
     __slots__ = ("_open", "messages", "quit_timeout", "spent")
 
@@ -39,7 +40,7 @@ class Session(Opening):
         self.quit_timeout = quit_timeout
         self.messages = 0
         self.spent = False
-        """No further message may be sent, but the peer may be told QUIT."""
+        """True if no further message may be sent, though QUIT may."""
         self._open = False
 
     async def deliver(
@@ -47,11 +48,11 @@ class Session(Opening):
     ) -> Reply:
         """Walk mailfrom, rcptto, data and message; return the answer to the final dot.
 
-        `rules` say what becomes of a message that this server does not take as it is.
+        `rules` say how to change a message that this server does not accept unchanged.
 
         Raises:
-            Failure: who refused what, or what became of the connection.
-            Postponed, JournalError: there is no leave to hand it over; the receiver has not got it.
+            Failure: the server refused a command or the message, or the connection failed.
+            Delayed, JournalError: the hand-over is not permitted; the receiver does not have the message.
         """
         try:
             self._begin(trail)
@@ -69,7 +70,7 @@ class Session(Opening):
             self._judge(trail, reply)
         except Failure:
             raise
-        except BaseException:  # nobody knows where it stands: no leave, cancelled, or a bug
+        except BaseException:  # the state of the session is unknown: no permission, cancelled, or a bug
             self.retire()
             raise
         finally:
@@ -78,10 +79,10 @@ class Session(Opening):
         return reply
 
     async def probe(self, trail: Trail, job: Job, content: Content, rules: MessageRules = MENDED) -> Reply:
-        """Walk mailfrom and rcptto and take it back with RSET: a dry run; return the answer to RCPT.
+        """Walk mailfrom and rcptto and send RSET: a dry run; return the reply to RCPT.
 
         Raises:
-            Failure: who refused what, or what became of the connection.
+            Failure: the server refused a command, or the connection failed.
         """
         try:
             self._begin(trail)
@@ -90,7 +91,7 @@ class Session(Opening):
             if content.eightbit or content.eightbit_header:
                 content = await self._fitted(trail, content, rules)
             reply = await self._transact(trail, self._envelope(job, content), data=False)
-            with contextlib.suppress(Failure):  # it has answered; the session is retired, that is all
+            with contextlib.suppress(Failure):  # the server has replied; a failed RSET only retires the session
                 await self._reset(Trail())
         except Failure:
             raise
@@ -103,7 +104,7 @@ class Session(Opening):
         return reply
 
     def _begin(self, trail: Trail) -> None:
-        """Begin with the next message."""
+        """Begin the next message."""
         self.messages += 1
         if self._secrets:
             trail.conceal(self._secrets)
@@ -112,19 +113,19 @@ class Session(Opening):
             trail.said.append(f"session {self._facts['session']}, message {self.messages}")
 
     async def quit(self) -> None:
-        """Say QUIT if the peer may still be spoken to, and close; never raises."""
+        """Send QUIT if commands may still be sent, and close the connection; never raises."""
         try:
             if self.reusable:
                 self.wire.write(b"QUIT\r\n")
                 await self.wire.reply(self.quit_timeout)
-                await self.wire.reply(self.quit_timeout)  # the peer closes: until then it counts this connection
+                await self.wire.reply(self.quit_timeout)  # until the peer closes, it counts this connection
         except (Trouble, TimeoutError):
             pass
         finally:
             self.retire()
 
     def _arrived(self, trail: Trail, state: State) -> Reply | None:
-        """Return the reply in `state` if it has come already: replies to what was written together come together."""
+        """Return the reply in `state` if it has arrived already: replies to pipelined commands arrive together."""
         reply = self.wire.ready()
         if reply is None:
             return None
@@ -133,7 +134,7 @@ class Session(Opening):
         return self._heard(trail, reply)
 
     async def _awaited(self, trail: Trail, state: State) -> Reply:
-        """Enter `state` and wait for the next reply to what was written, or fail in it; the wire keeps the clock."""
+        """Enter `state` and wait for the next reply, or raise the failure in it; the wire keeps the timeout."""
         trail.state = state
         started = monotonic()
         try:
@@ -150,7 +151,7 @@ class Session(Opening):
         self.wire.write("\r\n".join((*lines, "")).encode())
 
     async def _listen(self, trail: Trail, state: State) -> None:
-        """Hear what the server said before it was asked, and fail: 421, its good-bye, or what would shift all replies.
+        """Read a reply that no command asked for, and fail: 421, or a line that would shift all later replies.
 
         Raises:
             Failure: always.
@@ -177,7 +178,7 @@ class Session(Opening):
         self._open = False
 
     async def _fitted(self, trail: Trail, content: Content, rules: MessageRules) -> Content:
-        """Return the message as this server takes it, or fail where it does not; a large one in a thread."""
+        """Return the message in a form that this server accepts, or raise a failure; a thread converts a large one."""
         eight_bit, utf8 = "8bitmime" in self.offered, "smtputf8" in self.offered
         work = partial(fitted, content, rules, eight_bit=eight_bit, utf8=utf8)
         message, warnings = work() if eight_bit and utf8 else await offloaded(content.size, work)
@@ -186,12 +187,12 @@ class Session(Opening):
         return message
 
     def _envelope(self, job: Job, content: Content) -> tuple[str, str]:
-        """Return MAIL and RCPT as this server understands them, or fail where it cannot take the message."""
+        """Return MAIL and RCPT for this server, or raise a failure if it cannot accept the message."""
         mail = mail_from(job.envelope, job.recipient, content, job.dsn, self.offered)
         return mail, rcpt_to(job.recipient, job.dsn, self.offered)
 
     async def _transact(self, trail: Trail, envelope: tuple[str, str], *, data: bool = True) -> Reply:
-        """Send the commands and return the last answer; the first refusal is what is raised."""
+        """Send the commands and return the last reply, or raise the first refusal."""
         transaction = Transaction(*envelope, pipelining="pipelining" in self.offered, data=data)
         self._open = True
         try:
@@ -219,7 +220,7 @@ class Session(Opening):
         raise transaction.refusal
 
     async def _send_ahead(self, trail: Trail, message: bytes) -> bytes:
-        """Send a message but for its last block, no faster than the connection takes it; return that block."""
+        """Send a message except for its last block, no faster than the connection takes it; return that block."""
         last = (len(message) - 1) // BLOCK * BLOCK
         for start in range(0, last, BLOCK):
             if not self.wire.alive:
@@ -229,14 +230,14 @@ class Session(Opening):
         return message[last:]
 
     def _hand_over(self, trail: Trail, octets: bytes, claim: HandoverGuard) -> None:
-        """Send the last octets of a message; from then on its fate may be in doubt."""
+        """Record the hand-over and send the last octets of a message; from then on the attempt may be in doubt."""
         if self.wire.alive:
             claim.hand_over()
             trail.in_doubt = True
             self.wire.write(octets)
 
     def _judge(self, trail: Trail, reply: Reply) -> None:
-        """Take the answer to the message: raise what it failed for."""
+        """Judge the reply to the message, and raise its failure."""
         self._open = False
         trouble = check(_MESSAGE, reply)
         if trouble is None and not trail.in_doubt:

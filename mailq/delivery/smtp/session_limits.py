@@ -1,4 +1,4 @@
-"""The limits of messages per session that this process has learnt, by who shares the sessions; bounded memory."""
+"""Limits of messages per session that this process has learnt, by the sharing of sessions; bounded memory."""
 
 from time import monotonic
 
@@ -8,7 +8,7 @@ from mailq.core.traffic.limits import Allowance
 
 
 class SessionLimits:
-    """The numbers of messages that receivers take in one session (`core.session_limit`)."""
+    """The numbers of messages that receivers take in one session (`core.smtp.session_limit`)."""
 
     def __init__(self) -> None:
         self._known: BoundedDict[str, SessionLimit] = BoundedDict()
@@ -22,7 +22,7 @@ class SessionLimits:
         return min(configured, known.messages)
 
     def refused(self, allowance: Allowance, before: int, *, named: bool) -> int | None:
-        """Note that a session was refused after `before` messages; return the limit if that is news."""
+        """Record that a session was refused after `before` messages; return the limit if it has changed."""
         old, now = self._known.get(allowance.sharing, SessionLimit()), monotonic()
         new = old.refused(before, now, named=named)
         self._known.remember(allowance.sharing, new)

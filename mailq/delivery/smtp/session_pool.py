@@ -1,9 +1,9 @@
-"""Who gets which session: a used one where one fits, a new one where the limits allow, else a place in line.
+"""The session pool: a job gets a used session that fits, a new one if the limits allow it, or a place in a wait queue.
 
-A session fits a job only if everything that shapes a conversation is the same: the `Route`, whose TLS
-policy is the one that came out (a plaintext fall-back is another route). Waiting is short and in memory;
-who would wait longer than there is patience for is postponed. What is open at once is counted through the `Limits`
-port, for all processes together; a place is given back only after its connection is closed.
+A session fits a job only if the `Route` is the same. The TLS mode of a route is the one in use, so a fall-back to
+plaintext is another route. Jobs wait in memory, for `PATIENCE` seconds at most; a job that would wait longer is
+delayed. The `Limits` port counts open connections for all processes together. The pool gives a place back only after
+its connection is closed.
 """
 
 import asyncio
@@ -28,28 +28,28 @@ from mailq.ports.wire import Dialer
 K = TypeVar("K")
 
 PATIENCE = 5.0
-"""Seconds that a job waits in memory before it is postponed."""
+"""Seconds that a job waits in memory before it is delayed."""
 
 POLL = 0.1
-"""Seconds between looks whether another process gave a connection back."""
+"""Seconds between checks whether another process gave a place back."""
 
 TENURE = 1.0
-"""Seconds that a session serves this process before its place goes to another one that waits with fewer."""
+"""Seconds that a session serves this process before its place may go to a waiting process with fewer."""
 
 FORGOTTEN = 600.0
-"""Seconds after which what was learnt about a line is dropped."""
+"""Seconds after which the pool drops an unused wait queue and its statistics."""
 
 MANY = 5000
-"""Lines of which so much is remembered; while there are more, unused ones are dropped after `PATIENCE`."""
+"""Number of wait queues kept for so long; above it, unused ones are dropped after `PATIENCE` seconds."""
 
 REASON = "all connections allowed are in use"
 
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A session with what was allowed when it was opened; moments on the monotonic clock.
+    """A session with the allowance at its opening; moments on the monotonic clock.
 
-    `serving` tells that its opening succeeded, so that the pool counts it among the open ones.
+    `serving` says that the opening succeeded, so that the pool counts the session as open.
     """
 
     session: Session
@@ -59,7 +59,7 @@ class Held:
     serving: bool = False
 
     def worn(self, now: float, most: int) -> bool:
-        """Tell whether it may not carry another message; `most` is how many it may carry in all."""
+        """Return whether the session may carry no further message; `most` is how many it may carry in all."""
         session = self.session
         old = now - self.born >= self.allowance.session_age or session.messages >= most
         return old or session.spent or not session.reusable
@@ -67,7 +67,7 @@ class Held:
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A job in line: gets a session, or None for leave to open one; `fresh`: no used session will do."""
+    """A job in a wait queue: gets a session, or None for a place to open one; `fresh`: only a new one will do."""
 
     route: Route
     allowance: Allowance
@@ -76,7 +76,7 @@ class Waiter:
     fresh: bool = False
 
     def takes(self, route: Route) -> bool:
-        """Tell whether a used session on `route` will do."""
+        """Return whether a used session on `route` will do."""
         return not self.fresh and (self.route is route or self.route == route)
 
 
@@ -92,7 +92,7 @@ class SessionPool:
         most: int,
         room: int,
     ) -> None:
-        """Begin with none; there are `most` at once, and `room` is how many jobs the process has in memory."""
+        """Begin with no session; `most` sessions may be open at once, and `room` jobs may be in memory."""
         self._dialer = dialer
         self._limits = limits
         self._timeouts = timeouts
@@ -102,26 +102,26 @@ class SessionPool:
         self._pacing = 0
         self._idle: dict[Route, list[Held]] = {}
         self._idle_by_key: dict[str, list[Held]] = {}
-        self._lines: dict[str, WaitQueue[Waiter]] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._wait_queues: dict[str, WaitQueue[Waiter]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._going: Counter[str] = Counter()
         self._serving: Counter[tuple[str | None, str, int]] = Counter()
-        self._attendant: asyncio.Task[None] | None = None
+        self._attending: asyncio.Task[None] | None = None
         self.session_limits = SessionLimits()
         self.open_sessions = 0
 
     async def find(self, route: Route, allowance: Allowance, *, fresh: bool = False) -> Held | None:
-        """Return a session on `route` that was used before; None, always if `fresh`, is a place to open or to vacate.
+        """Return a used session on `route`; None (always if `fresh`) is a place that the caller opens or vacates.
 
         Raises:
-            Postponed: neither is to be had soon.
+            Delayed: neither would be available soon.
         """
         held = None if fresh else self._used(route)
         if held is None:
-            line = self._line(allowance)
-            if not line.waiting and await self._enter(allowance):
+            queue = self._wait_queue(allowance)
+            if not queue.waiting and await self._enter(allowance):
                 return None
-            answer = self._join(line, route, allowance, fresh=fresh)
+            answer = self._join(queue, route, allowance, fresh=fresh)
             try:
                 held = await answer
             except asyncio.CancelledError:
@@ -133,11 +133,11 @@ class SessionPool:
         return held
 
     async def open(self, trail: Trail, route: Route, allowance: Allowance) -> Held:
-        """Return a new session in the place that `find` gave; what is learnt on the way lands in `trail`.
+        """Return a new session in the place that `find` gave; `trail` gets the facts of the opening.
 
         Raises:
-            Failure: it could not be opened; the place is free again, after QUIT where the peer may be told.
-            Postponed: new connections come at a limited rate, and others come first.
+            Failure: the session could not be opened; the place is free again, after QUIT if that may be sent.
+            Delayed: the rate of new connections is limited, and other jobs come first.
         """
         self.open_sessions += 1
         began = monotonic()
@@ -150,7 +150,7 @@ class SessionPool:
             await session.open(trail)
         except BaseException:
             now = monotonic()
-            self._line(allowance).given_back(now - began, now)
+            self._wait_queue(allowance).given_back(now - began, now)
             if held is not None and held.session.reusable:
                 self._dismiss(held)
             else:
@@ -163,40 +163,40 @@ class SessionPool:
         return held
 
     def serving(self, route: Route) -> bool:
-        """Tell whether there is an open session between source and target of the route, in use or idle."""
+        """Return whether a session between source and target of the route is open, in use or idle."""
         return route.ends in self._serving
 
     @property
     def most_slow(self) -> int:
-        """How many connections may take long to open: half of what there may be, of sessions and of jobs."""
+        """Number of openings that may be slow: half of the sessions or of the jobs, whichever are fewer."""
         return min(self._most, self._room) // 2
 
     def vacate(self, allowance: Allowance) -> None:
-        """Give a place back: to the first in line, else to whoever comes."""
-        line = self._lines.get(allowance.connections_key)
-        if line is None or not self._next(line, None):
+        """Give a place to the first job in the wait queue, else back to the limits."""
+        queue = self._wait_queues.get(allowance.connections_key)
+        if queue is None or not self._next(queue, None):
             self._limits.leave(allowance.connections_key)
 
     def release(self, held: Held) -> None:
-        """Take a session back: for the next in line, for later, or to say good-bye; nobody waits for that."""
+        """Take a session back: give it to the next job, keep it idle, or close it in the background."""
         now = monotonic()
-        line = self._line(held.allowance)
-        line.given_back(now - held.since, now)
+        queue = self._wait_queue(held.allowance)
+        queue.given_back(now - held.since, now)
         worn = held.worn(now, self.session_limits.most(held.allowance))
-        tenured = worn or now - held.born >= TENURE or not line.waiting
+        tenured = worn or now - held.born >= TENURE or not queue.waiting
         due_elsewhere = tenured and self._due_elsewhere(held.allowance)
         if worn or due_elsewhere:
             self._dismiss(held, elsewhere=due_elsewhere)
-        elif line.waiting:
-            if not self._next(line, held):
-                self._dismiss(held)  # nobody may use it: its place is for the first of all
+        elif queue.waiting:
+            if not self._next(queue, held):
+                self._dismiss(held)  # no waiting job fits the session: its place is for the first job
         else:
             held.since = now
             self._idle.setdefault(held.session.route, []).append(held)
             self._idle_by_key.setdefault(held.allowance.connections_key, []).append(held)
 
     def sweep(self) -> None:
-        """Close what was idle too long, is worn, or is waited for elsewhere; to be called about once a second."""
+        """Close idle sessions that are too old, worn, or wanted by another process; to be called once a second."""
         self._limits.housekeep()
         now = monotonic()
         for idle in list(self._idle.values()):
@@ -206,41 +206,41 @@ class SessionPool:
                 if over or self._due_elsewhere(held.allowance):
                     self._dismiss(self._taken(held), elsewhere=not over)
         self._idle, self._idle_by_key = _cleared(self._idle), _cleared(self._idle_by_key)
-        forgotten = FORGOTTEN if len(self._lines) <= MANY else PATIENCE
-        for key, line in list(self._lines.items()):
-            if not line.waiting and now - max(line.progress, line.back) > forgotten:
-                del self._lines[key]
+        forgotten = FORGOTTEN if len(self._wait_queues) <= MANY else PATIENCE
+        for key, queue in list(self._wait_queues.items()):
+            if not queue.waiting and now - max(queue.progress, queue.back) > forgotten:
+                del self._wait_queues[key]
 
     async def pace(self, key: str, rate: Rate, *, returned: bool) -> None:
         """Wait until a rate lets the next event through.
 
         Raises:
-            Postponed: that would take too long.
+            Delayed: the wait would be too long.
         """
         await self._turn(key, rate, self._patience, returned=returned)
 
     async def depart(self, key: str, rate: Rate) -> None:
-        """Wait, with the session in hand, until a message may leave after the one before.
+        """Wait, with an open session, until a message may be sent after the one before.
 
-        Who took its turn with `pace` may have had to open a session since; this keeps it from leaving
-        right before or after the next one. As many come here as the rate lets through, so the wait is short.
+        A job that took its turn with `pace` may have opened a session since. This second wait keeps its message from
+        being sent right before or after the next one. `pace` limits the jobs that come here, so the wait is short.
 
         Raises:
-            Postponed: it is not, because many sessions took long to open.
+            Delayed: the wait would be too long, because many sessions took long to open.
         """
         await self._turn(f"depart|{key}", Rate(rate.per_second, rate.burst), PATIENCE, returned=True)
 
     async def close(self) -> None:
-        """Say good-bye to all idle sessions and wait until all are gone."""
+        """Close all idle sessions with QUIT, and wait until all sessions are closed."""
         for idle in list(self._idle.values()):
             for held in list(idle):
                 self._dismiss(self._taken(held))
-        while self._leaving:
-            await asyncio.wait(self._leaving)
+        while self._closing:
+            await asyncio.wait(self._closing)
 
     @property
     def _patience(self) -> float:
-        """Seconds that a job may wait for a rate: less the more do, or many slow destinations would fill the memory."""
+        """Seconds that a job may wait for a rate: fewer if more jobs wait, or slow destinations would fill memory."""
         return max(LEAST_PATIENCE, PATIENCE * (1.0 - self._pacing / self._room))
 
     async def _turn(self, key: str, rate: Rate, patience: float, *, returned: bool) -> None:
@@ -255,7 +255,7 @@ class SessionPool:
                 self._pacing -= 1
 
     def _used(self, route: Route) -> Held | None:
-        """Return the session on `route` that was used last, since it is the least likely to be closed by the peer."""
+        """Return the session on `route` that was used last, since the peer is least likely to close that one."""
         idle = self._idle.get(route)
         if not idle:
             return None
@@ -269,38 +269,38 @@ class SessionPool:
         return None
 
     def _join(
-        self, line: WaitQueue[Waiter], route: Route, allowance: Allowance, *, fresh: bool
+        self, queue: WaitQueue[Waiter], route: Route, allowance: Allowance, *, fresh: bool
     ) -> asyncio.Future[Held | None]:
-        """Stand in line for a session on `route`; the answer None is leave to open one, its place already taken.
+        """Wait in a queue for a session on `route`; the answer None is a place, already taken, to open one.
 
         Raises:
-            Postponed: it would take too long.
+            Delayed: the wait would be too long.
         """
         now = monotonic()
-        if line.wait(now) > PATIENCE:
-            raise Delayed(line.send_away(now), Cause.CONNECTIONS, REASON)
+        if queue.wait(now) > PATIENCE:
+            raise Delayed(queue.send_away(now), Cause.CONNECTIONS, REASON)
         answer = asyncio.get_running_loop().create_future()
-        line.join(Waiter(route, allowance, answer, now, fresh), now)
+        queue.join(Waiter(route, allowance, answer, now, fresh), now)
         if idle := self._idle_by_key.get(allowance.connections_key):
             self._evict(idle)
-        if self._attendant is None or self._attendant.done():
-            self._attendant = asyncio.create_task(self._attend())
+        if self._attending is None or self._attending.done():
+            self._attending = asyncio.create_task(self._attend())
         return answer
 
     async def _attend(self) -> None:
-        """While anybody waits, look for places that other processes gave back, and end waits that get too long."""
-        while any(line.waiting for line in self._lines.values()):
+        """While a job waits, look for places that other processes gave back, and end waits that are too long."""
+        while any(queue.waiting for queue in self._wait_queues.values()):
             await asyncio.sleep(POLL)
             now = monotonic()
-            for line in list(self._lines.values()):
-                while line.waiting and await self._enter(allowance := line.waiting[0].allowance):
+            for queue in list(self._wait_queues.values()):
+                while queue.waiting and await self._enter(allowance := queue.waiting[0].allowance):
                     self.vacate(allowance)
                 leaving = []
-                while line.waiting and now - line.waiting[0].since > PATIENCE:
-                    leaving.append(line.waiting.popleft())
-                for waiter in (*leaving, *line.hopeless(now, PATIENCE)):
+                while queue.waiting and now - queue.waiting[0].since > PATIENCE:
+                    leaving.append(queue.waiting.popleft())
+                for waiter in (*leaving, *queue.hopeless(now, PATIENCE)):
                     if not waiter.answer.done():
-                        waiter.answer.set_exception(Delayed(line.send_away(now), Cause.CONNECTIONS, REASON))
+                        waiter.answer.set_exception(Delayed(queue.send_away(now), Cause.CONNECTIONS, REASON))
 
     async def _enter(self, allowance: Allowance) -> bool:
         """Take a place among the allowed connections, if this process may have one more at all."""
@@ -309,16 +309,16 @@ class SessionPool:
             return False
         return await self._limits.enter(allowance.connections_key, allowance.connections)
 
-    def _next(self, line: WaitQueue[Waiter], held: Held | None) -> bool:
-        """Answer the first in line, with a session the first who may use it; tell whether there was one."""
-        while line.waiting:
-            waiter: Waiter | None = line.waiting[0]
+    def _next(self, queue: WaitQueue[Waiter], held: Held | None) -> bool:
+        """Give a place to the first waiting job, or a session to the first that fits; return whether there was one."""
+        while queue.waiting:
+            waiter: Waiter | None = queue.waiting[0]
             route = held.session.route if held else None
             if route is not None and waiter is not None and not waiter.takes(route):
-                waiter = next((each for each in line.waiting if each.takes(route)), None)
+                waiter = next((each for each in queue.waiting if each.takes(route)), None)
             if waiter is None:
                 return False
-            line.waiting.remove(waiter)
+            queue.waiting.remove(waiter)
             if not waiter.answer.done():  # else its job was cancelled meanwhile
                 waiter.answer.set_result(held)
                 return True
@@ -331,20 +331,20 @@ class SessionPool:
             self.release(answer)
 
     def _dismiss(self, held: Held, *, elsewhere: bool = False) -> None:
-        """Close a session in the background; its place is for the next in line here, or `elsewhere`."""
+        """Close a session in the background; its place is for the next job here, or for another process."""
         if elsewhere:
             self._going[held.allowance.connections_key] += 1
-        task = asyncio.create_task(self._say_good_bye(held, elsewhere=elsewhere))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        task = asyncio.create_task(self._quit(held, elsewhere=elsewhere))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
-    async def _say_good_bye(self, held: Held, *, elsewhere: bool) -> None:
-        """Close a session; only then its place is free, or the receiver would see one connection too many."""
+    async def _quit(self, held: Held, *, elsewhere: bool) -> None:
+        """Close a session, then free its place; else the receiver would see one connection too many."""
         try:
             await held.session.quit()
         finally:
             self.open_sessions -= 1
-            self._serves_no_more(held)
+            self._count_out(held)
             key = held.allowance.connections_key
             if elsewhere:
                 self._limits.leave(key)
@@ -354,8 +354,8 @@ class SessionPool:
             else:
                 self.vacate(held.allowance)
 
-    def _serves_no_more(self, held: Held) -> None:
-        """Count out a session that was open; one whose opening was refused never was."""
+    def _count_out(self, held: Held) -> None:
+        """Count a session as closed, unless its opening had failed."""
         if held.serving:
             ends = held.session.route.ends
             self._serving[ends] -= 1
@@ -363,29 +363,29 @@ class SessionPool:
                 del self._serving[ends]
 
     def _due_elsewhere(self, allowance: Allowance) -> bool:
-        """Tell whether one of the places that this process has is another one's turn."""
+        """Return whether another process waits for one of the places of this process."""
         key = allowance.connections_key
         return self._limits.wanted(key, allowance.connections, self._going.get(key, 0))
 
     def _evict(self, idle: Sequence[Held]) -> None:
-        """Close the session that was idle longest, to make room for one that is needed."""
+        """Close the session that was idle longest, to make room for a new one."""
         if idle:
             self._dismiss(self._taken(min(idle, key=lambda held: held.since)))
 
     def _taken(self, held: Held) -> Held:
-        """Take a session from the idle ones."""
+        """Remove a session from the idle ones and return it."""
         self._idle[held.session.route].remove(held)
         self._idle_by_key[held.allowance.connections_key].remove(held)
         return held
 
-    def _line(self, allowance: Allowance) -> WaitQueue[Waiter]:
-        line = self._lines.get(allowance.connections_key)
-        if line is None:
-            line = self._lines[allowance.connections_key] = WaitQueue(allowance.connections, monotonic())
-        line.places = allowance.connections
-        return line
+    def _wait_queue(self, allowance: Allowance) -> WaitQueue[Waiter]:
+        queue = self._wait_queues.get(allowance.connections_key)
+        if queue is None:
+            queue = self._wait_queues[allowance.connections_key] = WaitQueue(allowance.connections, monotonic())
+        queue.places = allowance.connections
+        return queue
 
 
-def _cleared(shelf: dict[K, list[Held]]) -> dict[K, list[Held]]:
-    """Return a shelf without its empty places."""
-    return {key: held for key, held in shelf.items() if held}
+def _cleared(sessions: dict[K, list[Held]]) -> dict[K, list[Held]]:
+    """Return the mapping without empty lists."""
+    return {key: held for key, held in sessions.items() if held}

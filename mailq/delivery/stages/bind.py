@@ -12,7 +12,7 @@ def choose(sources: Sequence[Source], target: Target, rng: Random, pinned: str |
     """Return one of the sources of the target's address family: the `pinned` IP if it is among them, else at random.
 
     Raises:
-        Failure: there is none of that family; another target may do.
+        Failure: no source has that family; another target may have another one.
     """
     if len(sources) == 1 and sources[0].reaches(target):
         return sources[0]

@@ -1,11 +1,10 @@
-"""State `dns`: which addresses to connect to for a domain, in which order.
+"""State `dns`: the addresses to connect to for a domain, in try order.
 
-Here is the policy: MX by preference, equal ones shuffled (RFC 5321 section 5.1), a domain without
-MX is its own host, a null MX takes no mail (RFC 7505), address literals, the operator's overrides,
-smarthosts. Strangers decide what the DNS says of their domains, so their addresses in `prohibited`
-networks are not connected to. It decides too how few addresses an attempt tries (`max_targets`)
-without a dead host or a dead address family using them up. Asking and caching is the resolver's; time
-limits and what a failure means for the job are the caller's.
+MX hosts are tried by preference, and equal ones are shuffled (RFC 5321 section 5.1). A domain without MX is its own
+host, and a domain with a null MX takes no mail (RFC 7505). The module also handles address literals, the operator's
+overrides and smarthosts. Strangers control the DNS of their domains, so mailq does not connect to their addresses in
+`prohibited` networks. An attempt tries at most `max_targets` addresses, shared between hosts and address families, so
+that a dead one does not use them up. The resolver asks and caches; the caller keeps the timeout.
 """
 
 import asyncio
@@ -27,14 +26,14 @@ from mailq.core.traffic.routes import MAX_HOSTS, Family, Target
 from mailq.ports.host import Resolver
 
 SLICE = 20
-"""Hosts looked up at once where the preferred ones have no address."""
+"""Number of hosts looked up at once if the preferred ones have no address."""
 
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 
 NO_OVERRIDES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 UNROUTABLE = "5.4.4"
-"""Status of what has no address to connect to (RFC 3463: unable to route)."""
+"""Enhanced status of a domain without an address to connect to (RFC 3463: unable to route)."""
 
 _ADDRESS = {"any": "address", "ipv4": "IPv4 address", "ipv6": "IPv6 address"}
 
@@ -49,7 +48,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """How many targets of which family are wanted, outside of which networks, and the dice."""
+    """The wanted number of targets, their family, the prohibited networks, and the random generator."""
 
     family: Family
     limit: int
@@ -57,11 +56,11 @@ class _Choice:
     prohibited: Networks = NO_NETWORKS
 
     def takes(self, ip: str) -> bool:
-        """Tell whether an address can be somebody's mail server, is not prohibited and of a wanted family."""
+        """Return whether an address can be a mail server, is not prohibited and of a wanted family."""
         return _reachable(ip) and self.prohibited.holding(ip) is None and self.wants(ip)
 
     def wants(self, ip: str) -> bool:
-        """Tell whether an address is of a wanted family."""
+        """Return whether an address is of a wanted family."""
         return self.family == "any" or (self.family == "ipv6") == (":" in ip)
 
 
@@ -78,13 +77,13 @@ async def targets(
 ) -> tuple[Target, ...]:
     """Return the targets for mail to `domain` in try order: at least one, at most `max_targets`.
 
-    `domain` is in lower-case A-labels, or an address literal in brackets. `overrides` are targets by
-    domain, `*` for all others and literals too; an empty list means: as the DNS says. What they name may
-    be in `prohibited` networks, an address literal may not.
+    `domain` is in lower-case A-labels, or an address literal in brackets. `overrides` are targets by domain; `*` stands
+    for all others and for literals too. An empty list means the targets of the DNS. Targets of overrides may be in
+    `prohibited` networks; address literals may not.
 
     Raises:
         Failure: in state dns; permanent for NXDOMAIN (550 5.1.2), null MX (556 5.1.10) and no address that
-            is not prohibited (550 5.4.4), transient (451 4.4.3) for trouble of the DNS or of an override.
+            is not prohibited (550 5.4.4), transient (451 4.4.3) for other failures of the DNS or of an override.
     """
     fixed = override(domain, overrides)
     choice = _Choice(family, max_targets, rng, NO_NETWORKS if fixed else prohibited)
@@ -98,19 +97,19 @@ async def targets(
         lack = f"none of the MX hosts of {domain} has an {_ADDRESS[family]} to connect to"
     if not hosts:
         hosts, lack = [domain], f"{domain} has neither MX hosts nor an {_ADDRESS[family]} to connect to"
-    found, trouble = await _find([Endpoint(host, port) for host in hosts], resolver, choice)
+    found, problem = await _find([Endpoint(host, port) for host in hosts], resolver, choice)
     if found:
         return found
-    why = f"{lack}: {trouble.text}" if trouble else lack
-    if trouble and not trouble.permanent:
-        raise Failure(State.DNS, trouble.kind, why)
-    if not all_known:  # one of the others may do, or somebody mends the domain
+    why = f"{lack}: {problem.text}" if problem else lack
+    if problem and not problem.permanent:
+        raise Failure(State.DNS, problem.kind, why)
+    if not all_known:  # another MX host may have one, or its operator may correct the domain
         raise Failure(State.DNS, Kind.ERROR, f"{why}; it has more MX hosts than {MAX_HOSTS}")
     raise Failure(State.DNS, Kind.ERROR, why, code=550, status=UNROUTABLE)
 
 
 def override(domain: str, overrides: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    """Return the targets that the operator has given a domain; none: as the DNS says."""
+    """Return the targets that the operator has configured for a domain; empty means the targets of the DNS."""
     return overrides.get(domain, overrides.get("*", ()))
 
 
@@ -119,7 +118,7 @@ async def site(
 ) -> tuple[str, ...]:
     """Return the set of MX hosts that serve `domain`, sorted: domains with the same one are one site.
 
-    An address literal's is its address, as that of a smarthost given by address.
+    The site of an address literal is its address, as for a smarthost given by address.
 
     Raises:
         Failure: in state dns, as from `targets`.
@@ -142,9 +141,9 @@ async def host_targets(
     max_targets: int = 5,
     prohibited: Networks = NO_NETWORKS,
 ) -> tuple[Target, ...]:
-    """Return the targets of one configured host (name, IP address or literal); MX is not looked at.
+    """Return the targets of one configured host (name, IP address or literal), without its MX records.
 
-    What the DNS says of a name may not be in `prohibited` networks; an address given as such may.
+    Addresses that the DNS gives for a name may not be in `prohibited` networks; a configured address may.
 
     Raises:
         Failure: always transient (451 4.4.3), for the recipient has no part in it.
@@ -165,7 +164,7 @@ def parse_endpoint(text: str, port: int) -> Endpoint:
     """Return the endpoint written as `host`, `host:port`, `ip`, `ip:port` or `[v6]:port`; `port` if none is.
 
     Raises:
-        ValueError: it is none of these; names the text.
+        ValueError: `text` has none of these forms; the message contains it.
     """
     match = _ENDPOINT.fullmatch(text)
     host, number = (match["v6"] or match["name"], int(match["port"] or port)) if match else (text, port)
@@ -180,10 +179,10 @@ def parse_endpoint(text: str, port: int) -> Endpoint:
 
 
 async def _mx_hosts(domain: str, resolver: Resolver, rng: Random) -> tuple[list[str], bool]:
-    """Return the MX hosts in try order, empty if the domain has none, and whether these are all that there are.
+    """Return the MX hosts in try order, empty if the domain has none, and whether the list is complete.
 
     Raises:
-        Failure: it has a null MX, or the DNS does not tell.
+        Failure: the domain has a null MX, or the DNS gives no answer.
     """
     records = await resolver.mx(domain)
     ordered = sorted(records, key=lambda record: (record[0], rng.random()))
@@ -204,56 +203,55 @@ async def _configured(
 
 
 async def _reach(what: str, endpoints: Sequence[Endpoint], resolver: Resolver, choice: _Choice) -> tuple[Target, ...]:
-    """Return the targets of what the operator configured; that there are none is transient."""
-    found, trouble = await _find(endpoints, resolver, choice)
+    """Return the targets of configured endpoints; a failure to find one is transient."""
+    found, problem = await _find(endpoints, resolver, choice)
     if found:
         return found
-    kind, text = (trouble.kind, trouble.text) if trouble else (Kind.ERROR, f"has no {_ADDRESS[choice.family]}")
+    kind, text = (problem.kind, problem.text) if problem else (Kind.ERROR, f"has no {_ADDRESS[choice.family]}")
     raise Failure(State.DNS, kind, f"{what}: {text}")
 
 
 async def _find(
     endpoints: Sequence[Endpoint], resolver: Resolver, choice: _Choice
 ) -> tuple[tuple[Target, ...], Failure | None]:
-    """Return the targets, and what went wrong on the way: what passes before what is prohibited before the rest.
+    """Return the targets and the worst failure: a transient one before a prohibition before the rest.
 
-    Hosts are looked up together, but no more of them than can be needed: each fills at least one
-    place, and a second host is wanted even where the first fills all. While no host has an address, more are looked
-    up at once.
+    Hosts are looked up together, but no more of them than needed. Each host fills at least one place, and a second host
+    is wanted even if the first one fills all. While no host has an address, more hosts are looked up at once.
     """
     hosts: list[list[Target]] = []
     seen: set[tuple[str, int]] = set()
-    trouble: Failure | None = None
+    problem: Failure | None = None
     waiting = endpoints
     while waiting and (len(seen) < choice.limit or len(hosts) < min(2, choice.limit)):
         size = SLICE if not seen and len(waiting) < len(endpoints) else max(1, choice.limit - len(seen))
         batch, waiting = waiting[:size], waiting[size:]
         for endpoint, answer in zip(batch, await _look_up(batch, resolver, choice), strict=True):
             if isinstance(answer, Failure):
-                trouble = min(trouble or answer, answer, key=_rank)
+                problem = min(problem or answer, answer, key=_rank)
                 continue
             fresh = [ip for ip in dict.fromkeys(answer) if (ip, endpoint.port) not in seen]
             if fresh:
                 seen.update((ip, endpoint.port) for ip in fresh)
                 hosts.append([Target(endpoint.host, ip, endpoint.port) for ip in fresh])
-    return _share(hosts, choice), trouble
+    return _share(hosts, choice), problem
 
 
-def _rank(trouble: Failure) -> tuple[bool, bool]:
-    """Return what is least for the trouble to tell."""
-    return trouble.permanent, trouble.status != UNROUTABLE
+def _rank(problem: Failure) -> tuple[bool, bool]:
+    """Return the sort key of failures; the failure with the least key is reported."""
+    return problem.permanent, problem.status != UNROUTABLE
 
 
 async def _look_up(
     endpoints: Sequence[Endpoint], resolver: Resolver, choice: _Choice
 ) -> Sequence[Sequence[str] | Failure]:
-    if len(endpoints) == 1:  # the usual case, and a task costs more than an answer from the cache
+    if len(endpoints) == 1:  # the usual case: a task costs more than an answer from the cache
         return [await _addresses(endpoints[0].host, resolver, choice)]
     return await asyncio.gather(*(_addresses(endpoint.host, resolver, choice) for endpoint in endpoints))
 
 
 async def _addresses(host: str, resolver: Resolver, choice: _Choice) -> Sequence[str] | Failure:
-    """Return the usable addresses of a host, or why there are none: one's trouble must not end others' lookups."""
+    """Return the usable addresses of a host, or a failure; the look-ups of other hosts must go on."""
     ip = numeric(host)
     try:
         found = [ip] if ip is not None else await resolver.addresses(host)
@@ -273,7 +271,7 @@ def _prohibition(host: str, ips: Sequence[str], choice: _Choice) -> Failure | No
 
 
 def _share(hosts: Sequence[Sequence[Target]], choice: _Choice) -> tuple[Target, ...]:
-    """Return at most `limit` targets: hosts in order, up to half of the places kept free of the first."""
+    """Return at most `limit` targets, hosts in order; up to half of the places are kept for hosts after the first."""
     chosen: list[Target] = []
     for place, host in enumerate(hosts):
         room = choice.limit - len(chosen)
@@ -285,7 +283,7 @@ def _share(hosts: Sequence[Sequence[Target]], choice: _Choice) -> tuple[Target, 
 
 
 def _alternate(host: Sequence[Target], rng: Random, *, ipv6_first: bool) -> list[Target]:
-    """Return the targets of one host, the families by turns, each shuffled to spread the load."""
+    """Return the targets of one host, its families in turn, each shuffled to spread the load."""
     families: list[list[Target]] = [[], []]
     for target in rng.sample(host, len(host)):
         families[target.ipv6 != ipv6_first].append(target)
@@ -294,14 +292,14 @@ def _alternate(host: Sequence[Target], rng: Random, *, ipv6_first: bool) -> list
 
 @lru_cache(maxsize=10_000)
 def _reachable(ip: str) -> bool:
-    """Tell whether an address can be somebody's mail server (0.0.0.0, for one, would be this host)."""
+    """Return whether an address can be a mail server (0.0.0.0, for example, would be this host)."""
     address = ipaddress.ip_address(ip)
     mapped = address.version == 6 and address.ipv4_mapped is not None
     return not (address.is_unspecified or address.is_multicast or address.is_link_local or mapped)
 
 
 def _unbracketed(text: str) -> str:
-    """Return what stands in an address literal (RFC 5321 section 4.1.3), or the text itself."""
+    """Return the address in an address literal (RFC 5321 section 4.1.3), or the text itself."""
     if not (text.startswith("[") and text.endswith("]")):
         return text
     return text[1:-1].removeprefix("IPv6:")

@@ -1,4 +1,4 @@
-"""State process: may this job be attempted at all, and from which addresses."""
+"""State process: decide whether a job may be attempted, and from which source addresses."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def sources(job: Job, policy: RetryPolicy, usable: Sources, now: datetime) -> Se
     """Return the sources that the job may leave from: its `ips`, else those of its `pool`, as with MailerQ.
 
     Raises:
-        Failure: the job expired while it waited, names an address that is none, or no address of
+        Failure: the job expired while it waited, names an invalid address, or no source address of
             this host may be used.
     """
     if expired(job, policy, now):

@@ -1,4 +1,4 @@
-"""State storage: get the message of a job, ready to be sent."""
+"""State storage: get the message of a job, ready to send."""
 
 from mailq.core.content.conformance import MessageRules, prepare
 from mailq.core.content.mime import Content
@@ -9,10 +9,10 @@ from mailq.core.states import Kind, State
 
 
 def content(job: Job, trail: Trail, limit: int, rules: MessageRules) -> Content:
-    """Return the message of the job, at most `limit` octets with CRLF line endings; `trail` learns what was mended.
+    """Return the message of the job, at most `limit` octets with CRLF line endings; `trail` gets the warnings.
 
     Raises:
-        Failure: there is none, or it is too large, or has what the rules refuse.
+        Failure: the job has no message, the message is too large, or the rules refuse it.
     """
     if not isinstance(job.mime, str) or not job.mime:
         raise Failure(State.STORAGE, Kind.ERROR, pointer="/mime")
