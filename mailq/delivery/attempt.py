@@ -363,9 +363,9 @@ class Delivery:
 
     def _delay_site(self, trail: Trail, route: Route) -> None:
         """Raise the remembered failure of a target that takes no connections, so that the job need not wait for it."""
-        spared = self._governor.spared(route)
-        if spared is not None:
-            failure, seconds = spared
+        remembered = self._governor.spared(route)
+        if remembered is not None:
+            failure, seconds = remembered
             trail.facts["untried"] = round(seconds, 3)
             trail.said.append(f"not tried again; next probe in {seconds:.0f} s")
             raise failure

@@ -1,9 +1,9 @@
 """Limits on connections to servers that do not greet: one silent site must not hold up the others.
 
-A process opens few connections at once to a target that has not greeted lately. Further jobs wait in memory for its first
-greeting, which admits them all. Without a greeting within `SOON` seconds the jobs are delayed without an attempt. An
-opening that takes longer is slow. At most half of the jobs of a process, or of its sessions if those are fewer, may be
-in slow openings. Further openings are cancelled, and their jobs are delayed too. `core.traffic.breaker` deals with
+A process opens few connections at once to a target that has not greeted lately. Further jobs wait in memory for its
+first greeting, which admits them all. Without a greeting within `SOON` seconds the jobs are delayed without an attempt.
+An opening that takes longer is slow. At most half of the jobs of a process, or of its sessions if those are fewer, may
+be in slow openings. Further openings are cancelled, and their jobs are delayed too. `core.traffic.breaker` deals with
 refused connections.
 """
 

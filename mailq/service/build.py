@@ -1,4 +1,4 @@
-"""Configuration in, a worker out: the only place where the flow meets its edges."""
+"""Composition: configuration in, a worker out; only this module connects the flow with its edges."""
 
 import os
 from contextlib import suppress
@@ -48,15 +48,15 @@ DNS_PATIENCE = 2.0
 
 
 LEAST_STANDSTILL = 2.0
-"""Seconds between two turns of the event loop that are no standstill, however short the heartbeat is."""
+"""Least number of seconds without a turn of the event loop that count as a standstill."""
 
 
 NO_HEARTBEAT = 15.0
-"""Seconds of standstill that count where heartbeats are off: the connection may be lost all the same."""
+"""Seconds of standstill that count if heartbeats are off: the connection may be lost all the same."""
 
 
 BODY_FACTOR = 2
-"""A job may be so many times larger than its message: JSON escapes and the other properties."""
+"""Largest ratio of a job to its message: JSON escapes and the other properties make the job larger."""
 
 
 def build(
@@ -66,22 +66,22 @@ def build(
     journal: Journal | None = None,
     meaning: Interpreter | None = None,
 ) -> Worker:
-    """Return a worker with all its edges; `limits` and `journal` (None: none) are what it shares with other processes.
+    """Return a worker with all its edges; it shares `limits` and `journal` (None: no journal) with other processes.
 
-    `meaning` may be replaced while the worker runs; None: it stays as the configuration has it.
+    `meaning` interprets results and may be replaced while the worker runs; None means one from the configuration.
 
     Raises:
-        ConfigError: no name server is to be had, or a file of rules cannot be used.
+        ConfigError: no name server is known, or a rule file is invalid.
     """
     try:
         resolver = DnsResolver(config.dns, config.delivery.ip_family)
-    except ValueError as trouble:
-        raise ConfigError(f"dns.servers: {trouble}") from None
+    except ValueError as error:
+        raise ConfigError(f"dns.servers: {error}") from None
     try:
         outbox = outbox_of(config.rabbitmq)
-    except BrokerError as trouble:
-        raise ConfigError(f"rabbitmq: {trouble}") from None
-    rng = Random()  # noqa: S311 - it shuffles hosts and spreads retries
+    except BrokerError as error:
+        raise ConfigError(f"rabbitmq: {error}") from None
+    rng = Random()  # noqa: S311 - shuffles hosts and spreads retries
     policy = policy_of(config)
     sink = parse_endpoint(config.delivery.sink, policy.port) if config.delivery.sink else None
     dialer = TcpDialer(Security(config.tls), (sink.host, sink.port) if sink else None)
@@ -107,12 +107,12 @@ def build(
         poison_after=config.worker.poison_after,
         standstill=standstill_of(config.rabbitmq.heartbeat),
     )
-    ceiling = MaxMessageSize()
+    max_message_size = MaxMessageSize()
 
     async def open_broker() -> Broker:
-        if (unshared := limits.problem()) is not None:  # nothing may be begun, so nothing is consumed
+        if (unshared := limits.problem()) is not None:  # the worker must not consume without shared limits
             raise BrokerError(unshared)
-        return await Broker.open(config.rabbitmq, config.worker.prefetch, observer, ceiling)
+        return await Broker.open(config.rabbitmq, config.worker.prefetch, observer, max_message_size)
 
     return Worker(
         open_broker,
@@ -127,40 +127,40 @@ def build(
 
 
 def standstill_of(heartbeat: int) -> float:
-    """Return after how many seconds of standstill RabbitMQ may have given jobs to others: not before two heartbeats."""
+    """Return the seconds of standstill after which RabbitMQ may have redelivered jobs: never before two heartbeats."""
     return max(heartbeat / 2, LEAST_STANDSTILL) if heartbeat else NO_HEARTBEAT
 
 
 def limits_of(config: Config) -> SharedLimits:
-    """Return the table of limits that the host shares: with the journals, or else in a directory of this user.
+    """Return the table of limits that the host shares: beside the journals, or else in a directory of this user.
 
     Raises:
-        ConfigError: no journals are kept, and there is no such directory.
+        ConfigError: no journal directory is configured, and the user's directory belongs to another user.
     """
     if config.worker.journal_dir:
         return SharedLimits(config.worker.journal_dir)
     directory = Path(gettempdir(), f"mailq-{os.geteuid()}")
     with suppress(OSError):
         directory.mkdir(mode=0o700)
-    if not directory.is_dir() or directory.lstat().st_uid != os.geteuid():  # anybody may have made it
+    if not directory.is_dir() or directory.lstat().st_uid != os.geteuid():  # another user may have made the directory
         raise ConfigError(f"worker.journal_dir: is empty, and {directory}, where limits would be, is not this user's")
     return SharedLimits(directory)
 
 
 def journal_of(config: Config, process: int = 0) -> Journal:
-    """Return the journal of a process, which begins at once; one that cannot be written says so itself."""
+    """Return the journal of a process, opened at once; its `problem` says if it cannot be written."""
     directory = config.worker.journal_dir
     return FileJournal(directory, config.journal, process) if directory else NullJournal()
 
 
 def duplicates_of(config: Config) -> DuplicatesFile | None:
-    """Return what remembers ids, None if each publication is to be delivered."""
+    """Return the memory of ids; None if each publication is to be delivered."""
     seconds = config.delivery.unique_for
     return DuplicatesFile(config.worker.journal_dir, seconds) if seconds else None
 
 
 def policy_of(config: Config) -> Policy:
-    """Return what the flow needs to know of the configuration."""
+    """Return the part of the configuration that the flow needs."""
     delivery, smarthost = config.delivery, config.smarthost
     server = _smarthost_of(smarthost)
     return Policy(
@@ -179,7 +179,7 @@ def policy_of(config: Config) -> Policy:
         hint_max=delivery.hint_max,
         attempt_timeout=delivery.attempt_timeout,
         dns_timeout=config.timeouts.dns,
-        # Who comes back must find the answer, silence too; where that is hardly remembered, all wait for it.
+        # A delayed job must find the answer, or the failure, in the cache. If the cache forgets sooner, jobs wait.
         dns_patience=DNS_PATIENCE if config.dns.trouble_ttl > UNANSWERED + DNS_PATIENCE else config.timeouts.dns,
         tls=Tls(config.tls.mode),
         retry_plaintext=config.tls.retry_plaintext,
@@ -202,7 +202,7 @@ def _smarthost_of(config: SmarthostConfig) -> Smarthost | None:
 
 
 def timeouts_of(config: Config) -> dict[State, float]:
-    """Return the clock of each state on the wire, in seconds."""
+    """Return the timeout of each state on the wire, in seconds."""
     table = config.timeouts.model_dump()
     clocks = {state: table[state] for state in State if state in table}
     clocks |= dict.fromkeys(AUTH_STATES, config.timeouts.auth)
@@ -210,7 +210,7 @@ def timeouts_of(config: Config) -> dict[State, float]:
 
 
 def names_of(config: Config) -> Names:
-    """Return the broker's names that publications need."""
+    """Return the names of exchange and queues that publications need."""
     rabbitmq = config.rabbitmq
     return Names(
         rabbitmq.exchange,

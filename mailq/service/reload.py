@@ -1,9 +1,9 @@
-"""SIGHUP: the configuration is read again while mail is on its way.
+"""Reload on SIGHUP: a process reads the configuration again while attempts run.
 
-Taken are the tables in `LIVE`, which say what endings mean: nothing that is under way depends on them. Other tables
-are wired into what is open, so a change of theirs is only named, as waiting for a restart. A configuration that
-cannot be used changes nothing. What came of it is one line in the log; who asks, and who else has to be told,
-is for `wiring` (a worker alone) and `supervisor`.
+A process applies the tables in `LIVE`, which say how results are read; no running attempt depends on them. Open
+connections depend on the other tables, so the log names their changes as waiting for a restart. An invalid
+configuration changes nothing. The outcome of a reload is one line in the log. `run` (a worker alone) and `supervisor`
+receive the signal.
 """
 
 import logging
@@ -18,11 +18,11 @@ from mailq.core.answers.rules import RulesError
 from mailq.edges.log import Logger
 
 LIVE = ("patterns", "classification")
-"""Tables that are taken over without a restart; the rule files that the second names are read anew."""
+"""Tables that apply without a restart; rule files named in `classification` are read again."""
 
 
 class Reload:
-    """Reads the configuration again; `config` is the one in force."""
+    """Reads the configuration again; `config` is the configuration in force."""
 
     def __init__(self, config: Config, read: Callable[[], Config], logger: Logger) -> None:
         """Begin with `config`; `read` returns the newest one or raises `ConfigError`."""
@@ -31,9 +31,9 @@ class Reload:
         self._logger = logger
 
     def again(self) -> Interpreter | None:
-        """Return what endings mean by the newest configuration; None where that cannot be used, as the log then tells.
+        """Return the interpreter of the newest configuration; None, with a line in the log, if that is invalid.
 
-        It blocks for some 50 ms, and for 200 ms with a thousand patterns.
+        The call blocks for some 50 ms, and for 200 ms with a thousand patterns.
         """
         try:
             newest = self._read()
@@ -54,12 +54,12 @@ def changed(old: Config, new: Config) -> list[str]:
 
 
 def describe(meaning: Interpreter) -> dict[str, str | int]:
-    """Return what the log tells of rules and patterns."""
+    """Return the facts about rules and patterns for the log."""
     return {"patterns": len(meaning.patterns), "ruleset": meaning.ruleset.version}
 
 
 def meaning_of(config: Config) -> Interpreter:
-    """Return what unsuccessful endings are read by.
+    """Return the interpreter of unsuccessful results.
 
     Raises:
         ConfigError: a file of rules cannot be used.

@@ -23,7 +23,7 @@ from mailq.worker.worker import Worker
 
 async def run(config: Config, read: Callable[[], Config]) -> int:
     """Run one worker until SIGTERM or SIGINT and return the exit status; on SIGHUP `read` the configuration anew."""
-    _settle_in()
+    _tune_process()
     with configure(config.log) as log:
         caution(config, log.logger)
         metrics = Metrics()
@@ -46,14 +46,14 @@ async def run(config: Config, read: Callable[[], Config]) -> int:
                     config.http, metrics=page, alive=metrics.heartbeat.problem, ready=lambda: worker.not_ready
                 )
                 await stack.enter_async_context(server)
-            stack.enter_context(watching(_Lateness(metrics, log.logger)))
+            stack.enter_context(watching(_WatchdogReport(metrics, log.logger)))
             with _signals(worker, reread):
                 await worker.run()
     return 0
 
 
-class _Lateness:
-    """Brings what the watchdog of the loop finds into metrics and log."""
+class _WatchdogReport:
+    """Reports the findings of the event loop's watchdog to metrics and log."""
 
     def __init__(self, metrics: Metrics, logger: Logger) -> None:
         self.lagged = metrics.lagged
@@ -61,11 +61,11 @@ class _Lateness:
         self._logger = logger
 
     def held(self, seconds: float, place: str) -> None:
-        """Name the code that held the loop."""
+        """Log the code that blocked the event loop."""
         self._logger.warning("loop_held", seconds=round(seconds, 3), place=place)
 
     def stood_still(self, seconds: float) -> None:
-        """Tell of a process that did not run."""
+        """Count and log a standstill of the process."""
         self._metrics.stood_still(seconds)
         self._logger.warning(
             "stood_still", seconds=round(seconds, 3), detail="the process was stopped, or had no processor"
@@ -73,26 +73,26 @@ class _Lateness:
 
 
 def caution(config: Config, logger: Logger) -> None:
-    """Say once what the operator should not leave like this."""
+    """Log a weakness of the configuration once, with its remedy."""
     if config.rabbitmq.weakness is not None:
         logger.warning("configuration", detail=f"{config.rabbitmq.weakness}; set {config.rabbitmq.remedy}")
 
 
 async def run_child(place: Place) -> int:
-    """Run one worker of several under the supervisor, which it answers and obeys, and return the exit status."""
+    """Run one worker of several, which obeys the supervisor, and return the exit status."""
     async with aclosing(await WorkerEnd.open(place.line)) as line, AsyncExitStack() as stack:
         configuration = await line.configuration()
         if not configuration:
             return 1
         config = Config.model_validate_json(configuration)
-        _settle_in()
+        _tune_process()
         log = stack.enter_context(configure(config.log, process=place.index))
         limits = stack.enter_context(closing(limits_of(config)))
         metrics = Metrics()
         meaning = meaning_of(config)
         worker = build(config, Observers(metrics, log), limits, journal_of(config, place.index), meaning)
         stack.enter_context(_signals(worker, None))
-        stack.enter_context(watching(_Lateness(metrics, log.logger)))
+        stack.enter_context(watching(_WatchdogReport(metrics, log.logger)))
 
         def status() -> Status:
             metrics.overflows = limits.overflows
@@ -107,7 +107,7 @@ async def run_child(place: Place) -> int:
 async def _obey(
     line: WorkerEnd, worker: Worker, status: Callable[[], Status], meaning: Interpreter, logger: Logger
 ) -> None:
-    """Do what the supervisor asks; drain when it is gone."""
+    """Obey the orders of the supervisor; drain when the supervisor is gone."""
     try:
         async for order in line.orders():
             match order:
@@ -125,19 +125,19 @@ async def _obey(
 
 
 def _reload(configuration: bytes, meaning: Interpreter, logger: Logger) -> None:
-    """Take over what the supervisor has read; it was right then, but its rule files are read here again."""
-    if not configuration:  # the supervisor died over it
+    """Apply the configuration that the supervisor has read and checked; this process reads the rule files again."""
+    if not configuration:  # the supervisor died while it sent the configuration
         return
     try:
         meaning.replace(meaning_of(Config.model_validate_json(configuration)))
-    except ConfigError as trouble:
-        logger.warning("reload", change="refused", detail=str(trouble))
+    except ConfigError as error:
+        logger.warning("reload", change="refused", detail=str(error))
     else:
         logger.info("reload", change="taken", **describe(meaning))
 
 
-def _settle_in() -> None:
-    """Spare the garbage collector what was imported and most of its walks; allow as many sockets as the system does."""
+def _tune_process() -> None:
+    """Keep imported objects out of garbage collection, make collections rarer, and allow the most sockets."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -146,9 +146,10 @@ def _settle_in() -> None:
 
 @contextmanager
 def _signals(worker: Worker, reread: Callable[[], None] | None) -> Iterator[None]:
-    """Drain on SIGTERM and SIGINT, make haste on the second, `reread` on SIGHUP; None: the supervisor says when to.
+    """Drain on SIGTERM and SIGINT, stop now on a second one, and call `reread` on SIGHUP.
 
-    The latter two are not heeded then: they may reach the whole group, and the supervisor passes on what it hears.
+    Without `reread` the supervisor gives these orders, and a second signal and SIGHUP are ignored: they may reach the
+    whole process group, and the supervisor passes them on.
     """
     loop = asyncio.get_running_loop()
 

@@ -1,13 +1,13 @@
-"""The supervisor: N worker processes, one port, one way to end.
+"""The supervisor: N worker processes with one HTTP port and one way to stop.
 
-It starts `mailq run --child` processes, each with a line (`edges.control`), starts anew what dies, and
-answers /metrics, /healthz and /readyz for all of them. It consumes nothing, delivers nothing and decides
-nothing about mail: a worker beneath it does what a worker does alone (`worker`), and when the
-supervisor dies, the end of the line makes the workers drain.
+The supervisor starts `mailq run --child` processes, each with a control socket (`edges.control`), and restarts those
+that die. The HTTP server answers /metrics, /healthz and /readyz for all of them. The supervisor consumes no jobs,
+delivers none and decides nothing about mail; a worker works as it does alone (`worker`). If the supervisor dies, its
+control sockets close, and the workers drain.
 
-SIGTERM or SIGINT tells every process to drain, once; a second one tells them to hasten. SIGHUP makes the
-supervisor read the configuration again and hand it to every process, and to those it starts later. Children
-have sessions of their own, so that a terminal's Ctrl-C reaches them by the supervisor alone.
+On SIGTERM or SIGINT the supervisor orders every process to drain, and on a second one to stop now. On SIGHUP the
+supervisor reads the configuration again and sends it to every process, and to those it starts later. Child processes
+have sessions of their own, so that a terminal's Ctrl-C reaches only the supervisor.
 """
 
 import asyncio
@@ -38,17 +38,17 @@ from mailq.service.reload import Reload
 from mailq.service.run import caution
 
 PATIENCE = 1.0
-"""Seconds in which a process answers."""
+"""Seconds that a process has to answer."""
 
 STARTING = 30.0
-"""Seconds in which a new process need not answer yet."""
+"""Seconds that a new process has to start before it must answer."""
 
 FIRST_PAUSE = 1.0
 LAST_PAUSE = 30.0
 """Seconds between a death and a new process; doubled from one death to the next."""
 
 STABLE = 60.0
-"""Seconds of life after which the pause is the first again."""
+"""Seconds of life after which a process is restarted with the first pause again."""
 
 GRACE = 10.0
 """Seconds beyond the drain time until a process that does not end is killed."""
@@ -57,14 +57,14 @@ GRACE = 10.0
 async def supervise(config: Config, read: Callable[[], Config], processes: int) -> int:
     """Run so many worker processes until SIGTERM or SIGINT; return 0 if all of them drained cleanly, else 1.
 
-    On SIGHUP `read` the configuration anew.
+    On SIGHUP the supervisor calls `read` for the newest configuration.
 
     Raises:
-        ListenError: the HTTP port cannot be had; no process was started.
-        ConfigError: no worker can be built of the configuration; no process was started.
+        ListenError: the HTTP port is not free; no process was started.
+        ConfigError: no worker can be built from the configuration; no process was started.
     """
     with configure(config.log) as log:
-        # What can't be built is told here, and not by each process again and again.
+        # An invalid configuration ends the supervisor here, and not each process again and again.
         build(config, Observers(), limits_of(config))
         caution(config, log.logger)
         supervisor = Supervisor(Reload(config, read, log.logger), processes, log.logger)
@@ -80,7 +80,7 @@ async def supervise(config: Config, read: Callable[[], Config], processes: int) 
 
 @dataclass(slots=True)
 class Child:
-    """A living process, its line, when it was born (monotonic clock), and whether it has ever answered."""
+    """A running process, its control socket, its start (monotonic clock), and whether it has ever answered."""
 
     process: Process
     line: SupervisorEnd
@@ -89,7 +89,7 @@ class Child:
 
 
 class Supervisor:
-    """Keeps the processes alive and speaks for them."""
+    """Keeps the processes running, and answers HTTP requests for all of them."""
 
     def __init__(self, reload: Reload, processes: int, logger: Logger) -> None:
         self._reload = reload
@@ -101,7 +101,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Tell all processes to drain; when told again, to hasten."""
+        """Order all processes to drain; at a second call, to stop now."""
         order = Order.STOP_NOW if self._stopping.is_set() else Order.DRAIN
         self._logger.info("supervisor", change=order)
         self._stopping.set()
@@ -110,7 +110,7 @@ class Supervisor:
                 child.line.order(order)
 
     def reload(self) -> None:
-        """Read the configuration again, and tell all processes what of it is taken."""
+        """Read the configuration again, and send all processes the tables that apply."""
         if self._reload.again() is None:
             return
         self._configuration = dump(self._reload.config)
@@ -119,24 +119,24 @@ class Supervisor:
                 child.line.reload(self._configuration)
 
     async def run(self) -> int:
-        """Keep all processes alive until `stop`, and return the exit status."""
+        """Keep all processes running until `stop`, and return the exit status."""
         self._logger.info("supervisor", change="started", processes=len(self._children))
         async with asyncio.TaskGroup() as group:
-            keepers = [group.create_task(self._keep(index)) for index in self._children]
-        return 0 if all(keeper.result() for keeper in keepers) else 1
+            tasks = [group.create_task(self._keep(index)) for index in self._children]
+        return 0 if all(task.result() for task in tasks) else 1
 
     async def metrics(self) -> tuple[str, bytes]:
-        """Return the page of all processes."""
+        """Return the metrics page of all processes."""
         answers = {index: status.metrics for index, status in (await self._ask()).items() if status is not None}
         pids = {str(index): child.process.pid for index, child in self._children.items() if child is not None}
         return self._fleet.page(answers, pids | {"supervisor": os.getpid()})
 
     async def dead(self) -> str | None:
-        """Return which processes do not work, None if all do; one that has just begun counts as working."""
+        """Return the processes that do not work, None if all do; a process that is starting counts as working."""
         return _list({index: self._why_dead(index, status) for index, status in (await self._ask()).items()})
 
     async def unready(self) -> str | None:
-        """Return which processes do not consume, None if all do."""
+        """Return the processes that do not consume, None if all do."""
         if self._stopping.is_set():
             return "draining"
         return _list(
@@ -167,14 +167,14 @@ class Supervisor:
         return None if starting else "does not answer"
 
     async def _keep(self, index: int) -> bool:
-        """Have a process in this place until `stop`; tell whether the last one drained cleanly."""
+        """Keep a process running in this place until `stop`; return whether the last one drained cleanly."""
         pause = FIRST_PAUSE
         while True:
             born = monotonic()
             try:
                 clean = await self._live(index)
-            except OSError as trouble:  # no memory, no process number, no interpreter: it may pass
-                self._logger.warning("process", change="failed", process=index, detail=str(trouble))
+            except OSError as error:  # no memory, no process number, no interpreter: a later start may succeed
+                self._logger.warning("process", change="failed", process=index, detail=str(error))
                 clean = False
             if self._stopping.is_set():
                 return clean
@@ -187,7 +187,7 @@ class Supervisor:
             pause = min(pause * 2, LAST_PAUSE)
 
     async def _live(self, index: int) -> bool:
-        """Start a process, see it to its end, and tell whether that was a clean one that was asked for."""
+        """Start a process, wait for its end, and return whether that was requested and clean."""
         child = self._children[index] = await self._start(index)
         code = await self._end_of(child)
         self._children[index] = None
@@ -210,7 +210,7 @@ class Supervisor:
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             place = Place(index, theirs.fileno())
-            # -P: a folder `mailq` where the supervisor happens to run is not imported.
+            # -P: Python does not import a folder `mailq` in the working directory.
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "mailq", "run", "--child", str(place),
                 stdin=DEVNULL, pass_fds=(place.line,), start_new_session=True,
@@ -219,14 +219,14 @@ class Supervisor:
         configuration = self._configuration
         child = Child(process, await SupervisorEnd.open(ours, configuration), monotonic())
         self._logger.info("process", change="started", process=index, pid=process.pid)
-        if configuration is not self._configuration:  # it was read again just now
+        if configuration is not self._configuration:  # the supervisor read it again meanwhile
             child.line.reload(self._configuration)
         if self._stopping.is_set():
             child.line.order(Order.DRAIN)
         return child
 
     async def _end_of(self, child: Child) -> int:
-        """Return the exit status of a process; once it has to drain, it has a limited time to end."""
+        """Return the exit status of a process; kill it if it does not end in time after the order to drain."""
         ended = asyncio.create_task(child.process.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)

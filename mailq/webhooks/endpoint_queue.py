@@ -1,16 +1,16 @@
-"""One endpoint's line: events in, requests out, in the order in which each job's events came.
+"""The queue of one endpoint: events in, requests out, in the order of each job's events.
 
-While all is well up to `concurrency` requests are under way, never two with events of one job. An event that the
-endpoint refuses waits in a delay queue, and later events of its job behind it. Everything else that goes wrong is the
-endpoint's trouble: the line is let go, which puts what is unanswered back into its old place in the queue, and after
-a pause that doubles the first event alone is tried. Then the number of requests grows by one with each success.
-So nothing overtakes, nothing is lost, and an endpoint that returns is not flooded. An exception out of the poster is
-taken for a refusal of the event, and an event that cannot be handled is given up: neither ends the line. An endpoint
-that is gone is not asked again: the line gives up the events that are too old, and looks at the queue again when the
-next of them will be.
+Up to `concurrency` requests run at once, never two with events of one job. An event that the endpoint refuses waits in
+a delay queue, and later events of its job wait behind it. Any other failure is a failure of the endpoint. The endpoint
+queue then closes its connection, so that the broker requeues the unanswered events in their old places. After a pause
+that doubles, a single request tries the first event. The number of requests grows by one with each success. So no event
+overtakes another of its job, no event is lost, and a recovered endpoint is not flooded.
 
-Which events wait is known in memory, and looked up in the delay queues when a life begins. Who may be sent what, and
-what an answer means, is decided in `core.hooks`; connections are made by `webhooks`, requests by the edge.
+An exception in the HTTP client counts as a refusal of the event. An event that cannot be handled goes to the dead
+queue. An endpoint that is gone (410) gets no more requests: its events go to the dead queue when they are too old.
+
+Each connection begins with a look-up of the waiting events in the delay queues; memory holds them from then on.
+`core.webhooks.endpoint` decides what an answer means, `intake` connects, and the edge sends requests.
 """
 
 import asyncio
@@ -30,79 +30,79 @@ from mailq.ports.broker import BrokerError
 from mailq.ports.host import STOPS
 
 GRACE = 300.0
-"""Seconds after which an event that has not come back from a delay queue is not waited for."""
+"""Seconds after its time until an event in a delay queue holds later events of its job up no longer."""
 
 STREAK = 10
-"""So many refusals in a row, and no success, are the endpoint's trouble and not the events'."""
+"""Number of refusals in a row, without a success, that count as a failure of the endpoint."""
 
-MOST_IN_HAND = 2000
+MOST_IN_MEMORY = 2000
 """Events of an endpoint in memory at most, or one batch if that is more."""
 
-LONGEST_LEAVE = 3600.0
-"""Seconds after which the queue of an endpoint that is gone is looked at again, if no event grows too old before."""
+LONGEST_REST = 3600.0
+"""Seconds until the queue of an endpoint that is gone is checked again, if no event is too old earlier."""
 
-SHORTEST_LEAVE = 1.0
-"""Seconds for which it is left alone at least."""
+SHORTEST_REST = 1.0
+"""Least number of seconds until that check."""
 
 JITTER = 0.1
 """Largest share by which a pause is lengthened."""
 
 NO_EVENT = "is no event made by mailq"
-"""The reason for which a message is given up that somebody else put into an endpoint's queue."""
+"""Reason to dead-letter a message in an endpoint's queue that mailq did not publish."""
 
 
 class WebhookBroker(Protocol):
-    """One life of the way to one queue of the broker."""
+    """One connection to the broker for one queue."""
 
     async def consume(self, prefetch: int, deliver: Callable[[Consumed], None]) -> None:
-        """Begin to consume; each message is handed to `deliver`."""
+        """Begin to consume, and call `deliver` for each message."""
 
     def ack(self, tag: int) -> None:
         """Acknowledge a message; nothing happens once the connection is lost."""
 
     def hold(self, *, held: bool) -> None:
-        """Stop or go on to receive messages."""
+        """Stop receiving messages, or continue."""
 
     async def publish(self, publications: Sequence[Publication]) -> None:
         """Publish all and return when the broker has confirmed every one; raises BrokerError."""
 
     async def peek(self, queue: str) -> list[Consumed]:
-        """Return what waits in a queue, which stays there; raises BrokerError."""
+        """Return the messages of a queue, which keeps them; raises BrokerError."""
 
     async def closed(self) -> BrokerError:
         """Wait until the connection is over and return why."""
 
     async def close(self) -> None:
-        """Close it; what was not acknowledged is back in its old place."""
+        """Close the connection; the broker requeues unacknowledged messages in their old places."""
 
 
 class Post(Protocol):
-    """Sends one request; an exception is taken for trouble with the event."""
+    """Sends one request; an exception counts as a refusal of the event."""
 
     async def __call__(self, body: bytes, name: str, event: str | None) -> Answer:
-        """Post a body; `name` is the event's, or `batch`; `event` the identity of a single one."""
+        """Post a body; `name` is the event's, or `batch`; `event` is the identity of a single event."""
 
 
 class WebhookObserver(Protocol):
-    """Sees what becomes of webhooks, changes nothing and must not raise; endpoints are named as configured."""
+    """Receives all events of webhooks; the methods must not raise; endpoints have their configured names."""
 
     def answered(self, endpoint: str, answer: Answer, events: int, seconds: float) -> None:
-        """A request with so many events was answered, or was not, after so many seconds."""
+        """A request with so many events ended, with or without an answer, after so many seconds."""
 
     def paused(self, endpoint: str, seconds: float, answer: Answer) -> None:
-        """An endpoint in trouble is left alone."""
+        """An endpoint has failed, and gets no request for so many seconds."""
 
     def resumed(self, endpoint: str) -> None:
-        """An endpoint that was in trouble takes events again."""
+        """An endpoint that had failed accepts events again."""
 
     def gone(self, endpoint: str) -> None:
         """An endpoint wants no more events (410)."""
 
     def dead(self, endpoint: str, reason: str) -> None:
-        """A message was given up; `endpoint` is empty where it was meant for none."""
+        """A message went to the dead queue; `endpoint` is empty for a message of the intake."""
 
     def bug(self, endpoint: str, error: BaseException) -> None:
-        """Something happened that the code does not foresee; `endpoint` is empty where none is concerned."""
+        """An exception occurred that the code does not expect; `endpoint` is empty in the intake."""
 
     def hooks_broker(self, queue: str, event: str, detail: str) -> None:
         """The connection for a queue changed: connected, lost, retrying."""
@@ -110,7 +110,7 @@ class WebhookObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EndpointRules:
-    """Queues and times that endpoints have in common, in seconds."""
+    """Queue names and times that all endpoints share; times in seconds."""
 
     prefix: str = "webhooks"
     max_age: int = 259_200
@@ -120,7 +120,7 @@ class EndpointRules:
 
     @property
     def dead(self) -> str:
-        """The queue for what is given up."""
+        """The dead queue, for events and documents that cannot be delivered."""
         return f"{self.prefix}.dead"
 
     @property
@@ -130,7 +130,7 @@ class EndpointRules:
 
 
 class EndpointQueue:
-    """The events of one endpoint on their way; lives through many lanes, one after the other."""
+    """Sends the events of one endpoint, over one connection to the broker after another."""
 
     def __init__(
         self, endpoint: Endpoint, rules: EndpointRules, post: Post, observer: WebhookObserver, rng: Random
@@ -149,95 +149,95 @@ class EndpointQueue:
         self._news = asyncio.Event()
 
     async def serve(self, broker: WebhookBroker, stopping: asyncio.Event) -> float:
-        """Send events until told to stop, and return 0; or the endpoint has trouble, and return a pause in seconds.
+        """Send events until `stopping` is set, and return 0; if the endpoint fails, return a pause in seconds.
 
         Raises:
-            BrokerError: the lane is lost.
+            BrokerError: the connection to the broker is lost.
         """
         self._broker, self._rest, self._window = broker, -1.0, 1
-        self._hand: dict[int, Item] = {}
+        self._pending: dict[int, Item] = {}
         self._busy: set[str] = set()
         self._work: set[asyncio.Task[None]] = set()
         self._waits: Waits | None = None
-        self._trouble: BaseException | None = None
+        self._error: BaseException | None = None
         ends = [asyncio.create_task(broker.closed()), asyncio.create_task(stopping.wait())]
         for end in ends:
             end.add_done_callback(lambda _: self._news.set())
         try:
             size = self.endpoint.concurrency * self.endpoint.batch * 2
-            await broker.consume(min(size, max(MOST_IN_HAND, self.endpoint.batch)), self._take)
-            while self._rest < 0 and self._trouble is None and not any(end.done() for end in ends):
+            await broker.consume(min(size, max(MOST_IN_MEMORY, self.endpoint.batch)), self._take)
+            while self._rest < 0 and self._error is None and not any(end.done() for end in ends):
                 self._news.clear()
                 patience = await self._begin_work()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), patience)
         finally:
-            # What is under way is waited for, or it would be sent again beside itself; timeouts bound that.
+            # Running requests must end, or their events would be sent twice at once; timeouts bound the wait.
             if self._work:
                 await asyncio.wait(self._work)
             for end in ends:
                 end.cancel()
-        if self._trouble is not None:
-            raise self._trouble
+        if self._error is not None:
+            raise self._error
         if self._rest < 0 and not stopping.is_set():
             raise await broker.closed()
         return max(self._rest, 0.0)
 
     def _take(self, consumed: Consumed) -> None:
-        """Take a message from the broker."""
+        """Take a message that the broker delivered."""
         item = Item.of(consumed, monotonic())
         if item is None:
-            self._start(partial(self._give_up, consumed, NO_EVENT), ())
+            self._start(partial(self._dead_letter, consumed, NO_EVENT), ())
         else:
             if self._waits is not None:
                 self._waits.remove(item.job, item.id)
-            self._hand[item.tag] = item
+            self._pending[item.tag] = item
             self._news.set()
 
     async def _begin_work(self) -> float | None:
-        """Begin as much as may be under way; return the seconds after which to look again, if any."""
+        """Begin as many requests as allowed; return the seconds after which to look again, if any."""
         if self.gone:
-            self._clear_out()
+            self._expire_pending()
             return None
-        if self._hand and self._waits is None:
+        if self._pending and self._waits is None:
             self._waits = await self._look_up_waits()
-        while self._hand and len(self._work) < self._window:
+        while self._pending and len(self._work) < self._window:
             items, patience = self._pick()
             if patience is not None or not items:
                 return patience
             for item in items:
-                del self._hand[item.tag]
+                del self._pending[item.tag]
             self._start(partial(self._handle, items), {item.job for item in items})
         return None
 
-    def _clear_out(self) -> None:
-        """Give up what is too old, as the endpoint is gone; if nothing in hand is, end this life until it will be."""
-        expired = [item for item in self._hand.values() if self._expired(item)]
+    def _expire_pending(self) -> None:
+        """Dead-letter events that are too old, as the endpoint is gone; without any, pause until the next one is."""
+        expired = [item for item in self._pending.values() if self._expired(item)]
         for item in expired:
-            del self._hand[item.tag]
+            del self._pending[item.tag]
             self._start(partial(self._handle, [item]), ())
-        if self._hand and not expired and not self._work:
-            oldest = min(item.time for item in self._hand.values())
+        if self._pending and not expired and not self._work:
+            oldest = min(item.time for item in self._pending.values())
             left = oldest + self._rules.max_age - time()
-            self._rest = min(max(left, SHORTEST_LEAVE), LONGEST_LEAVE)
+            self._rest = min(max(left, SHORTEST_REST), LONGEST_REST)
             self._news.set()
 
     async def _look_up_waits(self) -> Waits:
-        """Return which events wait in delay queues; those in hand have come back."""
+        """Return the events that wait in delay queues; events in memory have come back."""
         waits, now = Waits(), time()
         for step in self._rules.steps:
             for consumed in await self._broker.peek(f"{self.queue}.delay.{step}"):
                 if (item := Item.of(consumed)) is not None:
                     waits.add(item.job, item.id, Wait(item.place, step, now + STEPS[step] + GRACE))
-        for item in self._hand.values():
+        for item in self._pending.values():
             waits.remove(item.job, item.id)
         return waits
 
     def _pick(self) -> tuple[list[Item], float | None]:
-        """Return the next events for one request, oldest first; or none, and how long to wait for a full batch."""
+        """Return the next events for one request, oldest first, and the seconds to wait for a full batch, if any."""
         picked: list[Item] = []
         passed = set(self._busy)
-        for item in self._hand.values():
+        for item in self._pending.values():
             if item.job in passed:
                 continue
             if self._is_single(item):
@@ -254,22 +254,22 @@ class EndpointQueue:
         return picked, patience if self.endpoint.batch > 1 and patience > 0 else None
 
     def _is_single(self, item: Item) -> bool:
-        """Tell whether an event cannot share a request."""
+        """Return whether an event cannot share a request."""
         return item.id in self._alone or self._answered(item) or self._expired(item) or self._before(item) is not None
 
     def _answered(self, item: Item) -> bool:
-        """Tell whether it was answered already, and the connection lost before the broker knew."""
+        """Return whether the endpoint accepted the event before the connection to the broker was lost."""
         return item.again and item.id in self._done
 
     def _expired(self, item: Item) -> bool:
-        return abs(time() - item.time) > self._rules.max_age  # a time far ahead is none of mailq's
+        return abs(time() - item.time) > self._rules.max_age  # mailq made no event with a time far ahead
 
     def _before(self, item: Item) -> Wait | None:
         assert self._waits is not None, "looked up when the first event came"
         return self._waits.before(item.job, item.place, time())
 
     def _start(self, work: Callable[[], Coroutine[None, None, None]], jobs: Collection[str]) -> None:
-        """Work on events of these jobs, of which no other is touched meanwhile."""
+        """Start a task for events of these jobs; other events of these jobs wait until it ends."""
         self._busy.update(jobs)
         task = asyncio.create_task(work())
         self._work.add(task)
@@ -278,27 +278,27 @@ class EndpointQueue:
     def _ended(self, jobs: Collection[str], task: asyncio.Task[None]) -> None:
         self._work.discard(task)
         self._busy.difference_update(jobs)
-        if not task.cancelled() and (trouble := task.exception()) is not None:
-            self._trouble = self._trouble or trouble
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = self._error or error
         self._news.set()
 
     async def _handle(self, items: list[Item]) -> None:
-        """See to events that nothing else is done with meanwhile; those that cannot be handled are given up."""
+        """Handle events in a task of their own; dead-letter those that raise an exception."""
         try:
-            await self._see_to(items)
+            await self._dispatch(items)
         except (BrokerError, *STOPS):
             raise
-        except BaseException as error:  # noqa: BLE001 - an event ends no line
+        except BaseException as error:  # noqa: BLE001 - an event must not end the endpoint queue
             self._observer.bug(self.endpoint.name, error)
             for item in items:
-                await self._give_up(item.consumed, f"cannot be handled: {type(error).__name__}: {error}")
+                await self._dead_letter(item.consumed, f"cannot be handled: {type(error).__name__}: {error}")
 
-    async def _see_to(self, items: list[Item]) -> None:
+    async def _dispatch(self, items: list[Item]) -> None:
         first = items[0]
         if self._answered(first):
             self._broker.ack(first.tag)
         elif self._expired(first):
-            await self._give_up(first.consumed, "is older than webhooks.max_age")
+            await self._dead_letter(first.consumed, "is older than webhooks.max_age")
         elif (wait := self._before(first)) is not None:
             await self._delay(first, wait.step, first.tries)
         else:
@@ -312,7 +312,7 @@ class EndpointQueue:
             answer = await self._post(body, single.name if single else "batch", single.id if single else None)
         except STOPS:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever the HTTP client meets is trouble of this event here
+        except BaseException as error:  # noqa: BLE001 - an exception in the HTTP client counts as a refusal of this event
             self._observer.bug(self.endpoint.name, error)
             answer = Answer(None, f"the HTTP client raised {type(error).__name__}", is_bug=True)
         self._observer.answered(self.endpoint.name, answer, len(items), monotonic() - began)
@@ -320,12 +320,12 @@ class EndpointQueue:
             case AnswerMeaning.DONE:
                 self._succeed(items)
             case AnswerMeaning.REFUSED if len(items) > 1:
-                self._alone.update(item.id for item in items)  # to learn which of them it is about
-                self._hand = {item.tag: item for item in items} | self._hand
+                self._alone.update(item.id for item in items)  # to learn which event the endpoint refuses
+                self._pending = {item.tag: item for item in items} | self._pending
             case AnswerMeaning.REFUSED:
                 await self._refuse(items[0], answer)
             case AnswerMeaning.TROUBLE:
-                self._let_go(answer)
+                self._pause(answer)
             case AnswerMeaning.GONE:
                 self.gone, self._rest = True, 0.0
                 self._observer.gone(self.endpoint.name)
@@ -341,16 +341,16 @@ class EndpointQueue:
         self._window = min(self._window + 1, self.endpoint.concurrency)
 
     async def _refuse(self, item: Item, answer: Answer) -> None:
-        """Let an event wait that the endpoint refuses; one that refuses everything is in trouble itself."""
+        """Delay an event that the endpoint refuses; an endpoint that refuses `STREAK` events in a row has failed."""
         retries = self._rules.retries
         await self._delay(item, delay_step(retries[min(item.tries, len(retries) - 1)]), item.tries + 1)
         self._alone.discard(item.id)
         self._streak += 1
         if self._streak >= STREAK:
-            self._let_go(answer)
+            self._pause(answer)
 
-    def _let_go(self, answer: Answer) -> None:
-        """End this life for a while; the first of several troubles at once decides for how long."""
+    def _pause(self, answer: Answer) -> None:
+        """Pause the endpoint; the first of several failures at once decides for how long."""
         if self._rest >= 0:
             return
         seconds = rest(self._failures, answer, self._rules.pause, self._rules.pause_max)
@@ -360,12 +360,12 @@ class EndpointQueue:
 
     async def _delay(self, item: Item, step: str, tries: int) -> None:
         assert self._waits is not None, "looked up when the first event came"
-        # Noted first: it may be back before the broker's confirm is.
+        # Recorded first: the event may come back before the broker's confirm does.
         self._waits.add(item.job, item.id, Wait(item.place, step, time() + STEPS[step] + GRACE))
         await self._broker.publish([item.publication(f"{self.queue}.delay.{step}", tries=tries)])
         self._broker.ack(item.tag)
 
-    async def _give_up(self, consumed: Consumed, reason: str) -> None:
+    async def _dead_letter(self, consumed: Consumed, reason: str) -> None:
         await self._broker.publish([give_up(consumed, self._rules.dead, reason, self.endpoint.name)])
         self._broker.ack(consumed.tag)
         self._observer.dead(self.endpoint.name, reason)

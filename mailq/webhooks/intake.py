@@ -1,11 +1,13 @@
 """Webhooks: the life of `mailq webhooks`, from the result exchange to the queues of the endpoints.
 
-The intake consumes its own queue, bound to the result exchange; it makes one event of each document, publishes it
-to the queue of every endpoint that wants it, and acknowledges the document when the broker has confirmed them all. What
-happens from there is each endpoint's own affair (`webhook_line`), so that a slow one holds up nobody else. Intake
-and lines have a connection each and open it anew, with backoff, when it is lost; jobs and mail are never waited for.
-No document and no endpoint ends the process: the intake puts a document aside that makes no event, and a part in
-which an unforeseen exception occurs begins again after a pause while the other parts go on.
+The intake consumes its own queue, bound to the result exchange. From each document the intake makes events, and
+publishes each to the queues of all endpoints that want it. The intake acknowledges the document after the broker has
+confirmed all of them. Each endpoint has a queue of its own (`endpoint_queue`), so that a slow endpoint does not delay
+others.
+
+The intake and each endpoint queue have a connection to the broker each, and open a lost one anew, with back-off. No
+document and no endpoint ends the process. A document that makes no event goes to the dead queue. After an unexpected
+exception, the intake or endpoint queue starts again after a pause, and the others go on.
 """
 
 import asyncio
@@ -24,15 +26,15 @@ from mailq.ports.host import STOPS
 from mailq.webhooks.endpoint_queue import EndpointQueue, EndpointRules, WebhookBroker, WebhookObserver
 
 PREFETCH = 500
-"""Documents of the intake in memory at most."""
+"""Number of documents that the intake has in memory at most."""
 
 AT_ONCE = 100
-"""Documents whose events are confirmed together."""
+"""Number of documents whose events are published and confirmed together."""
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeBounds:
-    """How much is taken in and how long is waited; sizes in octets, times in seconds."""
+    """Limits on the memory of the intake and on how long it waits; sizes in octets, times in seconds."""
 
     body: int = 100 * 1024 * 1024
     in_memory: int = 64 * 1024 * 1024
@@ -42,28 +44,28 @@ class IntakeBounds:
 
 
 class Intake:
-    """Makes events of documents and hands them to the endpoints' queues, in the order in which they came."""
+    """Makes events of documents and publishes them to the endpoints' queues, in the order of the documents."""
 
     def __init__(
         self,
-        lines: Mapping[str, EndpointQueue],
+        endpoint_queues: Mapping[str, EndpointQueue],
         context: Context,
         rules: EndpointRules,
         observer: WebhookObserver,
         bounds: IntakeBounds,
     ) -> None:
         self.queue = rules.prefix
-        self._lines = tuple(lines.values())
+        self._endpoint_queues = tuple(endpoint_queues.values())
         self._context = context
         self._rules = rules
         self._observer = observer
         self._bounds = bounds
 
     async def serve(self, broker: WebhookBroker, stopping: asyncio.Event) -> float:
-        """Hand on events until told to stop; returns 0.
+        """Publish events until `stopping` is set; return 0.
 
         Raises:
-            BrokerError: the lane is lost.
+            BrokerError: the connection to the broker is lost.
         """
         inbox: list[Consumed] = []
         news = asyncio.Event()
@@ -106,31 +108,33 @@ class Intake:
             await broker.publish([publication for _, publications in made for publication in publications])
         except (BrokerError, *STOPS):
             raise
-        except BaseException as error:  # noqa: BLE001 - a publication that cannot be sent ends no process
+        except BaseException as error:  # noqa: BLE001 - a publication must not end the process
             if len(made) > 1:
                 for each in made:
                     await self._publish(broker, [each])
             else:
                 self._observer.bug("", error)
-                await broker.publish([self._give_up(made[0][0], f"its event cannot be published: {_said(error)}")])
+                await broker.publish(
+                    [self._dead_letter(made[0][0], f"its event cannot be published: {_described(error)}")]
+                )
 
     def _publications(self, consumed: Consumed) -> list[Publication]:
-        """Return what to publish for a document: its events, or the document itself for the dead queue."""
+        """Return the publications for a document: its events, or the document itself for the dead queue."""
         try:
             return self._events(consumed)
-        except InvalidJobError as trouble:
-            return [self._give_up(consumed, trouble.reason, trouble.pointer)]
+        except InvalidJobError as error:
+            return [self._dead_letter(consumed, error.reason, error.pointer)]
         except STOPS:
             raise
-        except BaseException as error:  # noqa: BLE001 - a document that makes no event ends no process
+        except BaseException as error:  # noqa: BLE001 - a document must not end the process
             self._observer.bug("", error)
-            return [self._give_up(consumed, f"cannot be made an event: {_said(error)}")]
+            return [self._dead_letter(consumed, f"cannot be made an event: {_described(error)}")]
 
     def _events(self, consumed: Consumed) -> list[Publication]:
         """Return a document's events for each endpoint that wants them, in their order.
 
         Raises:
-            InvalidJobError: the document is none, or makes no event.
+            InvalidJobError: the message is no document, or makes no event.
         """
         document = read_document(consumed.body, consumed.content_encoding, self._bounds.body)
         if is_dry_run(document):
@@ -139,55 +143,60 @@ class Intake:
         events = events_of(document, consumed.message_id, self._context, now)
         if not events:
             raise InvalidJobError("has no result of a delivery attempt", "/results")
-        wanted = [(event, line) for event in events for line in self._lines if line.endpoint.wants(event)]
+        wanted = [
+            (event, endpoint_queue)
+            for event in events
+            for endpoint_queue in self._endpoint_queues
+            if endpoint_queue.endpoint.wants(event)
+        ]
         made = int(now.timestamp())
         return [
-            Item.made_of(event, made, again=consumed.redelivered).publication(line.queue, tries=0)
-            for event, line in wanted
+            Item.made_of(event, made, again=consumed.redelivered).publication(endpoint_queue.queue, tries=0)
+            for event, endpoint_queue in wanted
         ]
 
-    def _give_up(self, consumed: Consumed, reason: str, pointer: str = "") -> Publication:
+    def _dead_letter(self, consumed: Consumed, reason: str, pointer: str = "") -> Publication:
         self._observer.dead("", f"{pointer}: {reason}" if pointer else reason)
         return give_up(consumed, self._rules.dead, reason, pointer=pointer)
 
 
-def _said(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
 class Webhooks:
-    """Intake and lines together, until `stop` is called; `open_lane` connects for one of their queues."""
+    """Runs the intake and the endpoint queues until `stop`; `open_broker` connects for one of their queues."""
 
     def __init__(
         self,
-        open_lane: Callable[[str], Awaitable[WebhookBroker]],
+        open_broker: Callable[[str], Awaitable[WebhookBroker]],
         intake: Intake,
-        lines: Mapping[str, EndpointQueue],
+        endpoint_queues: Mapping[str, EndpointQueue],
         observer: WebhookObserver,
         bounds: IntakeBounds,
     ) -> None:
-        self._open_lane = open_lane
+        self._open_broker = open_broker
         self._intake = intake
-        self._lines = lines
+        self._endpoint_queues = endpoint_queues
         self._observer = observer
         self._bounds = bounds
         self._stopping = asyncio.Event()
-        queues = (intake.queue, *(line.queue for line in lines.values()))
-        self._troubles = dict.fromkeys(queues, "not connected to the broker yet")
+        queues = (intake.queue, *(endpoint_queue.queue for endpoint_queue in endpoint_queues.values()))
+        self._problems = dict.fromkeys(queues, "not connected to the broker yet")
 
     def stop(self) -> None:
-        """Begin to drain: what is under way is finished, the rest stays with the broker."""
+        """Begin to drain: running requests are finished, and other events stay in their queues."""
         self._stopping.set()
 
     @property
     def not_ready(self) -> str | None:
-        """Why results are not taken or not told; None when they are. An endpoint's own trouble is no reason."""
-        return "draining" if self._stopping.is_set() else next(iter(self._troubles.values()), None)
+        """The reason why a queue is not consumed; None if all are. A failure of an endpoint is no reason."""
+        return "draining" if self._stopping.is_set() else next(iter(self._problems.values()), None)
 
     async def run(self) -> None:
         """Work until `stop` is called, through every loss of the broker."""
-        everything: list[Intake | EndpointQueue] = [self._intake, *self._lines.values()]
-        parts = [asyncio.create_task(self._live(part)) for part in everything]
+        everything: list[Intake | EndpointQueue] = [self._intake, *self._endpoint_queues.values()]
+        parts = [asyncio.create_task(self._serve(part)) for part in everything]
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
         self._stopping.set()
@@ -199,45 +208,45 @@ class Webhooks:
             if not part.cancelled():
                 part.result()
 
-    async def _live(self, part: Intake | EndpointQueue) -> None:
-        """Give a part one lane after the other; whatever one life of it ends with, another follows."""
+    async def _serve(self, part: Intake | EndpointQueue) -> None:
+        """Serve the intake or an endpoint queue over one connection after another, whatever ends each."""
         pause = self._bounds.reconnect_delay
         while not self._stopping.is_set():
             try:
-                rest = await self._life(part)
-            except BrokerError as trouble:
-                self._lost(part.queue, "lost", trouble)
+                rest = await self._serve_once(part)
+            except BrokerError as error:
+                self._lost(part.queue, "lost", error)
                 rest = None
             except STOPS:
                 raise
-            except BaseException as error:  # noqa: BLE001 - trouble of one part is none of the others'
-                self._troubles[part.queue] = f"{part.queue} met a bug: {_said(error)}"
+            except BaseException as error:  # noqa: BLE001 - an error in one part must not end the others
+                self._problems[part.queue] = f"{part.queue} met a bug: {_described(error)}"
                 self._observer.bug(part.endpoint.name if isinstance(part, EndpointQueue) else "", error)
                 rest = None
             await self._sleep(pause if rest is None else rest)
             pause = self._bounds.reconnect_delay if rest is not None else min(pause * 2, self._bounds.reconnect_max)
 
-    async def _life(self, part: Intake | EndpointQueue) -> float | None:
-        """Connect and let a part work until its lane or its endpoint has trouble.
+    async def _serve_once(self, part: Intake | EndpointQueue) -> float | None:
+        """Connect, and serve the intake or an endpoint queue until its connection or its endpoint fails.
 
         Returns:
-            The seconds that the part rests, None if there was no connection.
+            The seconds of its pause; None without a connection.
         """
         try:
-            broker = await self._open_lane(part.queue)
-        except BrokerError as trouble:
-            self._lost(part.queue, "retrying", trouble)
+            broker = await self._open_broker(part.queue)
+        except BrokerError as error:
+            self._lost(part.queue, "retrying", error)
             return None
         try:
-            if self._troubles.pop(part.queue, None):
+            if self._problems.pop(part.queue, None):
                 self._observer.hooks_broker(part.queue, "connected", "consuming")
             return await part.serve(broker, self._stopping)
         finally:
             await broker.close()
 
-    def _lost(self, queue: str, event: str, trouble: BrokerError) -> None:
-        self._troubles[queue] = str(trouble)
-        self._observer.hooks_broker(queue, event, str(trouble))
+    def _lost(self, queue: str, event: str, error: BrokerError) -> None:
+        self._problems[queue] = str(error)
+        self._observer.hooks_broker(queue, event, str(error))
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

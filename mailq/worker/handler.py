@@ -142,13 +142,13 @@ class Handler:
         """Cancel the attempts before state `bind`; if hurried, all attempts whose message no receiver may have."""
         for task, inflight in list(self.in_flight.items()):
             if inflight.running is None:
-                unspoken = hurried or inflight.waiting
+                unsent = hurried or inflight.waiting
             elif inflight.running.ending.done():
-                unspoken = False  # its result is being published
+                unsent = False  # its result is being published
             else:
                 state = inflight.running.trail.state
-                unspoken = state is not State.MESSAGE if hurried else ORDER[state] < ORDER[State.BIND]
-            if unspoken:
+                unsent = state is not State.MESSAGE if hurried else ORDER[state] < ORDER[State.BIND]
+            if unsent:
                 task.cancel()
 
     def _done(self, inflight: InFlight, task: asyncio.Task[None]) -> None:
@@ -230,13 +230,13 @@ class Handler:
         again = consumed.redelivered or key.marked or inflight.provenance.requeued
         running = self._attempts.adopt(key, broker, inflight.begun) if consumed.redelivered else None
         # A known result is published on the default queues if a queue that the job names is missing.
-        told = job if barred is None and missing is None else job.model_copy(update={"queues": None})
+        reported = job if barred is None and missing is None else job.model_copy(update={"queues": None})
         if running is None and again and (entry := self._journal.take(key)).state is not EntryState.UNKNOWN:
-            return await self._repeat(inflight, told, key, entry)
+            return await self._repeat(inflight, reported, key, entry)
         if self._duplicates is not None and barred is None and running is None and not key.marked:
             first = await self._first(self._duplicates, inflight, job, again=again)
             if first is not None:
-                return await self._settle(inflight, told, key, self._settlement.duplicate(job, first), None)
+                return await self._settle(inflight, reported, key, self._settlement.duplicate(job, first), None)
         if barred is None and job.due is not None and job.due > datetime.now(UTC):
             return await self._delay(inflight, job, key, None)
         if (refusal := barred or (missing if running is None else None)) is not None:
@@ -356,8 +356,10 @@ class Handler:
         try:
             if result.bug is not None and job.bugs + 1 >= self._bounds.poison_after:
                 reason = f"{job.bugs + 1} attempts met a bug of mailq"
-                told = await offloaded(inflight.octets, partial(_with_result, inflight.consumed, job, result, verdict))
-                end = await self._poison(inflight, told, reason, exception=result.bug, state=result.state)
+                poison = await offloaded(
+                    inflight.octets, partial(_with_result, inflight.consumed, job, result, verdict)
+                )
+                end = await self._poison(inflight, poison, reason, exception=result.bug, state=result.state)
             else:
                 provenance = inflight.provenance if verdict.at is None else marked(inflight.provenance, entry)
                 await self._settlement.settle(inflight.broker, inflight.consumed, job, result, verdict, provenance)

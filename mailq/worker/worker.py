@@ -191,10 +191,10 @@ class Worker:
     async def _stop_consuming(self, broker: Broker) -> None:
         """Stop consuming; close the connection if the broker gives no answer, so that it redelivers its messages."""
         stopped = asyncio.ensure_future(broker.stop_consuming())
-        hastened = asyncio.create_task(self._hurry.wait())
+        hurried = asyncio.create_task(self._hurry.wait())
         await asyncio.wait({stopped}, timeout=HASTE)
-        await asyncio.wait({stopped, hastened}, timeout=PATIENCE - HASTE, return_when=asyncio.FIRST_COMPLETED)
-        hastened.cancel()
+        await asyncio.wait({stopped, hurried}, timeout=PATIENCE - HASTE, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
         if not stopped.done():
             silent = BrokerError("RabbitMQ gave no answer when the worker stopped")
             broker.fail(silent)
@@ -206,11 +206,11 @@ class Worker:
         """Wait until all messages in flight have ended, `hurry` is set, or time is up."""
         if self._handler.in_flight:
             done = asyncio.ensure_future(asyncio.wait(set(self._handler.in_flight)))
-            hastened = asyncio.create_task(hurry.wait())
+            hurried = asyncio.create_task(hurry.wait())
             left = max(ends - monotonic(), 0)
-            await asyncio.wait({done, hastened}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({done, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             done.cancel()
-            hastened.cancel()
+            hurried.cancel()
 
     async def _watch(self) -> None:
         """Update the gauges and the alarms, and housekeep the journal, once a second."""
