@@ -316,8 +316,8 @@ class Delivery:
     async def _session(self, trail: Trail, route: Route, allowance: Allowance, *, fresh: bool) -> Held:
         """Return a session on the route, a new one if `fresh`; without TLS if TLS fails and the route falls back.
 
-        TLS works once the server has answered EHLO inside it: a server that wants a client certificate closes the
-        connection after the handshake of TLS 1.3, before that answer.
+        TLS works once the server has answered EHLO inside it. With TLS 1.3, a server that wants a client certificate
+        closes the connection after the handshake and before that answer.
         """
         if route.falls_back and self._governor.without_tls(route):
             return await self._session(trail, _in_clear(route), allowance, fresh=fresh)

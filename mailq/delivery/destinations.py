@@ -61,7 +61,7 @@ class Destinations:
         except TimeoutError:
             if policy.dns_patience < policy.dns_timeout:
                 # The query goes on, and the delayed job finds its answer in the cache.
-                raise Delayed(UNANSWERED, Cause.DNS, "the DNS takes its time") from None
+                raise Delayed(UNANSWERED, Cause.DNS, "the DNS is slow") from None
             raise Failure(State.DNS, Kind.TIMEOUT) from None
         finally:
             trail.spent(State.DNS, monotonic() - now)

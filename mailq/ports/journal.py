@@ -73,7 +73,7 @@ class Journal(Protocol):
 
 
 class DuplicatesError(Exception):
-    """The memory of ids cannot be read or written; the text says why and what helps."""
+    """The memory of ids cannot be read or written; the text names the cause and the remedy."""
 
 
 class Duplicates(Protocol):
@@ -90,7 +90,7 @@ class Duplicates(Protocol):
         """
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the memory of ids."""
 
 
 class HandoverGuard(Protocol):

@@ -148,8 +148,8 @@ def _tune_process() -> None:
 def _signals(worker: Worker, reread: Callable[[], None] | None) -> Iterator[None]:
     """Drain on SIGTERM and SIGINT, stop now on a second one, and call `reread` on SIGHUP.
 
-    Without `reread` the supervisor gives these orders, and a second signal and SIGHUP are ignored: they may reach the
-    whole process group, and the supervisor passes them on.
+    Without `reread` the supervisor orders `stop_now` and reloads, so the process ignores a second signal and SIGHUP.
+    Such signals may reach the whole process group, and the supervisor passes them on.
     """
     loop = asyncio.get_running_loop()
 

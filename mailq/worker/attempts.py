@@ -108,7 +108,7 @@ class RunningAttempts:
         return None
 
     def has(self, key: JobKey) -> bool:
-        """Tell whether there is an attempt for the publication, or for an equal one without a mark."""
+        """Return whether there is an attempt for the publication, or for an equal one without a mark."""
         return key.digest in self._attempts
 
     def end(self, running: RunningAttempt) -> None:

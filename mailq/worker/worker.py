@@ -1,4 +1,4 @@
-"""The life of one process: connect, consume, bound what is in flight, reconnect, drain.
+"""The worker of one process: connect, consume, update gauges, reconnect, drain.
 
 When any part of the connection to the broker ends, the worker opens all of it anew, with back-off. Running attempts go
 on meanwhile. `handler` decides the disposition of each message.

@@ -1,4 +1,4 @@
-"""The session pool: a job gets a used session that fits, a new one if the limits allow it, or a place in a wait queue.
+"""The session pool: a job gets a used session, a new one within the limits, or a place in a wait queue.
 
 A session fits a job only if the `Route` is the same. The TLS mode of a route is the one in use, so a fall-back to
 plaintext is another route. Jobs wait in memory, for `PATIENCE` seconds at most; a job that would wait longer is
