@@ -160,7 +160,7 @@ class Session(Opening):
         self.retire()
         if reply.closing:
             raise Failure(state, Kind.ERROR, reply=reply)
-        raise Failure(state, Kind.INVALID, f"the server replied without a command: {reply.code} {reply.text}"[:500])
+        raise Failure(state, Kind.INVALID, f"the server spoke out of turn: {reply.code} {reply.text}"[:500])
 
     async def _reset(self, trail: Trail) -> None:
         """End a transaction that was left open before the next one begins (RFC 5321 section 4.1.1.5)."""
