@@ -36,7 +36,7 @@ from mailq.edges.metrics import Metrics
 from mailq.edges.observers import Observers
 from mailq.ports.broker import BrokerError
 from mailq.service import build
-from mailq.service.run import _settle_in as settle_in
+from mailq.service.run import tune_process
 
 EHLO = Reply(250, None, "sink.bench.test\nPIPELINING\nSIZE 10240000\n8BITMIME\nENHANCEDSTATUSCODES")
 ANSWERS = (Reply(250, "2.1.0", "Ok"), Reply(250, "2.1.5", "Ok"), Reply(354, None, "End data with <CR><LF>.<CR><LF>"))
@@ -222,7 +222,7 @@ def main() -> None:
             }
             config = Config.model_validate(tables | {"delivery": {"ehlo": "worker.bench.test"}})
             jobs = Jobs(options.size, 1).take(options.jobs)
-            settle_in()  # as every worker does
+            tune_process()  # as every worker does
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 if profile:
                     profile.enable()

@@ -23,7 +23,7 @@ from mailq.worker.worker import Worker
 
 async def run(config: Config, read: Callable[[], Config]) -> int:
     """Run one worker until SIGTERM or SIGINT and return the exit status; on SIGHUP `read` the configuration anew."""
-    _tune_process()
+    tune_process()
     with configure(config.log) as log:
         caution(config, log.logger)
         metrics = Metrics()
@@ -85,7 +85,7 @@ async def run_child(place: Place) -> int:
         if not configuration:
             return 1
         config = Config.model_validate_json(configuration)
-        _tune_process()
+        tune_process()
         log = stack.enter_context(configure(config.log, process=place.index))
         limits = stack.enter_context(closing(limits_of(config)))
         metrics = Metrics()
@@ -136,7 +136,7 @@ def _reload(configuration: bytes, meaning: Interpreter, logger: Logger) -> None:
         logger.info("reload", change="taken", **describe(meaning))
 
 
-def _tune_process() -> None:
+def tune_process() -> None:
     """Keep imported objects out of garbage collection, make collections rarer, and allow the most sockets."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
