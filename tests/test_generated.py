@@ -83,7 +83,7 @@ def results():
 
 
 class Granted:
-    """A `ports.Claim` that nobody contests."""
+    """A `ports.journal.HandoverGuard` that nobody contests."""
 
     def begin(self):
         pass

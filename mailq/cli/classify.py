@@ -1,6 +1,6 @@
 """`mailq classify`: what a reply would be taken for and why, and how well the rules do on a corpus of them.
 
-Reads rule files and prints; what decides is `core.classify`. A reply is given as a server sends it or a
+Reads rule files and prints; what decides is `core.answers.classify`. A reply is given as a server sends it or a
 log shows it; one on standard input may have several lines.
 """
 

@@ -1,8 +1,8 @@
 """Look at, move and drop the messages of a queue where messages were put aside: poison, or the dead queue of webhooks.
 
 The commands say which queue, what a list tells, and where a message goes that is moved (`Store`); here is the walk
-through the queue, the question before a drop, and the exit status. `edges.amqp.poison` sees to it that no message
-is lost: a moved message is acknowledged after the broker has confirmed its copy.
+through the queue, the question before a drop, and the exit status. `edges.amqp.poison_browser` sees to it that no
+message is lost: a moved message is acknowledged after the broker has confirmed its copy.
 """
 
 import asyncio

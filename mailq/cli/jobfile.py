@@ -1,7 +1,7 @@
 """Jobs in a file: one JSON object, an array of them, or one after another (JSON lines).
 
 Cuts the text into documents and says in which line each begins; the producer's own octets are kept, nothing
-is written anew. Whether a document is a job is decided by `core.job`; a job without a message is a job whose one
+is written anew. Whether a document is a job is decided by `core.jobs.job`; a job without a message is a job whose one
 result is known beforehand, and here a flaw.
 """
 

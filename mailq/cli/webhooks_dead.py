@@ -1,7 +1,8 @@
 """`mailq webhooks dead`: the events and documents that webhooks gave up, and what is to become of them.
 
-Lists and shows the messages of the dead queue, brings them back to the queue they came from, or drops them. What
-that has in common with poison is in `cli.dead_letters`; where a message goes is decided in `core.hooks.replay`.
+Lists and shows the messages of the dead queue, brings them back to the queue they came from, or drops them. What that
+has in common with poison is in `cli.dead_letters`; where a message goes is decided in
+`core.webhooks.endpoint.replay`.
 """
 
 import time

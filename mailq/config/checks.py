@@ -113,7 +113,7 @@ def _mx_name(value: str) -> str:
 
 
 def _smarthost(value: str) -> str:
-    """Return a smarthost as jobs have it, see `core.address.host_name`."""
+    """Return a smarthost as jobs have it, see `core.jobs.address.host_name`."""
     try:
         return host_name(value) if value else value
     except AddressError:

@@ -1,8 +1,9 @@
 """Tables `[[patterns]]`: what an answer means, where it means something else than it says.
 
 Everything that can be wrong with a pattern alone is refused here, with the reason: an expression that RE2 does not
-have, a property that must not be set. `patterns_of` makes the tables into what `core.patterns` works with; `problems`
-tries each pattern on its own examples, for `mailq check`, and on what the rules of classification make of them.
+have, a property that must not be set. `patterns_of` makes the tables into what `core.answers.patterns` works with;
+`problems` tries each pattern on its own examples, for `mailq check`, and on what the rules of classification make of
+them.
 """
 
 import ipaddress

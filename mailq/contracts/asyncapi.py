@@ -1,9 +1,9 @@
 """The AsyncAPI 3.0 document: what is published where in RabbitMQ, by whom, and who reads it.
 
-Made of what the program itself goes by: the names that the configuration has by default, the queues
-and bindings that `edges.amqp.topology` and `edges.amqp.lane` declare, the steps of `core.retry`, and the
-JSON Schemas in the same folder. An AsyncAPI document describes one application; this one describes the four
-that meet at the broker, and tags tell whose operation it is: producer, worker, consumer or webhooks.
+Made of what the program itself goes by: the names that the configuration has by default, the queues and bindings that
+`edges.amqp.topology` and `edges.amqp.webhook_broker` declare, the steps of `core.answers.schedule`, and the JSON
+Schemas in the same folder. An AsyncAPI document describes one application; this one describes the four that meet at
+the broker, and tags tell whose operation it is: producer, worker, consumer or webhooks.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """The two axes of what can happen: where an attempt stood (`State`) and how it ended there (`Kind`).
 
 The words are MailerQ's, so that its result consumers work unchanged. What an ending *means*
-(success, failure, retry) is decided in `core.verdict` and nowhere else.
+(success, failure, retry) is decided in `core.answers.verdict` and nowhere else.
 """
 
 from enum import StrEnum

@@ -4,5 +4,5 @@ from importlib import resources
 
 
 def bounces() -> str:
-    """Return the shipped rules of classification, a text in TOML (see `core.rules`)."""
+    """Return the shipped rules of classification, a text in TOML (see `core.answers.rules`)."""
     return resources.files(__name__).joinpath("bounces.toml").read_text("utf-8")

@@ -3,7 +3,7 @@
 The context is built once, since that costs some 20 ms. It verifies nothing during the handshake:
 mail between strangers is encrypted whenever both sides can (RFC 7435), and a connection refused over
 a bad certificate would go out in plaintext or not at all. Python then tells nothing about the
-certificate, so it is taken as octets and judged afterwards by `core.certificate`: the result says
+certificate, so it is taken as octets and judged afterwards by `core.smtp.certificate`: the result says
 whether it holds and why not, and whoever wants more than opportunistic TLS can decide on that.
 
 The chain that the server sent comes from `SSLObject.get_unverified_chain`, public since Python 3.13;

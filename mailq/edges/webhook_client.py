@@ -4,7 +4,7 @@ Whom a request reaches is decided at the last moment: of every socket that is ab
 very address is checked, so that neither a name that changes its mind (DNS rebinding) nor a redirect nor an
 address in the URL gets anywhere that is not public, unless the endpoint may. No proxy of the
 environment, no cookies, no decompression; answers are read up to a limit and thrown away. What an
-answer means is decided in `core.hooks`. No text from here holds the URL, which may hold a secret.
+answer means is decided in `core.webhooks.endpoint`. No text from here holds the URL, which may hold a secret.
 """
 
 import asyncio

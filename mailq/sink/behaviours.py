@@ -3,7 +3,7 @@
 The local part of a recipient chooses what happens to it (`reject-554-message@any.test`); the local part
 of a sender does so for MAIL FROM, the one answer that comes before a recipient is known. What comes
 before any address (greeting, EHLO, STARTTLS, AUTH) is chosen by a fault: `intro=drop`. This module
-only reads the words; `lab.conversation` acts on them.
+only reads the words; `sink.conversation` acts on them.
 """
 
 import re

@@ -4,8 +4,8 @@
         ...  # send to sink.host, sink.port
         messages = await sink.wait(3, timeout=10)
 
-It listens, counts and ends sessions; what is said in them is `lab.conversation`, what an address asks
-for is `lab.behaviours`, and what was taken is `lab.inbox`. It delivers to nobody and relays nothing.
+It listens, counts and ends sessions; what is said in them is `sink.conversation`, what an address asks
+for is `sink.behaviours`, and what was taken is `sink.inbox`. It delivers to nobody and relays nothing.
 """
 
 import asyncio

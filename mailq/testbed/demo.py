@@ -1,7 +1,7 @@
 """What `mailq demo` plays: queues, sink, worker, four jobs, and the waiting for their results.
 
 Declares the queues as any producer may, consumes the result queues over the house's own connection, and
-knows what has to arrive. Ends the worker with SIGTERM, as an operator would; a guard (`lab.guard`) does the
+knows what has to arrive. Ends the worker with SIGTERM, as an operator would; a guard (`testbed.guard`) does the
 same when the demo itself is gone.
 """
 

@@ -1,7 +1,7 @@
 """The worker as its users run it: some `mailq run` side by side, replaced when they are worn out or dead.
 
 A supervisor waits longer after every death of a child, up to half a minute; so a `mailq run` that lost some
-children makes room for a fresh one, which is started first. Each stands under a guard (`lab.guard`), so that
+children makes room for a fresh one, which is started first. Each stands under a guard (`testbed.guard`), so that
 none outlives the torture.
 """
 

@@ -1,7 +1,7 @@
 """An authoritative DNS server of one's own: Debian's Knot with given zones, on a free loopback port.
 
 It runs knotd as the current user, UDP and TCP on the same port of 127.0.0.1, with configuration,
-zones and databases below one directory. As with `lab.rabbitmq`, a guard holds its standard input and
+zones and databases below one directory. As with `testbed.rabbitmq`, a guard holds its standard input and
 ends it when whoever started it is gone. It is not recursive: a name outside of its zones is refused.
 A zone whose text does not parse is served as SERVFAIL, which tests make use of.
 """

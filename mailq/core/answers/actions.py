@@ -1,8 +1,8 @@
 """What response patterns do to an attempt's flags, its job and its result. Pure.
 
-`Actions` is the sum of what matched (`core.patterns`); `apply_to_document` and `apply_to_result` write it into the
-job's next life and into the result. Places are JSON pointers (RFC 6901). What must stay true is not to be set:
-`message_trouble` and `result_trouble` say so when the configuration is read, so that nothing has to be refused
+`Actions` is the sum of what matched (`core.answers.patterns`); `apply_to_document` and `apply_to_result` write it
+into the job's next life and into the result. Places are JSON pointers (RFC 6901). What must stay true is not to be
+set: `message_trouble` and `result_trouble` say so when the configuration is read, so that nothing has to be refused
 while mail is delivered. An edit that does not fit a document (a member of what is no object) leaves it as it is.
 """
 

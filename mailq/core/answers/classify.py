@@ -1,7 +1,7 @@
 """What a failed attempt is to be taken for: its class, what it is about, and the rule that says so. Pure.
 
 An ending without a peer's reply is looked up in a table by state and kind. A reply goes through the
-rules (`core.rules`), all texts at once by RE2: one set of literals tells which expressions can fit at
+rules (`core.answers.rules`), all texts at once by RE2: one set of literals tells which expressions can fit at
 all, and those few are tried in the order in which they would decide, until one fits. So matching is
 linear in the reply, whatever a hostile server writes.
 Which rule decides: the operator's before the shipped; what is not vague before what is; then text with

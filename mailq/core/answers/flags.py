@@ -1,12 +1,12 @@
 r"""What a failed attempt tells beyond its code: the five flags inferred from it, and how long the server asks to wait.
 
-Both hold without any response pattern (`core.patterns`), which may decide each flag otherwise. The table:
+Both hold without any response pattern (`core.answers.patterns`), which may decide each flag otherwise. The table:
 
 fatal        The code is 5yz (RFC 5321 section 4.2.1), mailq's own codes among them. The job is given up. Not where
              the rule that decided says that it passes (class 70), as 552 for too many recipients does (RFC 5321
              section 4.5.3.1.10); nor in the states of a login, which is between the sender and the relay.
 individual   Nobody but this message is concerned, see below. Where a pattern says that it is not so, and the job
-             goes on, its whole destination is left alone meanwhile (`core.pause`); inference stops nobody.
+             goes on, its whole destination is left alone meanwhile (`core.traffic.pause`); inference stops nobody.
 strange      No valid SMTP answer, a code that no RFC gives, or an enhanced status (RFC 3463) of another class
              than the code. It changes nothing for the job: the log tells it, for people to look at.
 greylisted   The server answered 4yz, and the rule that decided on its class is one about greylisting (RFC 6647). The
@@ -121,7 +121,7 @@ def retry_hint(text: str) -> int | None:
     """Return after how many seconds the server's words ask to try again; None if they name no figure.
 
     Only words that belong to trying again count: "10 messages in 5 minutes" asks for nothing. Bounds are for
-    the policy (`core.verdict`).
+    the policy (`core.answers.verdict`).
     """
     found = _HINT.search(_clean(text))
     if found is None:

@@ -1,8 +1,8 @@
 """What an ending says to those who know the field: its class, what to do about it, and who says so. Pure.
 
-Three readings of the same facts, each with its own source: the bounce classification (`core.classify`, rule
-files), the flags that any ending infers (`core.hints`), and the operator's response patterns
-(`core.patterns`). What they come to for the job is for `core.verdict`. Rules and patterns may be
+Three readings of the same facts, each with its own source: the bounce classification (`core.answers.classify`, rule
+files), the flags that any ending infers (`core.answers.flags`), and the operator's response patterns
+(`core.answers.patterns`). What they come to for the job is for `core.answers.verdict`. Rules and patterns may be
 replaced while the worker runs; whoever reads takes them as they stand.
 """
 

@@ -5,7 +5,7 @@ highest number first, equals in the order in which they were written; all that m
 and none overrides what a more important one decided. The texts of all patterns are one set of regular expressions
 (RE2), matched at once and in linear time, whatever the server writes.
 
-What the effects come to is for `core.verdict` and `core.effects`.
+What the effects come to is for `core.answers.verdict` and `core.answers.actions`.
 """
 
 import re

@@ -3,7 +3,7 @@
 The numbers and names of the classes are SparkPost's, so that who knows those need learn nothing. A
 rule says what it looks at (a text, a provider, an enhanced status code of RFC 3463, a basic code of
 RFC 5321) and which class follows. This module reads rule files and says what is wrong with their
-form; which rule decides, and whether the rules agree with each other, is `core.classify`'s affair.
+form; which rule decides, and whether the rules agree with each other, is `core.answers.classify`'s affair.
 """
 
 import re

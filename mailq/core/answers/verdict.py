@@ -2,12 +2,12 @@
 
 The default is the first digit of the result's code, which every result has: 2 success, 4 retry,
 5 failure (RFC 5321 section 4.2.1: an unknown code is judged by its first digit). 421 is the
-connection's trouble wherever it comes, and 4 by its digit. Response patterns (`core.patterns`) come
+connection's trouble wherever it comes, and 4 by its digit. Response patterns (`core.answers.patterns`) come
 before that, and before them a producer's `on_doubt: fail` and the number of attempts in doubt. A retry that
 could not happen in time is a failure now.
 
 When to try again, the first that there is: the interval of a pattern; the time that the server names
-(`core.hints`), within bounds; for greylisting a short interval in the first attempts, if the schedule
+(`core.answers.flags`), within bounds; for greylisting a short interval in the first attempts, if the schedule
 has not a shorter one; the schedule. `Verdict.why` tells which it was.
 """
 
@@ -149,7 +149,7 @@ def _planned(at: datetime, wait: _Wait, end: datetime, now: datetime, job: Job) 
 
     MailerQ's `maxdelivertime` alone cuts off: no attempt is planned after it. A job that says `useful_until` is planned
     to its end: the last attempt begins so early that it comes back in time from the delay queues (which may be late,
-    `core.retry`) and is through; where the schedule would be later, the wait is cut short once.
+    `core.answers.schedule`) and is through; where the schedule would be later, the wait is cut short once.
     """
     if job.useful_until is None:
         return at if at <= end else None

@@ -5,7 +5,7 @@ without 8BITMIME (RFC 6152 section 3), `to_ascii_header` encodes the header for 
 A reader that decodes the message gets what the producer wrote: bodies become quoted-printable or base64 (RFC 2045),
 text in fields becomes encoded words (RFC 2047), parameters follow RFC 2231, and folding comes before blanks.
 Only a header line without any blank or comma gains a blank, as with Postfix. A part that needs nothing stays octet for
-octet. The conversion knows nothing of servers and settings: `core.conformance` decides when it is asked for.
+octet. The conversion knows nothing of servers and settings: `core.content.conformance` decides when it is asked for.
 """
 
 import binascii

@@ -2,7 +2,7 @@
 
 An entry is open from its intent until it is withdrawn or settled. A claim makes an entry its
 claimant's to settle for as long as that lives. What is settled is remembered by key where the publication
-has a mark, whoever settled it and whatever becomes of the file (`core.settled`); of
+has a mark, whoever settled it and whatever becomes of the file (`core.journal.recently_settled`); of
 equal publications without one, each entry is one publication's and is forgotten with it, so that two of
 them stay two messages. One that is published was acknowledged, and the broker had that: whoever comes is another
 publication, unless the broker ended just then, so that it is in doubt. Reading the files, and telling who is alive, is

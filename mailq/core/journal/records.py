@@ -1,13 +1,13 @@
 """What a journal says: which messages were handed over, and what came of it. Pure: bytes in, standings out.
 
-A process that is about to hand a message over writes an intent; after the answer, the answer; when
-everything published for it is confirmed, that it is settled. A publication at its first consumption has no mark: its
-entry is then published, and settled when the broker has the acknowledgement too. Until then the message may come
-again; after that only an equal one can. A job that comes again is looked up by its key (`core.provenance`). This module
-has the words of that, how records look, and what is read of any octets at all; what records mean together is for
-`core.standing`, files, locks and disks for `edges.journal`, what a worker does about it for the flow. A record is:
-length, CRC-32 and a body, whose first octet is its mark. Whatever the octets are, reading ends, and keeps no more than
-they hold.
+A process that is about to hand a message over writes an intent; after the answer, the answer; when everything
+published for it is confirmed, that it is settled. A publication at its first consumption has no mark: its entry is
+then published, and settled when the broker has the acknowledgement too. Until then the message may come again; after
+that only an equal one can. A job that comes again is looked up by its key (`core.broker.provenance`). This module has
+the words of that, how records look, and what is read of any octets at all; what records mean together is for
+`core.journal.index`, files, locks and disks for `edges.journal`, what a worker does about it for the flow. A record
+is: length, CRC-32 and a body, whose first octet is its mark. Whatever the octets are, reading ends, and keeps no more
+than they hold.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What mailq publishes, as models: one result, and a job given back with its results.
 
-Nothing is made with these models at run time (`core.result` makes results); they say what consumers
+Nothing is made with these models at run time (`core.results.result` makes results); they say what consumers
 may rely on, generate `schemas/*.json`, and tests hold real results against them. Absent means not
 known: no property of a result is ever null.
 """

@@ -2,7 +2,7 @@
 
 One table gives each (state, kind) without a reply its default code, enhanced status and
 description, so that result consumers always find numbers. The code's first digit is also the
-default verdict (`core.verdict`): a 4 is tried again, a 5 is not.
+default verdict (`core.answers.verdict`): a 4 is tried again, a 5 is not.
 """
 
 from typing import NamedTuple, TypeVar

@@ -1,9 +1,9 @@
 """A conversation as people read it: what was said last before an attempt failed.
 
-While an attempt runs, what is said is only noted (`Said`, in `core.result.Trail`); a delivered message pays for
+While an attempt runs, what is said is only noted (`Said`, in `core.results.result.Trail`); a delivered message pays for
 nothing else. `lines` makes the transcript of an attempt that failed: the newest lines, bounded and printable.
 Whoever sends credentials notes them `masked`, and of a message its size. What a server repeats of them is masked where
-it is told (`core.result`), and only there: what was said is understood as it came.
+it is told (`core.results.result`), and only there: what was said is understood as it came.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,6 +1,6 @@
 """What events tell beyond the result itself: where a connection left from, and how many attempts are planned. Pure.
 
-Documents may be anybody's, so nothing is believed to have the right type. `core.events` makes the events.
+Documents may be anybody's, so nothing is believed to have the right type. `core.webhooks.events` makes the events.
 """
 
 from dataclasses import dataclass

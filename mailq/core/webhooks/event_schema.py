@@ -1,6 +1,6 @@
 """The events of webhooks as models: what a receiver may rely on, and where `schemas/events.json` comes from.
 
-Nothing is made with these at run time (`core.events` makes events); tests hold real events against them.
+Nothing is made with these at run time (`core.webhooks.events` makes events); tests hold real events against them.
 The shapes are EmailEngine's; `x-mailq` is ours.
 """
 

@@ -4,7 +4,7 @@
 for the next attempt is a delivery error, everything else has failed; where the last attempt met a receiver or the
 network, its delivery error comes first. `error_code` names what happened in EmailEngine's ten words. What is not known
 is absent; nothing is invented but the Message-ID that EmailEngine's handlers rely on. Documents may be anybody's, so
-nothing is believed to have the right type. `core.event_records` has the same shapes as models.
+nothing is believed to have the right type. `core.webhooks.event_schema` has the same shapes as models.
 """
 
 import hashlib

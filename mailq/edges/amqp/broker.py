@@ -1,4 +1,4 @@
-"""The broker as the worker sees it: `ports.Broker` over three connections.
+"""The broker as the worker sees it: `ports.broker.Broker` over three connections.
 
 One controls (declares, checks, counts), one consumes, one publishes: a broker that holds publishers
 back stops reading from them, and acknowledgements must not wait for that. A broker has one life: when

@@ -44,7 +44,7 @@ class Queue:
 
 
 def delay_queue(outbox: str, step: str) -> str:
-    """Return the name of the delay queue for one of `core.retry.STEPS`."""
+    """Return the name of the delay queue for one of `core.answers.schedule.STEPS`."""
     return f"{outbox}.delay.{step}"
 
 

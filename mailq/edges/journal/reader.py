@@ -4,7 +4,7 @@ A file that has a name and no lock (flock(2)) belongs to a dead writer. Files ar
 who reads past the end of a mapping dies of it. Reading is incremental, each writer's files in their
 order and to their ends. What a dead writer left open stays until this process has seen it dead for as long as
 is asked, and its file shrinks to just that where there is too much. What the records
-mean is for `core.standing`, what to do about it for `keeper`.
+mean is for `core.journal.index`, what to do about it for `keeper`.
 """
 
 import fcntl

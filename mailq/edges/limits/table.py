@@ -1,6 +1,6 @@
 """The limits of one host: a table that all its processes have mapped, by the name that `file` gives it.
 
-The table decides who may go (with `core.pace`) and how many there are at once; what is limited, and what
+The table decides who may go (with `core.traffic.rate`) and how many there are at once; what is limited, and what
 becomes of a job that must wait, is for `traffic`. It is the `Limits` of one host; processes of several
 hosts need another one behind the same port.
 
@@ -112,7 +112,7 @@ class SharedLimits:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, bucket)
 
     async def take(self, key: str, rate: Rate, *, patience: float, returned: bool) -> Slot:
-        """Return when the next event of a rate may be; see `core.pace.take`, which decides it."""
+        """Return when the next event of a rate may be; see `core.traffic.rate.take`, which decides it."""
         with self._locked(key) as (slot, now):
             if slot is None:
                 self.overflows += 1

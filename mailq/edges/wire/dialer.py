@@ -44,7 +44,7 @@ class TcpDialer:
 
 
 class TcpWire(Stream):
-    """One TCP connection to one target (see `ports.Wire`)."""
+    """One TCP connection to one target (see `ports.wire.Wire`)."""
 
     def __init__(self, target: Target, address: tuple[str, int], security: Encryption) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ MAX_UNREAD = 32
 
 
 class Stream(asyncio.Protocol):
-    """The part of a wire that carries transactions (see `ports.Wire`), as the protocol of its transport."""
+    """The part of a wire that carries transactions (see `ports.wire.Wire`), as the protocol of its transport."""
 
     def __init__(self) -> None:
         self.sent = 0
