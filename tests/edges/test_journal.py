@@ -272,6 +272,7 @@ def test_never_do_two_take_one_entry(spawn):
     assert first | second
 
 
+@pytest.mark.alone
 def test_a_process_that_stands_still_stops_nobody(spawn, keep):
     process, other, journal = spawn(), spawn(), keep()
     other("give(1), j.answered(id, b'one')")
@@ -283,7 +284,7 @@ def test_a_process_that_stands_still_stops_nobody(spawn, keep):
     assert [journal.take(key(number)).state for number in (1, 2)] == [EntryState.UNDERWAY] * 2
     journal.settled(handed(journal, 3, b"", contested=True))
     assert journal.take(key(3)).state is EntryState.SETTLED
-    assert time.monotonic() - started < 20  # the stopped process never goes on
+    assert time.monotonic() - started < 1
 
 
 def test_open_entries_are_carried_from_file_to_file(spawn, keep, home):

@@ -442,6 +442,7 @@ def test_a_broken_pipe_stops_nothing():
         assert not [thread for thread in threading.enumerate() if thread.name == "log"]
 
 
+@pytest.mark.alone
 def test_a_blocked_pipe_delays_nothing_and_what_is_dropped_is_counted(monkeypatch):
     monkeypatch.setattr(writer, "MAX_BUFFER", 20_000)
     readable, writable = os.pipe()
@@ -452,7 +453,7 @@ def test_a_blocked_pipe_delays_nothing_and_what_is_dropped_is_counted(monkeypatc
         started = monotonic()
         for _ in range(2000):
             log.attempted(JOB, result(text="x" * 400), Verdict(Outcome.SUCCESS))
-        assert monotonic() - started < 20  # nothing is read before
+        assert monotonic() - started < 2
         while written + dropped < 2000:
             line = wait_for_line(reader)
             written += line["event"] == "attempt"

@@ -223,6 +223,7 @@ async def test_a_providers_limit_holds_for_a_host_that_an_override_names_with_it
     assert receiver.most_sessions == 1
 
 
+@pytest.mark.alone
 async def test_a_slow_destination_does_not_starve_the_others(system, sink):
     """Three thousand jobs for a site limited to one message a second stand before three hundred for others."""
     receiver = await sink()
@@ -235,12 +236,13 @@ async def test_a_slow_destination_does_not_starve_the_others(system, sink):
     started = time.monotonic()
     await until(lambda: sum(m.recipients[0].address.endswith("@a.test") for m in receiver.messages) == 300, 60)
 
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 30 * 0.3
     slow = [message for message in receiver.messages if message.recipients[0].address.endswith("@b.test")]
     assert len(slow) <= time.monotonic() - started + 3
     assert mail.seen.parks > 2700
 
 
+@pytest.mark.alone
 async def test_a_destination_that_is_not_so_slow_does_not_fill_the_window(system, sink):
     receiver = await sink()
     mail = await system(receiver, limits=[{"domain": "b.test", "message_rate": "50/s"}], worker={"prefetch": 150})
@@ -248,10 +250,10 @@ async def test_a_destination_that_is_not_so_slow_does_not_fill_the_window(system
     await publish(mail, [f"accept+{number}@a.test" for number in range(200)])
 
     await until(lambda: sum(m.recipient.endswith("@a.test") for m in receiver.messages) == 200, 40)
-    assert sum(m.recipient.endswith("@b.test") for m in receiver.messages) < 500
+    assert sum(m.recipient.endswith("@b.test") for m in receiver.messages) < 300  # half of them
     await documents(mail, "success", 800)
     moments = sorted(m.time.timestamp() for m in receiver.messages if m.recipient.endswith("@b.test"))
-    assert moments[-1] - moments[0] < 600 / 50 * 1.5
+    assert moments[-1] - moments[0] < 600 / 50 * 1.25
 
 
 @pytest.mark.alone

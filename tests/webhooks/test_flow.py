@@ -98,6 +98,7 @@ async def test_retry_after_is_honoured(hooks, receiver):
     assert first.body == second.body
 
 
+@pytest.mark.alone
 async def test_an_endpoint_that_hangs_slows_neither_another_nor_the_intake(hooks, receiver):
     async def hang(_):
         await asyncio.sleep(60)
@@ -108,7 +109,7 @@ async def test_an_endpoint_that_hangs_slows_neither_another_nor_the_intake(hooks
     for number in range(50):
         await running.tell(f"job-{number}")
     await until(lambda: len(fast.taken) == 50)
-    assert time.monotonic() - began < 10  # one time-out after the other takes 15
+    assert time.monotonic() - began < 5
     await until(lambda: running.watching.pauses)
     assert running.watching.pauses[0][0] == "slow"
     assert running.watching.pauses[0][2] == "no answer within 0.3 s"

@@ -67,6 +67,8 @@ def costs(differences: Sequence[Difference], *, takes_jobs: bool, delays: bool, 
     for name, difference in by_name.items():
         if name == LIMIT and takes_jobs and not classic and difference.found == NONE:
             told.append("without x-delivery-limit the broker's own default bounds a job that ends workers")
+        elif name == LIMIT and takes_jobs and not classic:
+            told.append("the limit of the queue holds, and rabbitmq.delivery_limit has no effect")
         elif name == "x-dead-letter-strategy" and not classic and difference.found != "at-least-once":
             told.append("without at-least-once the broker may lose a job on its way to the next queue")
         elif name in _COSTS:
